@@ -1,0 +1,11 @@
+//! Fault tests on real parts: the `tidemill` binary, a real Apache Kafka, real signals.
+//!
+//! A [`world::World`] is a broker and a cluster in a folder of their own; an [`events::Events`] is a
+//! producer that is not ours and says what Kafka acknowledged; a [`scenario`] puts faults in the way
+//! and checks that the table holds exactly that.
+
+pub mod events;
+pub mod reader;
+pub mod scenario;
+pub mod visibility;
+pub mod world;

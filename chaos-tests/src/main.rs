@@ -1,0 +1,87 @@
+//! `chaos`: runs one fault test or measurement and says what came of it. Ends in failure when a check fails.
+
+use clap::{Parser, Subcommand};
+use std::time::Duration;
+use tidemill_chaos_tests::{scenario, visibility};
+
+/// Fault tests and measurements on real processes.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Kill every node in turn with kill -9 while events flow, and count every row
+    ExactlyOnce {
+        /// Decides rows and kills; a fresh one by default
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Events to produce
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// Undecodable records among them
+        #[arg(long, default_value_t = 100)]
+        bad: u64,
+        /// Events per second [default: as fast as possible]
+        #[arg(long)]
+        rate: Option<u64>,
+        /// How often each node is killed
+        #[arg(long, default_value_t = 1)]
+        kills_per_node: u32,
+        /// Age at which memtables are flushed, in milliseconds
+        #[arg(long, default_value_t = 2000)]
+        flush_age_ms: u64,
+    },
+    /// Measure the time from production until a SELECT shows the row
+    Visibility {
+        /// Events per second
+        #[arg(long, default_value_t = 20_000)]
+        rate: u64,
+        /// How long
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::ExactlyOnce { seed, rows, bad, rate, kills_per_node, flush_age_ms } => {
+            let seed = seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
+            println!("seed {seed}");
+            let options = scenario::Options { seed, rows, bad, rate, kills_per_node, flush_age_ms };
+            report(&scenario::exactly_once(&options).await?);
+        }
+        Command::Visibility { rate, seconds } => {
+            let v = visibility::measure(rate, seconds).await?;
+            println!(
+                "{} rows at {rate}/s: visible after p50 {} ms, p99 {} ms, max {} ms ({} polls)",
+                v.rows, v.p50_ms, v.p99_ms, v.max_ms, v.polls
+            );
+        }
+    }
+    Ok(())
+}
+
+fn report(outcome: &scenario::Outcome) {
+    let seconds = |d: &Duration| format!("{:.2} s", d.as_secs_f64());
+    println!("produced  {} events, {} bad records", outcome.produced.count, outcome.produced.bad);
+    println!("counted   {:?}", outcome.counted);
+    println!(
+        "reader    {} answers, {} failed questions, no violation; longest time between answers {}",
+        outcome.findings.answered,
+        outcome.findings.failed.0,
+        seconds(&outcome.findings.longest_gap)
+    );
+    let mut recoveries = outcome.recoveries.clone();
+    recoveries.sort();
+    println!("recovered {}", recoveries.iter().map(seconds).collect::<Vec<_>>().join(", "));
+    println!(
+        "all rows in the table after {}: {:.0} rows/s",
+        seconds(&outcome.took),
+        outcome.produced.count as f64 / outcome.took.as_secs_f64()
+    );
+    println!("exactly once: yes");
+}

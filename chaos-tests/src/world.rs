@@ -1,0 +1,231 @@
+//! A world: one Kafka broker and one Tidemill cluster, as processes on loopback, in a folder of their own.
+//!
+//! It ends only processes that it started. Dropping it ends them all and removes the folder, unless
+//! told to keep it.
+
+use anyhow::{Context, bail, ensure};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tidemill_client::{Answer, Client, ClientConfig};
+
+/// Broker and nodes.
+pub struct World {
+    folder: tempfile::TempDir,
+    /// Bootstrap servers of the broker.
+    pub brokers: String,
+    nodes: Vec<NodeProcess>,
+}
+
+struct NodeProcess {
+    name: String,
+    api: String,
+    child: Option<Child>,
+}
+
+/// The root of the checkout.
+pub fn checkout() -> PathBuf {
+    // The manifest's folder always has a parent: the workspace.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// The binary under test: `TIDEMILL_BIN`, or the one built beside this program.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TIDEMILL_BIN") {
+        return Ok(path.into());
+    }
+    let me = std::env::current_exe()?;
+    let folders = me.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join("tidemill")).find(|path| path.is_file());
+    found.context("the tidemill binary is not built: cargo build -p tidemill-node")
+}
+
+/// Runs a program to its end and gives its output; an error shows what it said.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let shown = format!("{command:?}");
+    let done = command.output().with_context(|| format!("cannot run {shown}"))?;
+    if !done.status.success() {
+        bail!("{shown} failed: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// A port below which `count` ports with the spacing of `tidemill init` are free.
+fn free_base_port(nodes: u16) -> anyhow::Result<u16> {
+    for _ in 0..200 {
+        let base = rand::random_range(12_000..28_000u16);
+        let wanted = (1..=nodes).flat_map(|i| [base + i, base + 100 + i, base + 200 + i]);
+        if wanted.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|bound| bound.is_ok()) {
+            return Ok(base);
+        }
+    }
+    bail!("no free ports")
+}
+
+impl World {
+    /// A broker and `nodes` nodes, all up, the cluster founded.
+    pub async fn start(nodes: u16) -> anyhow::Result<Self> {
+        let mut world = Self::with_broker()?;
+        world.start_cluster(nodes).await?;
+        Ok(world)
+    }
+
+    /// A broker alone.
+    pub fn with_broker() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
+        let mut kafka = Command::new(checkout().join("scripts/kafka"));
+        let up = output(kafka.arg("--dir").arg(folder.path().join("kafka")).args(["--port", "auto", "up", "1"]))?;
+        let brokers = up.lines().last().context("scripts/kafka up printed nothing")?.to_owned();
+        Ok(Self { folder, brokers, nodes: vec![] })
+    }
+
+    /// Writes configurations, starts the nodes, waits until the cluster answers.
+    pub async fn start_cluster(&mut self, nodes: u16) -> anyhow::Result<()> {
+        let base = free_base_port(nodes)?;
+        let mut init = Command::new(binary()?);
+        init.arg("init").arg("--dir").arg(self.folder.path());
+        output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
+        for i in 1..=nodes {
+            let api = format!("127.0.0.1:{}", base + 100 + i);
+            self.nodes.push(NodeProcess { name: format!("n{i}"), api, child: None });
+        }
+        for i in 0..self.nodes.len() {
+            self.start_node(i)?;
+        }
+        self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
+            let status = world.client()?.cluster_status().await?;
+            Ok(status.nodes.len() == nodes as usize && status.nodes.iter().all(|n| n.state == "Ready"))
+        })
+        .await
+    }
+
+    /// Where everything lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Keeps the folder for a look, and says where it is.
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Which node is called `name`.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|n| n.name == name)
+    }
+
+    /// A client that knows all nodes.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        let mut config = ClientConfig::new(self.nodes.iter().map(|n| n.api.clone()));
+        config.retry_for = Duration::from_secs(30);
+        Ok(Client::new(config)?)
+    }
+
+    /// The api addresses, separated by commas.
+    pub fn connect(&self) -> String {
+        self.nodes.iter().map(|n| n.api.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts node `i`; its log goes to a file beside its data.
+    pub fn start_node(&mut self, i: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[i];
+        let home = self.folder.path().join(&node.name);
+        let log = File::options().create(true).append(true).open(home.join("log"))?;
+        let mut command = Command::new(binary()?);
+        command.arg("node").arg("--config").arg(home.join("node.toml")).stdin(Stdio::null());
+        node.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
+        Ok(())
+    }
+
+    /// Ends node `i` with SIGKILL.
+    pub fn kill_node(&mut self, i: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[i];
+        let mut child = node.child.take().with_context(|| format!("{} does not run", node.name))?;
+        ensure!(child.try_wait()?.is_none(), "{} had ended by itself; see its log", node.name);
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks node `i` to end, and waits until it has.
+    pub fn stop_node(&mut self, i: usize) -> anyhow::Result<Duration> {
+        let node = &mut self.nodes[i];
+        let mut child = node.child.take().with_context(|| format!("{} does not run", node.name))?;
+        let began = Instant::now();
+        output(Command::new("kill").arg("-TERM").arg(child.id().to_string()))?;
+        let ended = child.wait()?;
+        ensure!(ended.success(), "{} ended with {ended}", node.name);
+        Ok(began.elapsed())
+    }
+
+    /// The process id of node `i`, if it runs.
+    pub fn pid(&self, i: usize) -> Option<u32> {
+        self.nodes[i].child.as_ref().map(Child::id)
+    }
+
+    /// Fails if a node that should run has ended.
+    pub fn all_alive(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("{} ended by itself with {status}", node.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement and drops its answer.
+    pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
+        match self.client()?.query(sql).await.with_context(|| sql.to_owned())? {
+            Answer::Message(_) => {}
+            Answer::Rows(rows) => drop(rows.collect().await?),
+        }
+        Ok(())
+    }
+
+    /// Waits until `holds` says yes.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        patience: Duration,
+        holds: impl AsyncFn(&World) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let until = Instant::now() + patience;
+        let mut last = String::from("it is not so");
+        while Instant::now() < until {
+            match holds(self).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => last = format!("{error:#}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("waited {patience:?} for {what}: {last}")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                // It may have ended by itself; either way it is gone after this.
+                drop(child.kill());
+                drop(child.wait());
+            }
+        }
+        let mut kafka = Command::new(checkout().join("scripts/kafka"));
+        let down = output(kafka.arg("--dir").arg(self.folder.path().join("kafka")).args(["down", "--wipe"]));
+        if let Err(error) = down {
+            eprintln!("the broker could not be stopped: {error:#}");
+        }
+    }
+}

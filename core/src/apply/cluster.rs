@@ -1,0 +1,114 @@
+//! Founding, the life of nodes, and who leads which shard.
+
+use super::Verdict;
+use crate::catalog::{Cluster, ClusterKey, Node, NodeState, Shard};
+use crate::command::{AssignLeader, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
+use crate::ids::*;
+use crate::view::{CatalogRead, Overlay};
+
+pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
+    if let Some(cluster) = state.get::<Cluster>(&ClusterKey)? {
+        let refusal = Refusal::Founding(format!("cluster '{}' ({}) is already founded", cluster.name, cluster.id));
+        return Err(refusal.into());
+    }
+    let mut next_node = NodeId(1);
+    for (i, member) in c.members.iter().enumerate() {
+        if c.members[..i].iter().any(|other| other.node == member.node || other.name == member.name) {
+            let refusal = Refusal::Founding(format!("node '{}' ({}) is named twice", member.name, member.node));
+            return Err(refusal.into());
+        }
+        next_node = next_node.max(member.node.next());
+        let node = Node {
+            id: member.node,
+            name: member.name.clone(),
+            instance: member.instance,
+            boot: None,
+            warehouse: member.warehouse.clone(),
+            addresses: member.addresses.clone(),
+            state: NodeState::Joining,
+        };
+        state.put(&node.id, &node)?;
+    }
+    let cluster = Cluster {
+        id: c.cluster,
+        name: c.name.clone(),
+        next_node,
+        next_table: TableId(1),
+        next_pipe: PipeId(1),
+    };
+    state.put(&ClusterKey, &cluster)?;
+    Ok(Response::Done)
+}
+
+pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
+    let mut node = known_node(state, c.node)?;
+    if node.instance != c.instance {
+        return Err(Refusal::Node(format!(
+            "node '{}' is known with data folder {}, not {}: a wiped or copied folder cannot take its place",
+            node.name, node.instance, c.instance
+        ))
+        .into());
+    }
+    if node.boot == Some(c.boot) && node.state == NodeState::Ready && node.addresses == c.addresses {
+        return Ok(Response::Unchanged);
+    }
+    if node.boot != Some(c.boot) {
+        // What an earlier run of this process had in memory is gone: its terms of office end here,
+        // so that nothing it still has under way can be taken for the work of the new run.
+        depose(state, c.node)?;
+    }
+    node.boot = Some(c.boot);
+    node.addresses = c.addresses.clone();
+    node.state = NodeState::Ready;
+    state.put(&node.id, &node)?;
+    Ok(Response::Done)
+}
+
+pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdict {
+    let mut node = known_node(state, c.node)?;
+    if node.boot != c.boot {
+        return Err(Refusal::Node(format!("node '{}' has been restarted since", node.name)).into());
+    }
+    if node.state == c.state {
+        return Ok(Response::Unchanged);
+    }
+    if c.state == NodeState::Down {
+        depose(state, c.node)?;
+    }
+    node.state = c.state;
+    state.put(&node.id, &node)?;
+    Ok(Response::Done)
+}
+
+pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdict {
+    let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
+    if shard.epoch != c.replaces {
+        return Err(Refusal::StaleEpoch { shard: c.shard, current: shard.epoch, given: c.replaces }.into());
+    }
+    if let Some(leader) = c.leader {
+        let node = known_node(state, leader)?;
+        if node.state != NodeState::Ready {
+            return Err(Refusal::Node(format!("node '{}' is {}: it cannot lead", node.name, node.state)).into());
+        }
+    }
+    shard.epoch = shard.epoch.next();
+    shard.leader = c.leader;
+    state.put(&shard.id, &shard)?;
+    Ok(Response::Epoch(shard.epoch))
+}
+
+/// Ends the terms of office of `node` in all its shards.
+fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
+    for mut shard in state.list::<Shard>(&[])? {
+        if shard.leader == Some(node) {
+            shard.leader = None;
+            shard.epoch = shard.epoch.next();
+            state.put(&shard.id, &shard)?;
+        }
+    }
+    Ok(())
+}
+
+fn known_node(state: &Overlay<'_>, id: NodeId) -> Result<Node, super::Stop> {
+    Ok(state.get::<Node>(&id)?.ok_or_else(|| Refusal::Node(format!("there is no node {id}")))?)
+}

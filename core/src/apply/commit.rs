@@ -1,0 +1,123 @@
+//! The commit: parts, offsets, rejects and counts in one step, or nothing.
+//!
+//! The order of the checks is part of the contract. First comes the question whether this very
+//! commit was applied before, so that a repetition after a lost answer is recognised even when the
+//! shard has a new leader since. Then the fence: the epoch. Then the table. Then each span on its
+//! own, so that a refusal can name those to drop. Only when all hold is anything written.
+
+use super::{At, Verdict};
+use crate::catalog::{LastCommit, Part, Pipe, RejectPart, Shard, SourcePartition, Table};
+use crate::command::{CommitPart, Refusal, Response, SpanRefusal};
+use crate::span::Span;
+use crate::view::{CatalogRead, Overlay, ViewError};
+
+pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Verdict {
+    let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
+    let digest = c.digest();
+    // One commit is in flight per shard, so remembering the last is enough.
+    if let Some(last) = shard.last_commit.as_ref().filter(|last| last.id == c.commit) {
+        let refusal = match last.digest == digest {
+            true => Refusal::AlreadyCommitted(last.version),
+            false => Refusal::IdReused(c.commit),
+        };
+        return Err(refusal.into());
+    }
+    if shard.epoch != c.epoch || shard.leader.is_none() {
+        return Err(Refusal::StaleEpoch { shard: c.shard, current: shard.epoch, given: c.epoch }.into());
+    }
+    let table = state.get::<Table>(&c.shard.table)?.ok_or_else(|| Refusal::NoTable(c.shard.table.to_string()))?;
+    if c.schema_version < table.min_schema {
+        return Err(Refusal::SchemaTooOld { given: c.schema_version, oldest: table.min_schema }.into());
+    }
+    let mut moved = Vec::with_capacity(c.spans.len());
+    let mut refused = Vec::new();
+    for (i, span) in c.spans.iter().enumerate() {
+        let named_twice = c.spans[..i].iter().any(|s| (s.key.pipe, s.key.partition) == (span.key.pipe, span.key.partition));
+        match check_span(state, c, span)? {
+            Ok(partition) if !named_twice => moved.push(advance(partition, span, at)),
+            Ok(_) => refused.push((span.key, SpanRefusal::Unsound)),
+            Err(why) => refused.push((span.key, why)),
+        }
+    }
+    if !refused.is_empty() {
+        return Err(Refusal::Spans(refused).into());
+    }
+    check_counts(c)?;
+
+    for partition in &moved {
+        state.put(&(partition.pipe, partition.partition), partition)?;
+    }
+    for file in &c.parts {
+        let part = Part {
+            shard: c.shard,
+            file: file.clone(),
+            schema_version: c.schema_version,
+            version: at.version,
+            committed_at_ms: at.ms,
+        };
+        state.put(&(c.shard, file.id), &part)?;
+    }
+    for (pipe, file) in &c.reject_parts {
+        let part = RejectPart {
+            pipe: *pipe,
+            shard: c.shard,
+            file: file.clone(),
+            version: at.version,
+            committed_at_ms: at.ms,
+        };
+        state.put(&(*pipe, file.id), &part)?;
+    }
+    shard.last_commit = Some(LastCommit { id: c.commit, digest, version: at.version });
+    state.put(&shard.id, &shard)?;
+    Ok(Response::Done)
+}
+
+/// Whether `span` is the next piece of its partition's history, as its owner may write it (OFF-1).
+fn check_span(
+    state: &Overlay<'_>,
+    c: &CommitPart,
+    span: &Span,
+) -> Result<Result<SourcePartition, SpanRefusal>, ViewError> {
+    let key = (span.key.pipe, span.key.partition);
+    let pipe = state.get::<Pipe>(&span.key.pipe)?;
+    let (Some(pipe), Some(partition)) = (pipe, state.get::<SourcePartition>(&key)?) else {
+        return Ok(Err(SpanRefusal::Unknown));
+    };
+    Ok(if pipe.table != c.shard.table || partition.shard != c.shard {
+        Err(SpanRefusal::NotOwner(partition.shard))
+    } else if partition.incarnation != span.key.incarnation {
+        Err(SpanRefusal::StaleIncarnation(partition.incarnation))
+    } else if partition.offset != span.start {
+        Err(SpanRefusal::NotNext(partition.offset))
+    } else if !span.is_sound() {
+        Err(SpanRefusal::Unsound)
+    } else {
+        Ok(partition)
+    })
+}
+
+fn advance(mut partition: SourcePartition, span: &Span, at: At) -> SourcePartition {
+    partition.offset = span.end;
+    partition.source_epoch = span.source_epoch.or(partition.source_epoch);
+    partition.stored += span.stored;
+    partition.rejected += span.rejected;
+    partition.committed_at_ms = at.ms;
+    partition
+}
+
+/// The files hold exactly the records that the spans account for (LED-1).
+fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
+    let stored: u64 = c.spans.iter().map(|s| s.stored).sum();
+    let rows: u64 = c.parts.iter().map(|p| p.rows).sum();
+    if stored != rows {
+        return Err(Refusal::Definition(format!("the parts hold {rows} rows, the spans account for {stored}")));
+    }
+    let rejected: u64 = c.spans.iter().map(|s| s.rejected).sum();
+    let rows: u64 = c.reject_parts.iter().map(|(_, p)| p.rows).sum();
+    if rejected != rows {
+        return Err(Refusal::Definition(format!(
+            "the reject parts hold {rows} records, the spans account for {rejected}"
+        )));
+    }
+    Ok(())
+}

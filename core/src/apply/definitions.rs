@@ -1,0 +1,258 @@
+//! Tables and pipes: creating, dropping, pausing, growing.
+
+use super::{At, Stop, Verdict};
+use crate::catalog::*;
+use crate::command::{AddPartitions, ByName, CreatePipe, CreateTable, Refusal, Response, SetPipePaused};
+use crate::ids::*;
+use crate::schema::{ColumnType, METADATA_COLUMNS, PartitionBy};
+use crate::view::{CatalogRead, Overlay};
+
+/// The most shards that a table may have.
+const MAX_SHARDS: u32 = 1024;
+
+pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> Verdict {
+    let mut cluster = founded(state)?;
+    if let Some(table) = state.table_named(&c.name)? {
+        return match c.if_not_exists {
+            true => Ok(Response::Table(table.id)),
+            false => Err(Refusal::NameTaken { what: "table".into(), name: c.name.clone() }.into()),
+        };
+    }
+    check_name("table", &c.name)?;
+    check_columns(c)?;
+    let id = cluster.next_table;
+    cluster.next_table = id.next();
+    state.put(&ClusterKey, &cluster)?;
+    state.put(&Name(c.name.clone()), &TableName(id))?;
+    let table = Table {
+        id,
+        name: c.name.clone(),
+        columns: c.columns.clone(),
+        schema_version: SchemaVersion(1),
+        min_schema: SchemaVersion(1),
+        order_by: c.order_by.clone(),
+        partition_by: c.partition_by.clone(),
+        shards: c.shards,
+        flush: c.flush,
+        created_at_ms: at.ms,
+    };
+    state.put(&id, &table)?;
+    for index in 0..c.shards {
+        let shard = Shard { id: ShardId { table: id, index }, epoch: Epoch(0), leader: None, last_commit: None };
+        state.put(&shard.id, &shard)?;
+    }
+    Ok(Response::Table(id))
+}
+
+pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict {
+    let Some(table) = state.table_named(&c.name)? else {
+        return match c.if_exists {
+            true => Ok(Response::Unchanged),
+            false => Err(Refusal::NoTable(c.name.clone()).into()),
+        };
+    };
+    let pipes = state.pipes_into(table.id)?;
+    if !pipes.is_empty() {
+        let names = pipes.iter().map(|p| format!("pipe '{}'", p.name)).collect::<Vec<_>>().join(", ");
+        return Err(Refusal::TableInUse { table: table.name, pipes: names }.into());
+    }
+    for part in state.parts_of(table.id)? {
+        state.delete::<Part>(&(part.shard, part.file.id));
+        bury(state, at, part.file)?;
+    }
+    for shard in state.shards_of(table.id)? {
+        state.delete::<Shard>(&shard.id);
+    }
+    state.delete::<TableName>(&Name(table.name));
+    state.delete::<Table>(&table.id);
+    Ok(Response::Done)
+}
+
+pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Verdict {
+    let mut cluster = founded(state)?;
+    if let Some(pipe) = state.pipe_named(&c.name)? {
+        return match c.if_not_exists {
+            true => Ok(Response::Pipe(pipe.id)),
+            false => Err(Refusal::NameTaken { what: "pipe".into(), name: c.name.clone() }.into()),
+        };
+    }
+    check_name("pipe", &c.name)?;
+    let table = state.table_named(&c.table)?.ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    let id = cluster.next_pipe;
+    cluster.next_pipe = id.next();
+    state.put(&ClusterKey, &cluster)?;
+    state.put(&Name(c.name.clone()), &PipeName(id))?;
+    let pipe = Pipe {
+        id,
+        name: c.name.clone(),
+        table: table.id,
+        source: c.source.clone(),
+        paused: false,
+        created_at_ms: at.ms,
+    };
+    state.put(&id, &pipe)?;
+    for (partition, start) in &c.partitions {
+        begin_partition(state, at, &pipe, &table, *partition, *start)?;
+    }
+    Ok(Response::Pipe(id))
+}
+
+pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict {
+    let Some(pipe) = state.pipe_named(&c.name)? else {
+        return match c.if_exists {
+            true => Ok(Response::Unchanged),
+            false => Err(Refusal::NoPipe(c.name.clone()).into()),
+        };
+    };
+    for partition in state.partitions_of(pipe.id)? {
+        state.delete::<SourcePartition>(&(pipe.id, partition.partition));
+    }
+    for part in state.list::<RejectPart>(&crate::view::Key::bytes(&pipe.id))? {
+        state.delete::<RejectPart>(&(pipe.id, part.file.id));
+        bury(state, at, part.file)?;
+    }
+    state.delete::<PipeName>(&Name(pipe.name));
+    state.delete::<Pipe>(&pipe.id);
+    Ok(Response::Done)
+}
+
+pub(super) fn set_pipe_paused(state: &mut Overlay<'_>, c: &SetPipePaused) -> Verdict {
+    let mut pipe = state.pipe_named(&c.name)?.ok_or_else(|| Refusal::NoPipe(c.name.clone()))?;
+    if pipe.paused == c.paused {
+        return Ok(Response::Unchanged);
+    }
+    pipe.paused = c.paused;
+    state.put(&pipe.id, &pipe)?;
+    // Whatever was read before this point in the log and is not committed yet never will be: it
+    // is read again after the resume.
+    for mut partition in state.partitions_of(pipe.id)? {
+        partition.incarnation = partition.incarnation.next();
+        state.put(&(pipe.id, partition.partition), &partition)?;
+    }
+    Ok(Response::Done)
+}
+
+pub(super) fn add_partitions(state: &mut Overlay<'_>, at: At, c: &AddPartitions) -> Verdict {
+    let pipe = state.get::<Pipe>(&c.pipe)?.ok_or_else(|| Refusal::NoPipe(c.pipe.to_string()))?;
+    let table = state.get::<Table>(&pipe.table)?.ok_or_else(|| Refusal::NoTable(pipe.table.to_string()))?;
+    let mut added = false;
+    for (partition, start) in &c.partitions {
+        if state.get::<SourcePartition>(&(pipe.id, *partition))?.is_none() {
+            begin_partition(state, at, &pipe, &table, *partition, *start)?;
+            added = true;
+        }
+    }
+    Ok(if added { Response::Done } else { Response::Unchanged })
+}
+
+pub(super) fn forget_tombstones(state: &mut Overlay<'_>, parts: &[PartId]) -> Verdict {
+    for part in parts {
+        state.delete::<Tombstone>(part);
+    }
+    Ok(Response::Done)
+}
+
+fn begin_partition(
+    state: &mut Overlay<'_>,
+    at: At,
+    pipe: &Pipe,
+    table: &Table,
+    partition: PartitionId,
+    start: Offset,
+) -> Result<(), Stop> {
+    let record = SourcePartition {
+        pipe: pipe.id,
+        partition,
+        shard: ShardId { table: table.id, index: partition.0 % table.shards },
+        incarnation: Incarnation(1),
+        start,
+        offset: start,
+        source_epoch: None,
+        stored: 0,
+        rejected: 0,
+        committed_at_ms: at.ms,
+    };
+    state.put(&(pipe.id, partition), &record)?;
+    Ok(())
+}
+
+fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
+    let tombstone = Tombstone { part: file.id, path: file.path, version: at.version };
+    state.put(&tombstone.part, &tombstone)?;
+    Ok(())
+}
+
+fn founded(state: &Overlay<'_>) -> Result<Cluster, Stop> {
+    let cluster = state.get::<Cluster>(&ClusterKey)?;
+    Ok(cluster.ok_or_else(|| Refusal::Founding("the cluster is not founded yet".into()))?)
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    let mut chars = name.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_') && name.len() <= 128 {
+        return Ok(());
+    }
+    Err(Refusal::Definition(format!(
+        "'{name}' cannot name a {what}: letters, digits and underscores, not a digit first, at most 128"
+    )))
+}
+
+fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
+    let no = |reason: String| Err(Refusal::Definition(reason));
+    if c.columns.is_empty() {
+        return no("a table needs at least one column".into());
+    }
+    for (i, column) in c.columns.iter().enumerate() {
+        if METADATA_COLUMNS.contains(&column.name.as_str()) {
+            return no(format!("column '{}' is one that every table has by itself", column.name));
+        }
+        if c.columns[..i].iter().any(|other| other.name == column.name) {
+            return no(format!("column '{}' is declared twice", column.name));
+        }
+        if let ColumnType::Decimal { precision, scale } = column.data_type
+            && !(1..=38).contains(&precision) | !(0..=precision as i8).contains(&scale)
+        {
+            return no(format!(
+                "column '{}': DECIMAL takes 1 to 38 digits, and at most that many behind the point",
+                column.name
+            ));
+        }
+    }
+    let type_of = |name: &str| {
+        let declared = c.columns.iter().find(|column| column.name == name).map(|column| column.data_type);
+        declared.or(match name {
+            crate::schema::TIMESTAMP => Some(ColumnType::Timestamp),
+            crate::schema::OFFSET => Some(ColumnType::Int64),
+            crate::schema::PARTITION => Some(ColumnType::Int32),
+            crate::schema::TOPIC | crate::schema::KEY => Some(ColumnType::Text),
+            _ => None,
+        })
+    };
+    for name in &c.order_by {
+        if type_of(name).is_none() {
+            return no(format!("ORDER BY names '{name}', which is not a column of the table"));
+        }
+    }
+    if let Some(partition_by) = &c.partition_by {
+        let column = partition_by.column();
+        match (partition_by, type_of(column)) {
+            (_, None) => return no(format!("PARTITION BY names '{column}', which is not a column of the table")),
+            (PartitionBy::Column(_), Some(ColumnType::Float32 | ColumnType::Float64)) => {
+                return no(format!("PARTITION BY '{column}': a floating-point column has no exact values to split by"));
+            }
+            (PartitionBy::Truncated { .. }, Some(ColumnType::Date | ColumnType::Timestamp)) => {}
+            (PartitionBy::Truncated { .. }, Some(other)) => {
+                return no(format!("PARTITION BY date_trunc takes a DATE or TIMESTAMP, '{column}' is {other}"));
+            }
+            (PartitionBy::Column(_), Some(_)) => {}
+        }
+    }
+    if !(1..=MAX_SHARDS).contains(&c.shards) {
+        return no(format!("a table has 1 to {MAX_SHARDS} shards, not {}", c.shards));
+    }
+    if c.flush.rows == 0 || c.flush.bytes == 0 || c.flush.age_ms == 0 {
+        return no("flush_rows, flush_bytes and flush_age_ms must be at least 1".into());
+    }
+    Ok(())
+}

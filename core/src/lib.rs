@@ -1,0 +1,21 @@
+//! The rules of Tidemill, and nothing else: ids, source spans, the catalog's commands and how they
+//! are applied, placement, and the invariants that everything else is tested against.
+//!
+//! This crate knows no file, socket, clock, thread or random number. Time arrives in commands as
+//! a value; state is read through a [`view::CatalogView`] and changed through a [`view::WriteSet`].
+//! So the same log gives the same catalog on every node, in a unit test and in a simulation.
+
+pub mod apply;
+pub mod catalog;
+pub mod command;
+pub mod ids;
+pub mod invariants;
+pub mod placement;
+pub mod schema;
+pub mod span;
+pub mod view;
+
+pub use apply::apply;
+pub use command::{Command, Outcome, Proposal, Refusal, Response};
+pub use ids::*;
+pub use span::{Span, SpanKey};

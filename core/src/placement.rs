@@ -1,0 +1,188 @@
+//! Placement: which node leads which shard, as a pure function from a problem to moves.
+//!
+//! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go to the
+//! node with the least load; then, as long as moving one shard makes the fullest and the emptiest
+//! node more even, one is moved. So nodes that come and go move only what must move (MOV-1).
+
+use crate::ids::{NodeId, ShardId};
+use std::collections::BTreeMap;
+
+/// What has to be placed where.
+#[derive(Clone, Debug, Default)]
+pub struct Problem {
+    /// Nodes that may lead.
+    pub candidates: Vec<NodeId>,
+    /// The shards.
+    pub shards: Vec<ShardLoad>,
+}
+
+/// One shard to place.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardLoad {
+    /// The shard.
+    pub shard: ShardId,
+    /// Who leads it now.
+    pub leader: Option<NodeId>,
+    /// How much work it is, in any unit common to all.
+    pub weight: u64,
+}
+
+/// A shard that gets another leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The shard.
+    pub shard: ShardId,
+    /// The new leader; `None` when there is no candidate.
+    pub to: Option<NodeId>,
+    /// Why.
+    pub reason: MoveReason,
+}
+
+/// Why a shard moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveReason {
+    /// It had no leader.
+    Unled,
+    /// Its leader may not lead any more.
+    LeaderLost,
+    /// It makes the load more even.
+    Balance,
+}
+
+/// The moves that solve `problem`, in a fixed order; none if it is solved.
+pub fn place(problem: &Problem) -> Vec<Move> {
+    let mut load: BTreeMap<NodeId, u64> = problem.candidates.iter().map(|node| (*node, 0)).collect();
+    let mut at: BTreeMap<ShardId, (NodeId, u64)> = BTreeMap::new();
+    let mut moves = Vec::new();
+    let mut homeless = Vec::new();
+    for s in &problem.shards {
+        match s.leader.filter(|node| load.contains_key(node)) {
+            Some(node) => {
+                at.insert(s.shard, (node, s.weight));
+                *load.entry(node).or_default() += s.weight;
+            }
+            None => homeless.push(*s),
+        }
+    }
+    homeless.sort_by_key(|s| (std::cmp::Reverse(s.weight), s.shard));
+    for s in homeless {
+        let to = load.iter().min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
+        let reason = if s.leader.is_some() { MoveReason::LeaderLost } else { MoveReason::Unled };
+        if to.is_some() || s.leader.is_some() {
+            moves.push(Move { shard: s.shard, to, reason });
+        }
+        if let Some(node) = to {
+            at.insert(s.shard, (node, s.weight));
+            *load.entry(node).or_default() += s.weight;
+        }
+    }
+    // Each step lowers the spread, so this ends; the bound is only a belt for weights of zero.
+    for _ in 0..problem.shards.len() {
+        let Some((fullest, high)) = load.iter().max_by_key(|(n, l)| (**l, std::cmp::Reverse(**n))).map(|(n, l)| (*n, *l)) else {
+            break;
+        };
+        let Some((emptiest, low)) = load.iter().min_by_key(|(n, l)| (**l, **n)).map(|(n, l)| (*n, *l)) else { break };
+        // A move pays only if the emptiest does not become what the fullest was.
+        let best = at
+            .iter()
+            .filter(|(_, (node, weight))| *node == fullest && *weight > 0 && low + weight < high)
+            .max_by_key(|(shard, (_, weight))| (*weight, std::cmp::Reverse(**shard)))
+            .map(|(shard, (_, weight))| (*shard, *weight));
+        let Some((shard, weight)) = best else { break };
+        at.insert(shard, (emptiest, weight));
+        load.entry(fullest).and_modify(|l| *l -= weight);
+        load.entry(emptiest).and_modify(|l| *l += weight);
+        match moves.iter_mut().find(|m| m.shard == shard) {
+            Some(earlier) => earlier.to = Some(emptiest),
+            None => moves.push(Move { shard, to: Some(emptiest), reason: MoveReason::Balance }),
+        }
+    }
+    moves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TableId;
+
+    fn shard(index: u32) -> ShardId {
+        ShardId { table: TableId(1), index }
+    }
+
+    fn problem(nodes: &[u64], leaders: &[Option<u64>]) -> Problem {
+        Problem {
+            candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
+            shards: leaders
+                .iter()
+                .enumerate()
+                .map(|(i, l)| ShardLoad { shard: shard(i as u32), leader: l.map(NodeId), weight: 1 })
+                .collect(),
+        }
+    }
+
+    fn solved(problem: &Problem) -> Problem {
+        let mut after = problem.clone();
+        for m in place(problem) {
+            for s in after.shards.iter_mut().filter(|s| s.shard == m.shard) {
+                s.leader = m.to;
+            }
+        }
+        after
+    }
+
+    #[test]
+    fn unled_shards_are_spread_evenly() {
+        let after = solved(&problem(&[1, 2, 3], &[None; 7]));
+        let count = |n| after.shards.iter().filter(|s| s.leader == Some(NodeId(n))).count();
+        let mut counts = [count(1), count(2), count(3)];
+        counts.sort();
+        assert_eq!(counts, [2, 2, 3]);
+    }
+
+    #[test]
+    fn a_lost_node_moves_only_its_own_shards() {
+        let moves = place(&problem(&[1, 3], &[Some(1), Some(2), Some(3), Some(2)]));
+        let moved: Vec<_> = moves.iter().map(|m| m.shard).collect();
+        assert_eq!(moved, [shard(1), shard(3)]);
+        assert!(moves.iter().all(|m| m.reason == MoveReason::LeaderLost));
+    }
+
+    #[test]
+    fn a_new_node_takes_no_more_than_its_share() {
+        let moves = place(&problem(&[1, 2, 3], &[Some(1), Some(1), Some(1), Some(2), Some(2), Some(2)]));
+        assert_eq!(moves.len(), 2);
+        assert!(moves.iter().all(|m| m.to == Some(NodeId(3)) && m.reason == MoveReason::Balance));
+    }
+
+    #[test]
+    fn an_even_cluster_is_left_alone() {
+        assert_eq!(place(&problem(&[1, 2, 3], &[Some(1), Some(2), Some(3), Some(1)])), []);
+    }
+
+    #[test]
+    fn without_candidates_a_lost_leader_is_taken_away() {
+        let moves = place(&problem(&[], &[Some(1), None]));
+        assert_eq!(moves, [Move { shard: shard(0), to: None, reason: MoveReason::LeaderLost }]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn placement_settles_in_one_step(
+            nodes in proptest::collection::btree_set(1u64..9, 0..8),
+            shards in proptest::collection::vec((proptest::option::of(1u64..9), 0u64..5), 0..40),
+        ) {
+            let problem = Problem {
+                candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
+                shards: shards.iter().enumerate().map(|(i, (leader, weight))| ShardLoad {
+                    shard: shard(i as u32), leader: leader.map(NodeId), weight: *weight,
+                }).collect(),
+            };
+            let after = solved(&problem);
+            // MOV-1: nothing moves when nothing has changed.
+            proptest::prop_assert_eq!(place(&after), vec![]);
+            for s in &after.shards {
+                proptest::prop_assert_eq!(s.leader.is_some(), !nodes.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Kafka as a source: asking it what it has, and reading it.
+//!
+//! Partitions are assigned by the catalog (`assign`), never by a consumer group (`subscribe`); offsets come
+//! from the catalog, never from the broker's store; and no default of the client decides where to
+//! read (`auto.offset.reset=error`).
+
+mod consumer;
+mod inspect;
+
+pub use consumer::{Consumer, ConsumerOptions, PartitionStatus};
+pub use inspect::{StartPosition, added_partitions, start_offsets};
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use thiserror::Error;
+use tidemill_core::catalog::KafkaSource;
+
+/// The source could not be reached or does not have what was asked; the text says what and what to do.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// The client's settings for `source`. Those that exactly-once depends on cannot be overridden.
+fn client_config(source: &KafkaSource, group: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("fetch.wait.max.ms", "50")
+        .set("fetch.error.backoff.ms", "100")
+        .set("fetch.queue.backoff.ms", "20")
+        .set("queued.min.messages", "100000")
+        .set("queued.max.messages.kbytes", "32768")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.nagle.disable", "true")
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("statistics.interval.ms", "500");
+    for (name, value) in &source.client {
+        config.set(name, value);
+    }
+    config
+        .set("bootstrap.servers", &source.brokers)
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "false")
+        .set("check.crcs", "true")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
+}

@@ -1,0 +1,402 @@
+//! The consumer thread of a task: polls its partitions, decodes each run of records and appends the
+//! chunk to the memtable.
+//!
+//! The end of a span is the offset behind the last record that was seen, never the client's `position()`,
+//! which can be one too far at a partition's end (librdkafka#4844). A new assignment gets a new client: what the
+//! old one had fetched goes with it, so no record of an earlier life can slip into a later one. The
+//! memtable checks every chunk once more and takes only what continues a history.
+
+use super::client_config;
+use crate::budget::Budget;
+use crate::decode::{JsonDecoder, SourceRecord};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tidemill_core::catalog::Pipe;
+use tidemill_core::{Offset, Span, SpanKey};
+use tidemill_storage::memtable::{AppendError, Chunk, Memtable};
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+/// The most records that one run may have.
+const RUN_RECORDS: usize = 16_384;
+/// The most payload bytes that one run may have.
+const RUN_BYTES: usize = 8 << 20;
+/// The longest that a run may gather; what bounds the wait of its first record.
+const RUN_TIME: Duration = Duration::from_millis(20);
+/// How long an empty poll waits, and so how soon a control message is seen.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a consumer thread needs.
+pub struct ConsumerOptions {
+    /// The cluster's name, for the group under which the client shows itself to the broker.
+    pub cluster: String,
+    /// The pipe that it reads.
+    pub pipe: Pipe,
+    /// Turns records into columns.
+    pub decoder: JsonDecoder,
+    /// Takes the chunks.
+    pub memtable: Arc<Memtable>,
+    /// Says when to wait.
+    pub budget: Arc<Budget>,
+    /// Is notified when rows arrived, memory is short, or a partition has to be opened again.
+    pub wake: Arc<Notify>,
+}
+
+/// How far a partition is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The partition and its life.
+    pub key: SpanKey,
+    /// One past the newest record that a reader may see, if the broker has said.
+    pub end: Option<Offset>,
+    /// What keeps it from going on; empty if nothing does.
+    pub waiting_for: String,
+}
+
+/// A running consumer thread. Dropping it tells the thread to end; it does not wait for it.
+#[derive(Debug)]
+pub struct Consumer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    wanted: Mutex<Option<Vec<(SpanKey, Option<Offset>)>>>,
+    ends: Mutex<BTreeMap<i32, i64>>,
+    waits: Mutex<BTreeMap<SpanKey, String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The data under these locks is whole after every statement, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Consumer {
+    /// Starts the thread, without any partition.
+    pub fn start(options: ConsumerOptions) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let thread = ConsumerThread { options, shared: shared.clone(), positions: BTreeMap::new(), client: None };
+        let name = format!("kafka-{}", thread.options.pipe.name);
+        std::thread::Builder::new().name(name).spawn(move || thread.run())?;
+        Ok(Self { shared })
+    }
+
+    /// Replaces the set of partitions. `Some(offset)` begins there; `None` goes on where the thread is.
+    pub fn assign(&self, partitions: Vec<(SpanKey, Option<Offset>)>) {
+        *lock(&self.shared.wanted) = Some(partitions);
+    }
+
+    /// How far each partition is.
+    pub fn status(&self) -> Vec<PartitionStatus> {
+        let ends = lock(&self.shared.ends);
+        let status = |(key, waiting_for): (&SpanKey, &String)| PartitionStatus {
+            key: *key,
+            end: ends.get(&(key.partition.0 as i32)).map(|end| Offset(*end as u64)),
+            waiting_for: waiting_for.clone(),
+        };
+        lock(&self.shared.waits).iter().map(status).collect()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+struct ConsumerThread {
+    options: ConsumerOptions,
+    shared: Arc<Shared>,
+    /// Where each partition goes on; a partition that had to stop is not in it.
+    positions: BTreeMap<i32, (SpanKey, i64)>,
+    client: Option<BaseConsumer<Context>>,
+}
+
+impl ConsumerThread {
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let wanted = lock(&self.shared.wanted).take();
+            if let Some(wanted) = wanted {
+                self.take_assignment(wanted);
+            }
+            let Some(client) = self.client.take() else {
+                std::thread::sleep(POLL);
+                continue;
+            };
+            if self.options.budget.is_spent() {
+                self.wait_all("memory: the memtables of this node are at their limit");
+                self.options.wake.notify_one();
+                std::thread::sleep(POLL / 4);
+                self.client = Some(client);
+                continue;
+            }
+            let keep = match poll_run(&client) {
+                Ok(run) if run.is_empty() => true,
+                Ok(run) => self.take_run(run),
+                Err(error) => self.take_error(&client, &error),
+            };
+            if keep {
+                self.client = Some(client);
+            } else {
+                drop(client);
+                self.connect();
+            }
+        }
+    }
+
+    fn take_assignment(&mut self, wanted: Vec<(SpanKey, Option<Offset>)>) {
+        let mut positions = BTreeMap::new();
+        let mut waits = BTreeMap::new();
+        for (key, start) in wanted {
+            let partition = key.partition.0 as i32;
+            let current = self.positions.get(&partition).filter(|(k, _)| *k == key).map(|(_, at)| *at);
+            match start.map(|offset| offset.0 as i64).or(current) {
+                Some(at) => {
+                    positions.insert(partition, (key, at));
+                    waits.insert(key, String::new());
+                }
+                None => {
+                    let why = lock(&self.shared.waits).get(&key).cloned();
+                    waits.insert(key, why.unwrap_or_else(|| "an offset to begin at".into()));
+                }
+            }
+        }
+        self.positions = positions;
+        *lock(&self.shared.waits) = waits;
+        self.connect();
+    }
+
+    /// A new client at the positions.
+    fn connect(&mut self) {
+        self.client = None;
+        if self.positions.is_empty() {
+            return;
+        }
+        let options = &self.options;
+        let group = format!("tidemill.{}.{}", options.cluster, options.pipe.name);
+        let context = Context { shared: self.shared.clone(), topic: options.pipe.source.topic.clone() };
+        let mut list = TopicPartitionList::new();
+        for (partition, (_, at)) in &self.positions {
+            let added = list.add_partition_offset(&options.pipe.source.topic, *partition, KafkaOffset::Offset(*at));
+            if let Err(error) = added {
+                self.wait_all(&format!("the Kafka client: {error}"));
+                return;
+            }
+        }
+        let mut config = client_config(&options.pipe.source, &group);
+        // Waiting for memory is no reason for the client to give up.
+        config.set("max.poll.interval.ms", "86400000");
+        let made: Result<BaseConsumer<Context>, _> = config.create_with_context(context);
+        match made.and_then(|client| client.assign(&list).map(|()| client)) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => {
+                error!(pipe = %options.pipe.name, %error, "the Kafka client cannot be set up");
+                self.wait_all(&format!("the Kafka client: {error}"));
+            }
+        }
+    }
+
+    /// Decodes and appends a run. Returns whether the client may go on.
+    fn take_run(&mut self, run: Vec<BorrowedMessage<'_>>) -> bool {
+        let mut by_partition: BTreeMap<i32, Vec<BorrowedMessage<'_>>> = BTreeMap::new();
+        for message in run {
+            by_partition.entry(message.partition()).or_default().push(message);
+        }
+        let mut intact = true;
+        for (partition, messages) in by_partition {
+            let Some((key, position)) = self.positions.get(&partition).copied() else { continue };
+            match self.append(key, position, &messages) {
+                Ok(end) => {
+                    self.positions.insert(partition, (key, end));
+                    self.wait(key, "");
+                }
+                Err(why) => {
+                    // The rest of what the client fetched for it must not follow.
+                    self.positions.remove(&partition);
+                    self.wait(key, &why);
+                    intact = false;
+                }
+            }
+        }
+        self.options.wake.notify_one();
+        intact
+    }
+
+    /// Appends one partition's records; returns the next position, or why the partition stops.
+    fn append(&self, key: SpanKey, position: i64, messages: &[BorrowedMessage<'_>]) -> Result<i64, String> {
+        let headers: Vec<Option<String>> = messages.iter().map(headers_text).collect();
+        let records: Vec<SourceRecord<'_>> = messages
+            .iter()
+            .zip(&headers)
+            // Seen before: the client gives records again after a fetch was cut short.
+            .filter(|(message, _)| message.offset() >= position)
+            .map(|(message, headers)| SourceRecord {
+                offset: message.offset(),
+                timestamp_ms: message.timestamp().to_millis(),
+                key: message.key(),
+                payload: message.payload(),
+                headers: headers.as_deref(),
+            })
+            .collect();
+        let Some(last) = records.last() else { return Ok(position) };
+        if records.windows(2).any(|pair| pair[0].offset >= pair[1].offset) {
+            return Err(format!("the client gave records out of order near offset {}", records[0].offset));
+        }
+        let end = last.offset + 1;
+        let decoded = self
+            .options
+            .decoder
+            .decode(key.partition.0 as i32, &records)
+            .map_err(|e| format!("a run of records from offset {position} cannot be put into columns: {e}"))?;
+        let span = Span {
+            key,
+            start: Offset(position as u64),
+            end: Offset(end as u64),
+            stored: decoded.stored(),
+            rejected: decoded.rejected(),
+            source_epoch: None,
+        };
+        match self.options.memtable.append(Chunk { span, rows: decoded.rows, rejects: decoded.rejects }) {
+            Ok(()) => Ok(end),
+            Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
+                Err("being assigned anew".into())
+            }
+            Err(other) => {
+                error!(pipe = %self.options.pipe.name, partition = %key.partition, error = %other, "the memtable refused a chunk");
+                self.options.memtable.close_partition(key.pipe, key.partition);
+                Err(other.to_string())
+            }
+        }
+    }
+
+    /// Returns whether the client may go on.
+    fn take_error(&mut self, client: &BaseConsumer<Context>, error: &KafkaError) -> bool {
+        let pipe = &self.options.pipe.name;
+        match error {
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                self.stop_out_of_range(client);
+                false
+            }
+            other => {
+                warn!(%pipe, error = %other, "the Kafka client reports a fault and tries on");
+                self.wait_all(&format!("the broker: {other}"));
+                true
+            }
+        }
+    }
+
+    /// The client said that an offset is not there, but not of which partition: ask for each.
+    fn stop_out_of_range(&mut self, client: &BaseConsumer<Context>) {
+        let topic = self.options.pipe.source.topic.clone();
+        let mut gone = Vec::new();
+        for (partition, (key, at)) in &self.positions {
+            match client.fetch_watermarks(&topic, *partition, Duration::from_secs(5)) {
+                Ok((low, high)) if *at < low || *at > high => gone.push((*partition, *key, *at, low, high)),
+                Ok(_) => {}
+                Err(error) => warn!(%topic, partition, %error, "cannot ask for the offsets that the source still has"),
+            }
+        }
+        for (partition, key, at, low, high) in gone {
+            let why = format!("the source lost data: the next offset is {at}, the source has {low} to {high}");
+            error!(pipe = %self.options.pipe.name, partition, "{why}; the partition stops");
+            self.positions.remove(&partition);
+            self.wait(key, &why);
+        }
+    }
+
+    fn wait(&self, key: SpanKey, why: &str) {
+        if let Some(wait) = lock(&self.shared.waits).get_mut(&key)
+            && wait != why
+        {
+            why.clone_into(wait);
+        }
+    }
+
+    /// Says for all partitions that still go on what they wait for.
+    fn wait_all(&self, why: &str) {
+        for (key, _) in self.positions.values() {
+            self.wait(*key, why);
+        }
+    }
+}
+
+fn poll_run(client: &BaseConsumer<Context>) -> Result<Vec<BorrowedMessage<'_>>, KafkaError> {
+    let mut run = Vec::new();
+    let mut bytes = 0;
+    let Some(first) = client.poll(POLL) else { return Ok(run) };
+    let began = Instant::now();
+    let mut next = Some(first);
+    while let Some(message) = next {
+        match message {
+            Ok(message) => {
+                bytes += message.payload_len();
+                run.push(message);
+            }
+            // What was gathered is good; the fault will be reported again.
+            Err(error) if run.is_empty() => return Err(error),
+            Err(error) => {
+                warn!(%error, "the Kafka client reports a fault behind a run of records");
+                break;
+            }
+        }
+        if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
+            break;
+        }
+        next = client.poll(Duration::ZERO);
+    }
+    Ok(run)
+}
+
+fn headers_text(message: &BorrowedMessage<'_>) -> Option<String> {
+    let headers = message.headers()?;
+    let pairs = headers.iter().map(|h| {
+        let value = h.value.map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
+        (h.key.to_owned(), value.unwrap_or(serde_json::Value::Null))
+    });
+    Some(serde_json::Value::Object(pairs.collect()).to_string())
+}
+
+/// What the client calls back: statistics, logs, errors.
+struct Context {
+    shared: Arc<Shared>,
+    topic: String,
+}
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        let mut ends = lock(&self.shared.ends);
+        for (partition, p) in &topic.partitions {
+            // A reader of committed records sees up to the last stable offset.
+            let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
+            if end >= 0 {
+                ends.insert(*partition, end);
+            }
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                warn!(topic = %self.topic, facility, "{message}");
+            }
+            _ => info!(topic = %self.topic, facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        info!(topic = %self.topic, %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Context {}

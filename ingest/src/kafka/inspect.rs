@@ -1,0 +1,121 @@
+//! Asking a broker what a topic has: partitions and offsets. Blocking; call it off the runtime.
+
+use super::{SourceError, client_config};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use std::time::Duration;
+use tidemill_core::catalog::KafkaSource;
+use tidemill_core::{Offset, PartitionId};
+
+/// How long a broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Where a new pipe begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartPosition {
+    /// At the oldest record that the source still has.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// At the first record that is not older, milliseconds since 1970.
+    TimestampMs(i64),
+}
+
+/// The partitions of the topic and the exact offset at which each begins.
+pub fn start_offsets(source: &KafkaSource, start: &StartPosition) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+    let consumer = connect(source)?;
+    let partitions = partitions(&consumer, source)?;
+    resolve(&consumer, source, &partitions, start)
+}
+
+/// The partitions that the topic has and `known` does not, from their oldest record on.
+pub fn added_partitions(
+    source: &KafkaSource,
+    known: &[PartitionId],
+) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+    let consumer = connect(source)?;
+    let mut added = partitions(&consumer, source)?;
+    added.retain(|p| !known.contains(&PartitionId(*p as u32)));
+    resolve(&consumer, source, &added, &StartPosition::Earliest)
+}
+
+fn connect(source: &KafkaSource) -> Result<BaseConsumer, SourceError> {
+    let mut config = client_config(source, "tidemill.inspect");
+    // An inspection is one question; statistics and prefetching would only cost.
+    config.set("statistics.interval.ms", "0");
+    config.create().map_err(|e| match e {
+        KafkaError::ClientConfig(_, why, name, value) => SourceError(format!(
+            "the Kafka client does not take {name} = '{value}': {why}"
+        )),
+        other => SourceError(format!("the Kafka client cannot be set up: {other}")),
+    })
+}
+
+fn partitions(consumer: &BaseConsumer, source: &KafkaSource) -> Result<Vec<i32>, SourceError> {
+    let metadata = consumer.fetch_metadata(Some(&source.topic), PATIENCE).map_err(|e| unreachable(source, &e))?;
+    let topic = metadata.topics().iter().find(|t| t.name() == source.topic);
+    let missing = || {
+        SourceError(format!(
+            "the broker at {} has no topic '{}'; create it there first, or correct the name",
+            source.brokers, source.topic
+        ))
+    };
+    let topic = topic.ok_or_else(missing)?;
+    if let Some(error) = topic.error() {
+        return Err(match RDKafkaErrorCode::from(error) {
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
+            code => SourceError(format!("the broker at {} does not give topic '{}': {code}", source.brokers, source.topic)),
+        });
+    }
+    let mut ids: Vec<i32> = topic.partitions().iter().map(|p| p.id()).collect();
+    ids.sort_unstable();
+    if ids.is_empty() {
+        return Err(missing());
+    }
+    Ok(ids)
+}
+
+fn resolve(
+    consumer: &BaseConsumer,
+    source: &KafkaSource,
+    partitions: &[i32],
+    start: &StartPosition,
+) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+    let watermarks = |partition: i32| {
+        consumer.fetch_watermarks(&source.topic, partition, PATIENCE).map_err(|e| unreachable(source, &e))
+    };
+    let at = |partition: i32, offset: i64| (PartitionId(partition as u32), Offset(offset.max(0) as u64));
+    if let StartPosition::TimestampMs(ms) = start {
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted
+                .add_partition_offset(&source.topic, *partition, KafkaOffset::Offset(*ms))
+                .map_err(|e| unreachable(source, &e))?;
+        }
+        let found = consumer.offsets_for_times(wanted, PATIENCE).map_err(|e| unreachable(source, &e))?;
+        return found
+            .elements()
+            .iter()
+            .map(|element| match element.offset() {
+                KafkaOffset::Offset(offset) => Ok(at(element.partition(), offset)),
+                // No record is that young: begin with the next one.
+                _ => Ok(at(element.partition(), watermarks(element.partition())?.1)),
+            })
+            .collect();
+    }
+    partitions
+        .iter()
+        .map(|partition| {
+            let (low, high) = watermarks(*partition)?;
+            Ok(at(*partition, if *start == StartPosition::Latest { high } else { low }))
+        })
+        .collect()
+}
+
+fn unreachable(source: &KafkaSource, error: &KafkaError) -> SourceError {
+    SourceError(format!(
+        "the Kafka broker at {} does not answer ({error}); check the address and that the broker runs",
+        source.brokers
+    ))
+}

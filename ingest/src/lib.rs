@@ -1,0 +1,15 @@
+//! From a source to spans of rows to commits.
+//!
+//! A [`task::ShardTask`] is what the leader of a shard runs: consumer threads ([`kafka`]) poll the
+//! source partitions that map to the shard, a decoder ([`decode`]) turns each run of records into
+//! columns, the memtable (in `tidemill-storage`) makes them queryable, and a writer ([`writer`]) cuts
+//! it into parts and commits them together with the offsets they cover.
+//!
+//! This crate sees the catalog through [`writer::Committer`] alone. It keeps no offset of its own: a
+//! task begins where the catalog says, and what the catalog did not accept did not happen.
+
+pub mod budget;
+pub mod decode;
+pub mod kafka;
+pub mod task;
+pub mod writer;

@@ -1,0 +1,238 @@
+//! Where the crates meet: the catalog as ingest and query see it, fresh rows of other nodes, and progress.
+
+use crate::ipc::PieceReader;
+use crate::manager::Reports;
+use crate::supervisor::Supervisor;
+use crate::time::now_ms;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tidemill_core::catalog::KafkaSource;
+use tidemill_core::command::CommitPart;
+use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::{
+    Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, ShardId, SpanKey, TableId, Version,
+};
+use tidemill_ingest::kafka;
+use tidemill_ingest::writer::{CommitUnknown, Committer};
+use tidemill_proto::api::fresh_client::FreshClient;
+use tidemill_proto::api::manager_client::ManagerClient;
+use tidemill_proto::api::pin_reply::Kind;
+use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressRequest};
+use tidemill_query::{
+    CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, Sources, StartPosition,
+};
+use tidemill_raft::{Catalog, ProposeError, ReadError};
+use tidemill_storage::memtable::{PinnedBatch, PinnedPartition, PinnedShard};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a statement waits for the catalog.
+const STATEMENT: Duration = Duration::from_secs(10);
+/// How long a commit waits before it is proposed again.
+const COMMIT: Duration = Duration::from_secs(3);
+/// How long a pin on another node may take.
+const PIN: Duration = Duration::from_secs(5);
+
+/// Proposes `command`, dated now.
+pub async fn propose(
+    catalog: &Catalog,
+    command: Command,
+    deadline: Duration,
+) -> Result<(Version, Outcome), ProposeError> {
+    catalog.propose(Proposal::new(now_ms(), command), deadline).await
+}
+
+/// The replicated catalog, for query and ingest.
+pub struct SharedCatalog(pub Catalog);
+
+#[async_trait]
+impl tidemill_query::Catalog for SharedCatalog {
+    async fn linearizable(&self) -> Result<Arc<dyn CatalogSnapshot>, CatalogError> {
+        self.0.read_index(STATEMENT).await.map_err(read_error)?;
+        self.local()
+    }
+
+    fn local(&self) -> Result<Arc<dyn CatalogSnapshot>, CatalogError> {
+        self.0.snapshot().map_err(read_error)
+    }
+
+    async fn propose(&self, command: Command) -> Result<(Version, Outcome), CatalogError> {
+        propose(&self.0, command, STATEMENT).await.map_err(|e| match e {
+            ProposeError::NotSent(why) => CatalogError::Unavailable(why),
+            other => CatalogError::Unknown(other.to_string()),
+        })
+    }
+}
+
+fn read_error(error: ReadError) -> CatalogError {
+    match error {
+        ReadError::Store(why) => CatalogError::Fatal(why),
+        other => CatalogError::Unavailable(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl Committer for SharedCatalog {
+    async fn commit(&self, commit: CommitPart) -> Result<Outcome, CommitUnknown> {
+        let proposed = propose(&self.0, Command::CommitPart(commit), COMMIT).await;
+        proposed.map(|(_, outcome)| outcome).map_err(|e| CommitUnknown(e.to_string()))
+    }
+}
+
+/// Connections to other nodes, one for each address.
+#[derive(Default)]
+pub struct Connections {
+    open: Mutex<BTreeMap<String, Channel>>,
+}
+
+impl Connections {
+    fn to(&self, address: &str) -> Result<Channel, String> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = open.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
+        let channel = endpoint.connect_timeout(Duration::from_millis(700)).tcp_nodelay(true).connect_lazy();
+        open.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+/// Fresh rows of this node and of others.
+pub struct ClusterRows {
+    /// This node.
+    pub node: NodeId,
+    /// Its tasks.
+    pub supervisor: Arc<Supervisor>,
+    /// Knows where the others are.
+    pub catalog: Catalog,
+    /// Ways to them.
+    pub connections: Arc<Connections>,
+}
+
+#[async_trait]
+impl FreshRows for ClusterRows {
+    async fn pin(&self, leader: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+        if leader == self.node {
+            return self.supervisor.pin(shard, epoch).ok_or(PinError::NotLeading);
+        }
+        let member = self.catalog.peer(leader).ok_or_else(|| PinError::Unreachable(format!("node {leader} is unknown")))?;
+        let channel = self.connections.to(&member.api_addr).map_err(PinError::Unreachable)?;
+        let asked = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch)).await;
+        asked.unwrap_or_else(|_| Err(PinError::Unreachable(format!("node '{}' does not answer", member.name))))
+    }
+}
+
+async fn pin_remote(channel: Channel, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+    let failed = |status: tonic::Status| match status.code() {
+        tonic::Code::FailedPrecondition => PinError::NotLeading,
+        _ => PinError::Unreachable(status.message().to_owned()),
+    };
+    let broken = |what: &str| PinError::Unreachable(format!("its answer is not readable: {what}"));
+    let request = PinRequest { table: shard.table.0, shard: shard.index, epoch: epoch.0 };
+    let mut client = FreshClient::new(channel).max_decoding_message_size(16 << 20);
+    let mut replies = client.pin(request).await.map_err(failed)?.into_inner();
+    let (mut header, mut reader, mut batches) = (None, PieceReader::default(), Vec::new());
+    while let Some(reply) = replies.message().await.map_err(failed)? {
+        match reply.kind {
+            Some(Kind::Header(h)) => header = Some(h),
+            Some(Kind::Ipc(piece)) => batches.extend(reader.read(piece.to_vec()).map_err(|e| broken(&e.to_string()))?),
+            None => {}
+        }
+    }
+    let header: PinHeader = header.ok_or_else(|| broken("no header"))?;
+    if header.batches.len() != batches.len() {
+        return Err(broken("batches are missing"));
+    }
+    let partitions: Vec<PinnedPartition> = header.partitions.iter().map(pinned_partition).collect();
+    let mut pinned = Vec::with_capacity(batches.len());
+    for (rows, index) in batches.into_iter().zip(header.batches) {
+        let key = partitions.get(index as usize).ok_or_else(|| broken("an unknown partition"))?.key;
+        pinned.push(PinnedBatch { key, rows });
+    }
+    Ok(PinnedShard { shard, epoch: Epoch(header.epoch), partitions, batches: pinned })
+}
+
+fn pinned_partition(p: &api::PinnedPartition) -> PinnedPartition {
+    PinnedPartition { key: span_key(p.pipe, p.partition, p.incarnation), from: Offset(p.from), to: Offset(p.to) }
+}
+
+fn span_key(pipe: u64, partition: u32, incarnation: u64) -> SpanKey {
+    SpanKey { pipe: PipeId(pipe), partition: PartitionId(partition), incarnation: Incarnation(incarnation) }
+}
+
+/// What the manager knows, wherever it is.
+pub struct ClusterProgress {
+    /// Finds the manager.
+    pub catalog: Catalog,
+    /// What is heard here, for when the manager is here.
+    pub reports: Arc<Reports>,
+    /// Ways to the others.
+    pub connections: Arc<Connections>,
+}
+
+impl ClusterProgress {
+    /// The reports of all nodes; `None` when the manager is unknown or does not answer.
+    pub async fn reports(&self) -> Option<Vec<NodeReport>> {
+        let leadership = *self.catalog.leadership().borrow();
+        if leadership.is_self {
+            return Some(self.reports.all());
+        }
+        let manager = self.catalog.peer(leadership.leader?)?;
+        let mut client = ManagerClient::new(self.connections.to(&manager.raft_addr).ok()?);
+        let asked = tokio::time::timeout(Duration::from_secs(1), client.progress(ProgressRequest {})).await;
+        let reply = asked.ok()?.ok()?.into_inner();
+        reply.manager.then_some(reply.nodes)
+    }
+}
+
+#[async_trait]
+impl Progress for ClusterProgress {
+    async fn progress(&self) -> Option<Vec<NodeProgress>> {
+        Some(self.reports().await?.into_iter().map(node_progress).collect())
+    }
+}
+
+fn node_progress(report: NodeReport) -> NodeProgress {
+    let progress = report.progress.unwrap_or_default();
+    let mut partitions = Vec::new();
+    for task in progress.tasks {
+        let shard = ShardId { table: TableId(task.table), index: task.shard };
+        partitions.extend(task.partitions.into_iter().map(|p| PartitionProgress {
+            key: span_key(p.pipe, p.partition, p.incarnation),
+            shard,
+            position: Offset(p.position),
+            end: p.end.map(Offset),
+            waiting_for: p.waiting_for,
+        }));
+    }
+    NodeProgress {
+        node: NodeId(report.node),
+        silent_ms: report.silent_ms,
+        memtable_bytes: progress.memtable_bytes,
+        rows_per_second: progress.rows_per_second,
+        partitions,
+    }
+}
+
+/// Asks Kafka, off the runtime.
+pub struct KafkaSources;
+
+#[async_trait]
+impl Sources for KafkaSources {
+    async fn kafka_start(
+        &self,
+        source: &KafkaSource,
+        start: &StartPosition,
+    ) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+        let source = source.clone();
+        let start = match start {
+            StartPosition::Earliest => kafka::StartPosition::Earliest,
+            StartPosition::Latest => kafka::StartPosition::Latest,
+            StartPosition::TimestampMs(ms) => kafka::StartPosition::TimestampMs(*ms),
+        };
+        let asked = tokio::task::spawn_blocking(move || kafka::start_offsets(&source, &start)).await;
+        asked.map_err(|e| SourceError(e.to_string()))?.map_err(|e| SourceError(e.0))
+    }
+}

@@ -1,0 +1,369 @@
+//! `tidemill init`: writes ready configurations for a cluster on this machine, one folder per node,
+//! and says how to start them. It starts nothing and never overwrites without being told to.
+
+use anyhow::{Context, bail, ensure};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The command that starts a node; the path of its configuration follows.
+const START: &str = "tidemill node --config";
+
+/// Writes the configuration of a new cluster on this machine
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The folder that gets n1/node.toml, n2/node.toml, …
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// The name of the cluster
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    cluster: String,
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]
+    nodes: u16,
+    /// Node i listens on PORT+i (raft), PORT+100+i (api) and PORT+200+i (http)
+    #[arg(long, value_name = "PORT", default_value_t = 7300)]
+    base_port: u16,
+    /// The shared folder or bucket for parts [default: DIR/parts]
+    #[arg(long, value_name = "URL")]
+    parts: Option<String>,
+    /// Overwrite configurations that are already there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Writes the files and prints what to do next.
+///
+/// # Errors
+/// When a name or port makes no sense, a file is there already or cannot be written.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let made = write(&args)?;
+    print!("{}", next_steps(&args, &made));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes all files, or none when one of them exists. Returns their paths.
+fn write(args: &Args) -> anyhow::Result<Vec<PathBuf>> {
+    check(args)?;
+    fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    let dir = args
+        .dir
+        .canonicalize()
+        .with_context(|| format!("cannot resolve {}", args.dir.display()))?;
+    let paths: Vec<PathBuf> = (1..=args.nodes)
+        .map(|i| dir.join(format!("n{i}")).join("node.toml"))
+        .collect();
+    let there: Vec<String> = paths
+        .iter()
+        .filter(|path| path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    if !args.force && !there.is_empty() {
+        bail!("already there: {}; --force overwrites", there.join(", "));
+    }
+    let parts = match &args.parts {
+        Some(url) => url.clone(),
+        None => {
+            let parts = dir.join("parts");
+            fs::create_dir_all(&parts).with_context(|| format!("cannot create {}", parts.display()))?;
+            file_url(&parts)?
+        }
+    };
+    for (path, i) in paths.iter().zip(1..) {
+        // Each path was made by joining two names to a folder, so it has a parent.
+        let folder = path.parent().unwrap_or(&dir);
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let text = node_toml(args, i, &parts);
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(paths)
+}
+
+fn check(args: &Args) -> anyhow::Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    ensure!(
+        !args.cluster.is_empty() && args.cluster.chars().all(fits),
+        "the cluster name '{}' may have letters, digits, '-' and '_' only",
+        args.cluster
+    );
+    ensure!(
+        args.base_port
+            .checked_add(200)
+            .and_then(|port| port.checked_add(args.nodes))
+            .is_some(),
+        "--base-port {} is too high: ports end at 65535",
+        args.base_port
+    );
+    if let Some(url) = &args.parts {
+        let known = url.split_once("://").is_some_and(|(scheme, rest)| {
+            !scheme.is_empty() && !rest.is_empty() && (!["file", "local"].contains(&scheme) || rest.starts_with('/'))
+        });
+        ensure!(
+            known,
+            "--parts '{url}' is not an absolute URL such as file:///srv/parts"
+        );
+    }
+    Ok(())
+}
+
+/// The configuration of node `i`, from 1. The ports were checked to fit.
+fn node_toml(args: &Args, i: u16, parts: &str) -> String {
+    let cluster = quoted(&args.cluster);
+    let parts = quoted(parts);
+    let mut text = format!(
+        "\
+# Node n{i} of a Tidemill cluster. Start it with
+#   {START} n{i}/node.toml
+
+# The name of the cluster. A data folder belongs to one cluster and is refused by any other.
+cluster = {cluster}
+# The name of this node; must be one of the members below.
+name = \"n{i}\"
+# The folder for the Raft log, the catalog and temporary files, relative to this file. Wiping it makes this a new node.
+data_dir = \"data\"
+# Where parts are stored: a folder or bucket that every node reaches under the same URL.
+part_store = {parts}
+# The set of nodes that this one works with.
+warehouse = \"default\"
+
+# The addresses to listen on, when they differ from those that the others connect to (containers, NAT).
+# [listen]
+# raft = \"0.0.0.0:{raft}\"
+# api  = \"0.0.0.0:{api}\"
+# http = \"0.0.0.0:{http}\"
+
+# What memtables and queries may use.
+# [memory]
+# memtables = \"512MiB\"
+# queries = \"1GiB\"
+
+# The founding members: the same, in the same order, in the files of all nodes.
+",
+        raft = args.base_port + i,
+        api = args.base_port + 100 + i,
+        http = args.base_port + 200 + i,
+    );
+    for member in 1..=args.nodes {
+        let port = args.base_port + member;
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "[[members]]\nname = \"n{member}\"\nraft = \"127.0.0.1:{port}\"\napi  = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\n",
+            port + 100,
+            port + 200,
+        );
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The `file://` URL of an absolute path, with what a URL cannot hold percent-encoded (RFC 3986).
+fn file_url(path: &Path) -> anyhow::Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let mut url = "file://".to_owned();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => url.push(char::from(byte)),
+            // Writing to a string cannot fail.
+            _ => drop(write!(url, "%{byte:02X}")),
+        }
+    }
+    Ok(url)
+}
+
+fn next_steps(args: &Args, paths: &[PathBuf]) -> String {
+    let mut text = format!(
+        "The cluster '{}' is configured. Start each node in a terminal of its own:\n",
+        args.cluster
+    );
+    let addresses: Vec<String> = (1..=args.nodes)
+        .map(|i| format!("127.0.0.1:{}", args.base_port + 100 + i))
+        .collect();
+    for path in paths {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {START} {}", shell_word(&path.display().to_string()));
+    }
+    let connect = if args.base_port == 7300 && args.nodes == 3 {
+        String::new()
+    } else {
+        format!(" --connect {}", addresses.join(","))
+    };
+    let _ = write!(
+        text,
+        "then look and ask:\n  tidemill cluster status{connect}\n  tidemill sql{connect}\n"
+    );
+    if args.nodes.is_multiple_of(2) {
+        let _ = writeln!(
+            text,
+            "note: {} nodes survive the loss of no more nodes than {} do",
+            args.nodes,
+            args.nodes - 1
+        );
+    }
+    text
+}
+
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~+:@%".contains(c);
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeConfig;
+
+    fn args(dir: &Path) -> Args {
+        Args {
+            dir: dir.to_owned(),
+            cluster: "demo".to_owned(),
+            nodes: 3,
+            base_port: 7300,
+            parts: None,
+            force: false,
+        }
+    }
+
+    #[test]
+    fn three_files_that_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("my cluster");
+        let paths = write(&args(&dir)).unwrap();
+        assert_eq!(paths.len(), 3);
+        let tables: Vec<toml::Table> = paths
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap().parse().unwrap())
+            .collect();
+        for (i, table) in tables.iter().enumerate() {
+            assert_eq!(table["cluster"].as_str(), Some("demo"));
+            assert_eq!(table["name"].as_str().unwrap(), format!("n{}", i + 1));
+            assert_eq!(table["members"], tables[0]["members"]);
+            let url = table["part_store"].as_str().unwrap();
+            assert!(
+                url.starts_with("file:///") && url.ends_with("/my%20cluster/parts"),
+                "{url}"
+            );
+            let keys: Vec<&str> = table.keys().map(String::as_str).collect();
+            assert_eq!(
+                keys,
+                ["cluster", "data_dir", "members", "name", "part_store", "warehouse"]
+            );
+        }
+        let second = &tables[0]["members"][1];
+        assert_eq!(second["raft"].as_str(), Some("127.0.0.1:7302"));
+        assert_eq!(second["api"].as_str(), Some("127.0.0.1:7402"));
+        assert_eq!(second["http"].as_str(), Some("127.0.0.1:7502"));
+        assert!(dir.canonicalize().unwrap().join("parts").is_dir());
+    }
+
+    #[test]
+    fn the_node_accepts_them_with_and_without_what_is_commented_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in write(&args(folder.path())).unwrap() {
+            let config = NodeConfig::load(&path).unwrap();
+            assert_eq!(
+                (config.members.len(), config.data_dir),
+                (3, path.with_file_name("data"))
+            );
+
+            let hidden = |line: &str| line.starts_with("# [") || (line.starts_with("# ") && line.contains(" = \""));
+            let text = fs::read_to_string(&path).unwrap();
+            let all: Vec<&str> = text
+                .lines()
+                .map(|line| if hidden(line) { &line[2..] } else { line })
+                .collect();
+            let all = all.join("\n");
+            assert!(all.contains("\n[listen]\n") && all.contains("\n[memory]\n"), "{all}");
+            fs::write(&path, all).unwrap();
+            assert!(NodeConfig::load(&path).unwrap().listen.api.starts_with("0.0.0.0:740"));
+        }
+    }
+
+    #[test]
+    fn existing_files_are_kept_unless_forced() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("n2")).unwrap();
+        let precious = folder.path().join("n2/node.toml");
+        fs::write(&precious, "mine").unwrap();
+        let error = write(&args(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("n2/node.toml") && error.contains("--force"), "{error}");
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+        assert!(!folder.path().join("n1").exists(), "nothing is half done");
+
+        write(&Args {
+            force: true,
+            ..args(folder.path())
+        })
+        .unwrap();
+        assert!(fs::read_to_string(&precious).unwrap().contains("name = \"n2\""));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = args(folder.path());
+        for bad in [
+            Args {
+                cluster: "a b".to_owned(),
+                ..good.clone()
+            },
+            Args {
+                cluster: String::new(),
+                ..good.clone()
+            },
+            Args {
+                base_port: 65_400,
+                ..good.clone()
+            },
+            Args {
+                parts: Some("relative/parts".to_owned()),
+                ..good.clone()
+            },
+            Args {
+                parts: Some("file://parts".to_owned()),
+                ..good.clone()
+            },
+        ] {
+            assert!(write(&bad).is_err(), "{bad:?}");
+        }
+        assert!(
+            write(&Args {
+                parts: Some("s3://bucket/parts".to_owned()),
+                ..good
+            })
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_next_steps_can_be_pasted() {
+        let plain = next_steps(&args(Path::new(".")), &[PathBuf::from("/a b/n1/node.toml")]);
+        assert!(
+            plain.contains("--config '/a b/n1/node.toml'\n") && plain.contains("  tidemill sql\n"),
+            "{plain}"
+        );
+        let other = Args {
+            base_port: 8300,
+            nodes: 2,
+            ..args(Path::new("."))
+        };
+        let text = next_steps(&other, &[]);
+        assert!(
+            text.contains("tidemill sql --connect 127.0.0.1:8401,127.0.0.1:8402\n"),
+            "{text}"
+        );
+        assert!(text.contains("note: 2 nodes"), "{text}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Heartbeats: every 200 ms this node tells the manager that it lives and how far its tasks are.
+
+use crate::manager::Reports;
+use crate::supervisor::Supervisor;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tidemill_core::catalog::Addresses;
+use tidemill_core::{BootId, InstanceId, NodeId, SpanKey, Version};
+use tidemill_proto::api::manager_client::ManagerClient;
+use tidemill_proto::api::{BeatRequest, NodeProgress, PartitionProgress, TaskProgress};
+use tidemill_raft::Catalog;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tracing::warn;
+
+/// How often a node tells.
+pub const BEAT: Duration = Duration::from_millis(200);
+/// How long a manager may take to answer.
+const BEAT_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// When a manager last took a heartbeat of this node.
+#[derive(Debug)]
+pub struct Contact {
+    last: Mutex<Instant>,
+}
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self { last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Contact {
+    fn touch(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long no manager has answered.
+    pub fn silence(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// Sends this node's heartbeats.
+pub struct Heart {
+    /// This node.
+    pub node: NodeId,
+    /// This run of its process.
+    pub boot: BootId,
+    /// Its data folder.
+    pub instance: InstanceId,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// Finds the manager.
+    pub catalog: Catalog,
+    /// Says how far tasks are.
+    pub supervisor: Arc<Supervisor>,
+    /// The manager's memory, for when this node is the manager.
+    pub reports: Arc<Reports>,
+    /// Kept up to date.
+    pub contact: Arc<Contact>,
+    /// Whether this node wants to give up its shards.
+    pub draining: AtomicBool,
+    /// The oldest version that queries here still read.
+    pub pinned: Box<dyn Fn() -> Option<Version> + Send + Sync>,
+}
+
+impl Heart {
+    /// Beats forever; sends the reason through `refused` when the cluster will not have this node.
+    pub async fn run(self: Arc<Self>, refused: watch::Sender<Option<String>>) {
+        let mut channels: BTreeMap<NodeId, (String, Channel)> = BTreeMap::new();
+        let mut rates = Rates::default();
+        let mut tick = tokio::time::interval(BEAT);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let beat = self.beat(&mut rates);
+            let leadership = *self.catalog.leadership().borrow();
+            if leadership.is_self {
+                if let Some(why) = self.reports.take(beat) {
+                    refused.send_replace(Some(why));
+                }
+                self.contact.touch();
+                continue;
+            }
+            let Some(leader) = leadership.leader else { continue };
+            let Some(channel) = self.channel(&mut channels, leader) else { continue };
+            let mut client = ManagerClient::new(channel);
+            match tokio::time::timeout(BEAT_TIMEOUT, client.beat(beat)).await {
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    if reply.accepted {
+                        self.contact.touch();
+                    }
+                    if !reply.refused.is_empty() {
+                        refused.send_replace(Some(reply.refused));
+                    }
+                }
+                Ok(Err(status)) => warn!(%leader, "the manager does not take heartbeats: {}", status.message()),
+                Err(_) => warn!(%leader, "the manager does not answer heartbeats"),
+            }
+        }
+    }
+
+    fn channel(&self, channels: &mut BTreeMap<NodeId, (String, Channel)>, leader: NodeId) -> Option<Channel> {
+        let address = self.catalog.peer(leader)?.raft_addr;
+        if let Some((known, channel)) = channels.get(&leader)
+            && *known == address
+        {
+            return Some(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let channel = endpoint.connect_timeout(BEAT_TIMEOUT).tcp_nodelay(true).connect_lazy();
+        channels.insert(leader, (address, channel.clone()));
+        Some(channel)
+    }
+
+    fn beat(&self, rates: &mut Rates) -> BeatRequest {
+        let reports = self.supervisor.reports();
+        let positions = reports.iter().flat_map(|r| r.partitions.iter().map(|p| (p.key, p.position.0)));
+        let rows_per_second = rates.update(positions.collect());
+        let tasks = reports.into_iter().map(|report| TaskProgress {
+            table: report.shard.table.0,
+            shard: report.shard.index,
+            epoch: report.epoch.0,
+            partitions: report
+                .partitions
+                .into_iter()
+                .map(|p| PartitionProgress {
+                    pipe: p.key.pipe.0,
+                    partition: p.key.partition.0,
+                    incarnation: p.key.incarnation.0,
+                    position: p.position.0,
+                    end: p.end.map(|end| end.0),
+                    waiting_for: p.waiting_for,
+                })
+                .collect(),
+        });
+        BeatRequest {
+            node: self.node.0,
+            boot: self.boot.to_string(),
+            instance: self.instance.to_string(),
+            raft: self.addresses.raft.clone(),
+            api: self.addresses.api.clone(),
+            http: self.addresses.http.clone(),
+            draining: self.draining.load(Ordering::Acquire),
+            progress: Some(NodeProgress {
+                memtable_bytes: self.supervisor.memtable_bytes(),
+                rows_per_second,
+                tasks: tasks.collect(),
+                oldest_pinned_version: (self.pinned)().map_or(0, |v| v.0),
+            }),
+        }
+    }
+}
+
+/// Records per second over the last few seconds, from positions.
+#[derive(Default)]
+struct Rates {
+    last: BTreeMap<SpanKey, u64>,
+    at: Option<Instant>,
+    smooth: f64,
+}
+
+impl Rates {
+    fn update(&mut self, now: BTreeMap<SpanKey, u64>) -> f64 {
+        let read = now.iter().filter_map(|(key, at)| Some(at.saturating_sub(*self.last.get(key)?)));
+        let read: u64 = read.sum();
+        if let Some(at) = self.at {
+            let seconds = at.elapsed().as_secs_f64().max(0.001);
+            // A step of 200 ms counts for a tenth: the mean over about two seconds.
+            self.smooth += (read as f64 / seconds - self.smooth) * 0.1;
+        }
+        (self.at, self.last) = (Some(Instant::now()), now);
+        if self.smooth < 0.5 { 0.0 } else { self.smooth }
+    }
+}

@@ -1,0 +1,65 @@
+//! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`.
+
+use crate::heartbeat::Contact;
+use crate::metrics::Metrics;
+use crate::supervisor::{ALONE, Supervisor};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use std::future::Future;
+use std::sync::Arc;
+use tidemill_raft::Catalog;
+use tokio::net::TcpListener;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The tasks.
+    pub supervisor: Arc<Supervisor>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether a manager answers.
+    pub contact: Arc<Contact>,
+}
+
+/// Serves the pages until `until` ends.
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(pages);
+    axum::serve(listener, router).with_graceful_shutdown(until).await
+}
+
+async fn healthz(State(pages): State<Pages>) -> (StatusCode, String) {
+    match pages.catalog.status().stopped {
+        None => (StatusCode::OK, "ok\n".into()),
+        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("Raft has stopped: {why}\n")),
+    }
+}
+
+async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
+    let status = pages.catalog.status();
+    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    match status.leader {
+        _ if status.stopped.is_some() => not_ready("Raft has stopped".into()),
+        None => not_ready(status.waiting_for.unwrap_or_else(|| "no leader is known".into())),
+        Some(_) if pages.contact.silence() > ALONE => not_ready("no manager answers".into()),
+        Some(_) => (StatusCode::OK, "ready\n".into()),
+    }
+}
+
+async fn metrics(State(pages): State<Pages>) -> (StatusCode, String) {
+    match pages.metrics.text(&pages.catalog, &pages.supervisor) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}

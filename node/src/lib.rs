@@ -1,0 +1,19 @@
+//! The Tidemill node: wiring, supervisor, services and command line.
+//!
+//! Three runtimes keep what must never wait apart from what may: `control` runs Raft, heartbeats, the manager
+//! and HTTP; `ingest` runs the writers of the shards; `query` runs SQL and the api. Consumer threads
+//! are threads of their own.
+
+pub mod adapters;
+pub mod cli;
+pub mod collector;
+pub mod config;
+pub mod heartbeat;
+pub mod http;
+pub mod ipc;
+pub mod manager;
+pub mod metrics;
+pub mod server;
+pub mod services;
+pub mod supervisor;
+pub mod time;

@@ -1,0 +1,74 @@
+//! The `tidemill` binary: a node, and the tools that talk to one.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tidemill_node::cli::{init, sql, status};
+use tidemill_node::config::{self, NodeConfig};
+use tidemill_node::server;
+
+/// Streams in, exactly once; columnar tables out, a second later.
+#[derive(Parser)]
+#[command(name = "tidemill", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node
+    Node {
+        /// Its configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Write configurations for a new cluster
+    Init(init::Args),
+    /// Run SQL, in a shell or from the command line
+    Sql(sql::Args),
+    /// Look at the cluster
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Print the reference of all settings of node.toml, in Markdown
+    ConfigReference,
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Show nodes, shards and who leads
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Node { config } => run_node(config),
+        Command::Init(args) => on_runtime(init::run(args)),
+        Command::Sql(args) => on_runtime(sql::run(args)),
+        Command::Cluster { command: ClusterCommand::Status(args) } => on_runtime(status::run(args)),
+        Command::ConfigReference => {
+            print!("{}", config::reference());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run_node(file: PathBuf) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    server::run(NodeConfig::load(&file)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

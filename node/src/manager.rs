@@ -1,0 +1,278 @@
+//! The manager: what the Raft leader does besides. It hears the heartbeats, says who is down, and
+//! gives shards their leaders.
+//!
+//! What it hears is soft and stays in memory; what it decides is a command, checked in apply against
+//! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
+//! declares anybody down: until then it has not had the chance to hear them.
+
+use crate::adapters::propose;
+use crate::collector;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeState, Pipe, Shard};
+use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, SetNodeState};
+use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
+use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
+use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
+use tidemill_proto::api::{BeatRequest, NodeProgress, NodeReport};
+use tidemill_raft::Catalog;
+use tidemill_storage::store::PartStore;
+use tracing::{debug, info, warn};
+
+/// How long a node may be silent before it is down.
+pub const SILENT: Duration = Duration::from_millis(1500);
+/// How often the manager looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often shards may move for the sake of balance alone.
+const REBALANCE: Duration = Duration::from_secs(5);
+/// How often sources are asked for new partitions, and unreferenced files are looked for.
+const CHORES: Duration = Duration::from_secs(15);
+
+/// What the nodes last said, as the manager heard it.
+#[derive(Debug, Default)]
+pub struct Reports {
+    heard: Mutex<BTreeMap<NodeId, Report>>,
+    refused: Mutex<BTreeMap<BootId, String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Report {
+    boot: BootId,
+    instance: InstanceId,
+    addresses: Addresses,
+    draining: bool,
+    progress: NodeProgress,
+    at: Instant,
+}
+
+impl Reports {
+    /// Takes a heartbeat. `Some` says why the sender must stop.
+    pub fn take(&self, beat: BeatRequest) -> Option<String> {
+        let (Ok(boot), Ok(instance)) = (beat.boot.parse(), beat.instance.parse()) else {
+            return Some("the heartbeat is not readable: the nodes run versions that do not fit together".into());
+        };
+        let report = Report {
+            boot,
+            instance,
+            addresses: Addresses { raft: beat.raft, api: beat.api, http: beat.http },
+            draining: beat.draining,
+            progress: beat.progress.unwrap_or_default(),
+            at: Instant::now(),
+        };
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(NodeId(beat.node), report);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&boot)
+    }
+
+    /// Everything heard, for queries and status.
+    pub fn all(&self) -> Vec<NodeReport> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard
+            .iter()
+            .map(|(node, report)| NodeReport {
+                node: node.0,
+                silent_ms: report.at.elapsed().as_millis() as u64,
+                progress: Some(report.progress.clone()),
+            })
+            .collect()
+    }
+
+    fn get(&self, node: NodeId) -> Option<Report> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    fn refuse(&self, boot: BootId, why: String) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(boot, why);
+    }
+
+    fn clear(&self) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Manages while this node leads the Raft group.
+pub struct Manager {
+    catalog: Catalog,
+    reports: Arc<Reports>,
+    store: Arc<dyn PartStore>,
+}
+
+/// What a term of management remembers.
+struct Term {
+    since: Instant,
+    balanced: Instant,
+    chores: Instant,
+    /// The catalog's version at the last chores: what was buried before it is unknown to no heartbeat now.
+    chores_version: Version,
+    ready_since: BTreeMap<NodeId, Instant>,
+}
+
+impl Manager {
+    /// A manager; it does nothing until this node leads.
+    pub fn new(catalog: Catalog, reports: Arc<Reports>, store: Arc<dyn PartStore>) -> Self {
+        Self { catalog, reports, store }
+    }
+
+    /// Manages whenever this node leads, forever. To be run on the control runtime.
+    pub async fn run(self) {
+        let mut leadership = self.catalog.leadership();
+        loop {
+            if leadership.wait_for(|l| l.is_self).await.is_err() {
+                return;
+            }
+            // Decide on nothing older than this term of office.
+            if self.catalog.read_index(Duration::from_secs(2)).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            info!("this node is the manager");
+            self.reports.clear();
+            let now = Instant::now();
+            let mut term = Term { since: now, balanced: now, chores: now, chores_version: Version(0), ready_since: BTreeMap::new() };
+            while leadership.borrow().is_self {
+                if let Err(error) = self.look(&mut term).await {
+                    warn!("the catalog cannot be read: {error}");
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            info!("this node is not the manager any more");
+        }
+    }
+
+    async fn look(&self, term: &mut Term) -> Result<(), ViewError> {
+        let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
+        self.judge_nodes(term, &*state()?).await?;
+        self.place_shards(term, &*state()?).await?;
+        if term.chores.elapsed() >= CHORES {
+            term.chores = Instant::now();
+            let state = state()?;
+            let buried_before = std::mem::replace(&mut term.chores_version, state.version());
+            self.spawn_chores(state, buried_before);
+        }
+        Ok(())
+    }
+
+    async fn judge_nodes(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+        for node in state.list::<Node>(&[])? {
+            let report = self.reports.get(node.id);
+            let alive = report.as_ref().filter(|r| r.at.elapsed() < SILENT);
+            let judged = match alive {
+                Some(r) if r.draining && node.boot == Some(r.boot) => {
+                    (node.state != NodeState::Draining).then(|| set_state(&node, NodeState::Draining))
+                }
+                Some(r) => {
+                    let known = node.boot == Some(r.boot) && node.addresses == r.addresses;
+                    (!known || node.state != NodeState::Ready).then(|| {
+                        Command::NodeUp(NodeUp {
+                            node: node.id,
+                            instance: r.instance,
+                            boot: r.boot,
+                            addresses: r.addresses.clone(),
+                        })
+                    })
+                }
+                None => {
+                    let may_judge = term.since.elapsed() >= SILENT;
+                    let has_been_up = matches!(node.state, NodeState::Ready | NodeState::Draining);
+                    (may_judge && has_been_up).then(|| set_state(&node, NodeState::Down))
+                }
+            };
+            match alive.is_some() && judged.is_none() && node.state == NodeState::Ready {
+                true => _ = term.ready_since.entry(node.id).or_insert_with(Instant::now),
+                false => _ = term.ready_since.remove(&node.id),
+            }
+            let Some(command) = judged else { continue };
+            info!(node = %node.name, "{}", describe(&command));
+            let outcome = propose(&self.catalog, command, Duration::from_secs(2)).await;
+            if let (Ok((_, Err(Refusal::Node(why)))), Some(report)) = (outcome, alive) {
+                self.reports.refuse(report.boot, why);
+            }
+        }
+        Ok(())
+    }
+
+    async fn place_shards(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+        let nodes = state.list::<Node>(&[])?;
+        let problem = Problem {
+            candidates: nodes.iter().filter(|n| n.state == NodeState::Ready).map(|n| n.id).collect(),
+            shards: state
+                .list::<Shard>(&[])?
+                .iter()
+                .map(|s| ShardLoad { shard: s.id, leader: s.leader, weight: 1 })
+                .collect(),
+        };
+        // A node that has just come is not given shards that others serve well.
+        let settled = problem
+            .candidates
+            .iter()
+            .all(|node| term.ready_since.get(node).is_some_and(|since| since.elapsed() >= REBALANCE));
+        let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
+        for m in place(&problem) {
+            if m.reason == MoveReason::Balance && !may_balance {
+                continue;
+            }
+            let Some(shard) = state.get::<Shard>(&m.shard)? else { continue };
+            let command = AssignLeader { shard: m.shard, replaces: shard.epoch, leader: m.to };
+            let outcome = propose(&self.catalog, Command::AssignLeader(command), Duration::from_secs(2)).await;
+            match outcome {
+                Ok((_, Ok(_))) => info!(shard = %m.shard, to = ?m.to, reason = ?m.reason, "the shard gets a leader"),
+                // The state has moved on; the next look sees how.
+                other => debug!(shard = %m.shard, ?other, "the assignment was not taken"),
+            }
+            if m.reason == MoveReason::Balance {
+                term.balanced = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is not urgent and may take long runs beside.
+    fn spawn_chores(&self, state: Arc<dyn CatalogSnapshot>, buried_before: Version) {
+        let pinned = self.reports.all().into_iter().filter_map(|r| Some(r.progress?.oldest_pinned_version));
+        let oldest = pinned.filter(|v| *v > 0).map(Version).min();
+        let may_delete_up_to = oldest.map_or(buried_before, |oldest| oldest.min(buried_before));
+        let (catalog, store) = (self.catalog.clone(), self.store.clone());
+        tokio::spawn(async move {
+            if let Err(error) = add_partitions(&catalog, &*state).await {
+                warn!("new partitions cannot be taken up: {error}");
+            }
+            if let Err(error) = collector::collect(&catalog, &*store, may_delete_up_to).await {
+                warn!("unreferenced files cannot be collected: {error}");
+            }
+        });
+    }
+}
+
+fn set_state(node: &Node, state: NodeState) -> Command {
+    Command::SetNodeState(SetNodeState { node: node.id, boot: node.boot, state })
+}
+
+fn describe(command: &Command) -> &'static str {
+    match command {
+        Command::SetNodeState(c) if c.state == NodeState::Down => "the node is silent: down",
+        Command::SetNodeState(_) => "the node gives up its shards",
+        _ => "the node is there",
+    }
+}
+
+/// Takes up partitions that sources have and their pipes do not.
+async fn add_partitions(catalog: &Catalog, state: &dyn CatalogSnapshot) -> anyhow::Result<()> {
+    for pipe in state.list::<Pipe>(&[])?.into_iter().filter(|pipe| !pipe.paused) {
+        let known: Vec<_> = state.partitions_of(pipe.id)?.iter().map(|p| p.partition).collect();
+        let source = pipe.source.clone();
+        let asked = tokio::task::spawn_blocking(move || tidemill_ingest::kafka::added_partitions(&source, &known));
+        let added = match asked.await? {
+            Ok(added) => added,
+            Err(error) => {
+                debug!(pipe = %pipe.name, %error, "the source does not say which partitions it has");
+                continue;
+            }
+        };
+        if !added.is_empty() {
+            info!(pipe = %pipe.name, count = added.len(), "the topic has new partitions");
+            let command = Command::AddPartitions(AddPartitions { pipe: pipe.id, partitions: added });
+            propose(catalog, command, Duration::from_secs(5)).await?.1?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The node's metrics, each declared here with its unit and meaning.
+
+use crate::supervisor::Supervisor;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tidemill_raft::Catalog;
+
+type Labels = Vec<(String, String)>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// All metrics of a node.
+pub struct Metrics {
+    registry: Registry,
+    queries: Counter,
+    query_errors: Counter,
+    query_seconds: Histogram,
+    raft_term: Gauge,
+    raft_is_leader: Gauge,
+    catalog_version: Gauge,
+    memtable_bytes: FloatGauge,
+    shards_led: Gauge,
+    partition_position: Family<Labels, Gauge>,
+    partition_lag: Family<Labels, Gauge>,
+    partition_stopped: Family<Labels, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            queries: Counter::default(),
+            query_errors: Counter::default(),
+            query_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            raft_term: Gauge::default(),
+            raft_is_leader: Gauge::default(),
+            catalog_version: Gauge::default(),
+            memtable_bytes: FloatGauge::default(),
+            shards_led: Gauge::default(),
+            partition_position: Family::default(),
+            partition_lag: Family::default(),
+            partition_stopped: Family::default(),
+        };
+        metrics.declare();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn declare(&mut self) {
+        let r = &mut self.registry;
+        r.register("tidemill_queries", "Statements executed", self.queries.clone());
+        r.register("tidemill_query_errors", "Statements that ended in an error", self.query_errors.clone());
+        r.register(
+            "tidemill_query_start_seconds",
+            "Time until a statement was done or its first rows could be sent, in seconds",
+            self.query_seconds.clone(),
+        );
+        r.register("tidemill_raft_term", "Term of the Raft group", self.raft_term.clone());
+        r.register("tidemill_raft_is_leader", "1 if this node leads the Raft group", self.raft_is_leader.clone());
+        r.register("tidemill_catalog_version", "Log index that this node has applied", self.catalog_version.clone());
+        r.register("tidemill_memtable_bytes", "Bytes in the memtables of this node", self.memtable_bytes.clone());
+        r.register("tidemill_shards_led", "Shards that this node leads", self.shards_led.clone());
+        r.register("tidemill_partition_position", "Next source offset to be read", self.partition_position.clone());
+        r.register("tidemill_partition_lag_records", "Records in the source not yet read", self.partition_lag.clone());
+        r.register(
+            "tidemill_partition_waiting",
+            "1 if something keeps the partition from going on",
+            self.partition_stopped.clone(),
+        );
+    }
+
+    /// Counts a statement.
+    pub fn query(&self, took: Duration, failed: bool) {
+        self.queries.inc();
+        self.query_seconds.observe(took.as_secs_f64());
+        if failed {
+            self.query_errors.inc();
+        }
+    }
+
+    /// The text that Prometheus scrapes, as of now.
+    pub fn text(&self, catalog: &Catalog, supervisor: &Supervisor) -> Result<String, std::fmt::Error> {
+        let raft = catalog.status();
+        self.raft_term.set(raft.term as i64);
+        self.raft_is_leader.set((raft.leader == Some(raft.node)).into());
+        self.catalog_version.set(raft.applied.0 as i64);
+        self.memtable_bytes.set(supervisor.memtable_bytes() as f64);
+        let reports = supervisor.reports();
+        self.shards_led.set(reports.len() as i64);
+        // Partitions come and go with their shards; what is not led here any more must not linger.
+        self.partition_position.clear();
+        self.partition_lag.clear();
+        self.partition_stopped.clear();
+        for p in reports.iter().flat_map(|r| &r.partitions) {
+            let labels: Labels = vec![
+                ("pipe".into(), p.key.pipe.to_string()),
+                ("partition".into(), p.key.partition.to_string()),
+            ];
+            self.partition_position.get_or_create(&labels).set(p.position.0 as i64);
+            self.partition_stopped.get_or_create(&labels).set((!p.waiting_for.is_empty()).into());
+            if let Some(end) = p.end {
+                self.partition_lag.get_or_create(&labels).set(end.0.saturating_sub(p.position.0) as i64);
+            }
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

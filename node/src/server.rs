@@ -1,0 +1,290 @@
+//! Starting a node, in order, and ending it, in order.
+//!
+//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store,
+//! Raft, and the founding; then heartbeats and, once the cluster knows this run of the process, tasks.
+//! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on,
+//! and only then do the servers stop.
+
+use crate::adapters::{ClusterProgress, ClusterRows, Connections, KafkaSources, SharedCatalog};
+use crate::config::NodeConfig;
+use crate::heartbeat::{Contact, Heart};
+use crate::http::{self, Pages};
+use crate::manager::{Manager, Reports};
+use crate::metrics::Metrics;
+use crate::services::{ApiService, FreshService, ManagerService};
+use crate::supervisor::Supervisor;
+use anyhow::{Context, anyhow};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tidemill_core::BootId;
+use tidemill_core::catalog::{Addresses, Shard};
+use tidemill_core::view::CatalogRead;
+use tidemill_ingest::budget::Budget;
+use tidemill_ingest::task::TaskContext;
+use tidemill_proto::api::fresh_server::FreshServer;
+use tidemill_proto::api::manager_server::ManagerServer;
+use tidemill_proto::api::tidemill_server::TidemillServer;
+use tidemill_query::{Engine, EngineConfig};
+use tidemill_raft::{Catalog, RaftConfig};
+use tidemill_storage::store::{self, PartStore};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+/// How long a graceful end may take for commits, and again for moving shards away.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs a node until it is told to end or cannot go on.
+///
+/// # Errors
+/// Says what kept the node from starting, or made it end.
+pub fn run(config: NodeConfig) -> anyhow::Result<()> {
+    let control = runtime("control", 2)?;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let ingest = runtime("ingest", cores)?;
+    let query = runtime("query", cores)?;
+    let ended = control.block_on(start_and_wait(config, &ingest, &query));
+    // Nothing of value is under way any more; what does not end by itself is not waited for.
+    query.shutdown_background();
+    ingest.shutdown_background();
+    control.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build();
+    built.with_context(|| format!("the {name} runtime cannot be started"))
+}
+
+async fn bind(what: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow!(
+            "cannot listen on {address} ({what}): the port is in use; another node or program has it. \
+             End that one, or choose another port for [listen] {what}"
+        ),
+        _ => anyhow!("cannot listen on {address} ({what}): {error}"),
+    })
+}
+
+struct Listeners {
+    raft: TcpListener,
+    api: TcpListener,
+    http: TcpListener,
+}
+
+async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -> anyhow::Result<()> {
+    let listeners = Listeners {
+        raft: bind("raft", &config.listen.raft).await?,
+        api: bind("api", &config.listen.api).await?,
+        http: bind("http", &config.listen.http).await?,
+    };
+    let parts = store::open(&config.part_store).context("the part store cannot be used")?;
+    let raft_config =
+        RaftConfig::new(config.data_dir.clone(), config.cluster.clone(), config.name.clone(), config.members.clone());
+    let (catalog, raft_service) = Catalog::start(raft_config).await?;
+
+    let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, query)?);
+    let (stop, stopped) = watch::channel(false);
+    let until = || {
+        let mut stopped = stopped.clone();
+        // An error means that the sender is gone, which says the same.
+        async move { drop(stopped.wait_for(|s| *s).await) }
+    };
+    let manager_service = ManagerService { catalog: catalog.clone(), reports: node.reports.clone() };
+    let raft_server = Server::builder()
+        .add_service(raft_service.into_server())
+        .add_service(ManagerServer::new(manager_service))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listeners.raft).with_nodelay(Some(true)), until());
+    let raft_server = tokio::spawn(raft_server);
+    tokio::spawn(http::serve(listeners.http, node.pages(), until()));
+
+    let ended = node.clone().live(&config, listeners.api, ingest, query).await;
+    stop.send_replace(true);
+    // Give the servers a moment to end their streams; peers reconnect elsewhere anyway.
+    drop(tokio::time::timeout(Duration::from_millis(500), raft_server).await);
+    tokio::time::timeout(Duration::from_secs(6), catalog.shutdown()).await.ok();
+    ended
+}
+
+/// The pieces of a node, wired together.
+struct Running {
+    name: String,
+    catalog: Catalog,
+    supervisor: Arc<Supervisor>,
+    contact: Arc<Contact>,
+    reports: Arc<Reports>,
+    progress: Arc<ClusterProgress>,
+    heart: Arc<Heart>,
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    parts: Arc<dyn PartStore>,
+}
+
+impl Running {
+    fn assemble(
+        config: &NodeConfig,
+        catalog: Catalog,
+        parts: Arc<dyn PartStore>,
+        query: &Runtime,
+    ) -> anyhow::Result<Self> {
+        let boot = BootId(rand::random());
+        let contact = Arc::new(Contact::default());
+        let reports = Arc::new(Reports::default());
+        let connections = Arc::new(Connections::default());
+        let context = Arc::new(TaskContext {
+            cluster: config.cluster.clone(),
+            committer: Arc::new(SharedCatalog(catalog.clone())),
+            store: parts.clone(),
+            budget: Arc::new(Budget::new(config.memtable_bytes)),
+            attention: Arc::default(),
+        });
+        let id = catalog.node_id();
+        let supervisor = Arc::new(Supervisor::new(id, boot, catalog.clone(), context, contact.clone()));
+        let progress = Arc::new(ClusterProgress {
+            catalog: catalog.clone(),
+            reports: reports.clone(),
+            connections: connections.clone(),
+        });
+        let rows = ClusterRows { node: id, supervisor: supervisor.clone(), catalog: catalog.clone(), connections };
+        let engine_config = EngineConfig {
+            memory_limit_bytes: config.query_bytes as usize,
+            spill_dir: Some(config.data_dir.join("spill")),
+            ..EngineConfig::default()
+        };
+        let _on_query_runtime = query.enter();
+        let engine = Engine::new(
+            engine_config,
+            Arc::new(SharedCatalog(catalog.clone())),
+            Arc::new(rows),
+            progress.clone(),
+            Arc::new(KafkaSources),
+            parts.clone(),
+            config.name.clone(),
+        );
+        let engine = Arc::new(engine.map_err(|e| anyhow!("the query engine cannot be set up: {}", e.message))?);
+        let me = config.members.iter().find(|m| m.name == config.name).context("this node is not a member")?;
+        let pinned = engine.clone();
+        let heart = Arc::new(Heart {
+            node: id,
+            boot,
+            instance: catalog.instance(),
+            addresses: Addresses { raft: me.raft_addr.clone(), api: me.api_addr.clone(), http: me.http_addr.clone() },
+            catalog: catalog.clone(),
+            supervisor: supervisor.clone(),
+            reports: reports.clone(),
+            contact: contact.clone(),
+            draining: AtomicBool::new(false),
+            pinned: Box::new(move || pinned.oldest_pinned_version()),
+        });
+        let metrics = Arc::new(Metrics::default());
+        let name = config.name.clone();
+        Ok(Self { name, catalog, supervisor, contact, reports, progress, heart, engine, metrics, parts })
+    }
+
+    fn pages(&self) -> Pages {
+        Pages {
+            catalog: self.catalog.clone(),
+            supervisor: self.supervisor.clone(),
+            metrics: self.metrics.clone(),
+            contact: self.contact.clone(),
+        }
+    }
+
+    /// Joins the cluster and works until told to end.
+    async fn live(
+        self: Arc<Self>,
+        config: &NodeConfig,
+        api: TcpListener,
+        ingest: &Runtime,
+        query: &Runtime,
+    ) -> anyhow::Result<()> {
+        info!(node = %config.name, cluster = %config.cluster, "waiting for the cluster");
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            founded = self.catalog.wait_founded() => founded?,
+            () = signals.next() => return Ok(()),
+        }
+        let service = ApiService {
+            engine: self.engine.clone(),
+            catalog: self.catalog.clone(),
+            progress: self.progress.clone(),
+            node: self.name.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let fresh = FreshService { supervisor: self.supervisor.clone() };
+        let api_server = Server::builder()
+            .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
+            .add_service(TidemillServer::new(service))
+            .add_service(FreshServer::new(fresh))
+            .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));
+        query.spawn(api_server);
+        ingest.spawn(self.supervisor.clone().run());
+        let (refused, mut refusal) = watch::channel(None);
+        tokio::spawn(self.heart.clone().run(refused));
+        tokio::spawn(Manager::new(self.catalog.clone(), self.reports.clone(), self.parts.clone()).run());
+        info!(node = %config.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
+
+        let mut raft_stopped = self.catalog.stopped();
+        tokio::select! {
+            () = signals.next() => {}
+            why = refusal.wait_for(Option::is_some) => {
+                let why = why.ok().and_then(|w| w.clone()).unwrap_or_default();
+                return Err(anyhow!("the cluster does not take this node: {why}"));
+            }
+            why = raft_stopped.wait_for(Option::is_some) => {
+                let why = why.ok().and_then(|w| w.clone()).unwrap_or_default();
+                return Err(anyhow!("Raft has stopped: {why}"));
+            }
+        }
+        info!("ending: commit, hand over, stop");
+        tokio::select! {
+            () = self.hand_over() => {}
+            () = signals.next() => warn!("told again: ending at once"),
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&self) {
+        self.supervisor.drain(DRAIN).await;
+        self.heart.draining.store(true, Ordering::Release);
+        let me = self.catalog.node_id();
+        let until = Instant::now() + DRAIN;
+        while Instant::now() < until {
+            let leads = self.catalog.snapshot().ok().and_then(|state| {
+                let shards = state.list::<Shard>(&[]).ok()?;
+                Some(shards.iter().any(|s| s.leader == Some(me)))
+            });
+            if leads != Some(true) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.catalog.peers().len() > 1 {
+            self.catalog.transfer_leadership(None, Duration::from_secs(2)).await;
+        }
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

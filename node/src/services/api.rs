@@ -1,0 +1,179 @@
+//! Statements and status for clients.
+
+use crate::adapters::ClusterProgress;
+use crate::ipc::PieceWriter;
+use crate::metrics::Metrics;
+use futures::StreamExt;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidemill_core::NodeId;
+use tidemill_core::catalog::{Cluster, ClusterKey, Node, Shard, Table};
+use tidemill_core::view::{CatalogRead, ViewError};
+use tidemill_proto::api::query_reply::Kind;
+use tidemill_proto::api::tidemill_server::Tidemill;
+use tidemill_proto::api::{
+    ClusterStatusReply, ClusterStatusRequest, ErrorDetail, NodeReport, NodeStatus, QueryReply, QueryRequest, ShardStatus,
+};
+use tidemill_query::{Answer, Engine, ErrorKind, QueryError};
+use tidemill_raft::Catalog;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+/// How many pieces may wait for a slow client before the query waits too.
+const PIECES_AHEAD: usize = 4;
+
+/// What clients talk to.
+pub struct ApiService {
+    /// Executes statements.
+    pub engine: Arc<Engine>,
+    /// The catalog, for status.
+    pub catalog: Catalog,
+    /// What the manager knows.
+    pub progress: Arc<ClusterProgress>,
+    /// Name of this node.
+    pub node: String,
+    /// Counts queries.
+    pub metrics: Arc<Metrics>,
+}
+
+type Replies = Pin<Box<dyn Stream<Item = Result<QueryReply, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Tidemill for ApiService {
+    type QueryStream = Replies;
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Replies>, Status> {
+        let request = request.into_inner();
+        let settings: BTreeMap<String, String> = request.settings.into_iter().collect();
+        let began = Instant::now();
+        let answer = self.engine.execute(&request.sql, &settings).await;
+        self.metrics.query(began.elapsed(), answer.is_err());
+        match answer.map_err(|e| status_of(&e))? {
+            Answer::Done { message } => {
+                let reply = QueryReply { kind: Some(Kind::Message(message)) };
+                Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply)))))
+            }
+            Answer::Rows { schema, mut stream } => {
+                let mut writer = PieceWriter::new(&schema).map_err(|e| Status::internal(e.to_string()))?;
+                let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+                // Ends with the query, or when the client goes away: then sending fails and the query is dropped.
+                tokio::spawn(async move {
+                    while let Some(batch) = stream.next().await {
+                        let batch = batch.map_err(|e| status_of(&QueryError::from(e)));
+                        let pieces = batch.and_then(|b| writer.write(&b).map_err(|e| Status::internal(e.to_string())));
+                        if !send_all(&sender, pieces).await {
+                            return;
+                        }
+                    }
+                    send_all(&sender, writer.finish().map_err(|e| Status::internal(e.to_string()))).await;
+                });
+                Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+            }
+        }
+    }
+
+    async fn cluster_status(&self, _: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusReply>, Status> {
+        let reports = self.progress.reports().await;
+        let status = self.status(reports).map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(status))
+    }
+}
+
+/// Sends the pieces, or the error; `false` when nothing more should follow.
+async fn send_all(sender: &mpsc::Sender<Result<QueryReply, Status>>, pieces: Result<Vec<Vec<u8>>, Status>) -> bool {
+    match pieces {
+        Ok(pieces) => {
+            for piece in pieces {
+                if sender.send(Ok(QueryReply { kind: Some(Kind::Ipc(piece.into())) })).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        }
+        Err(status) => {
+            // Whether the client still listens makes no difference here: it was the last message.
+            drop(sender.send(Err(status)).await);
+            false
+        }
+    }
+}
+
+/// The error on the wire.
+fn status_of(error: &QueryError) -> Status {
+    let (code, retryable) = match error.kind {
+        ErrorKind::Invalid => (Code::InvalidArgument, false),
+        ErrorKind::Unavailable => (Code::Unavailable, true),
+        ErrorKind::Unknown => (Code::Aborted, false),
+        ErrorKind::Internal => (Code::Internal, false),
+    };
+    let (line, column, length) = error.place.map_or((0, 0, 0), |p| (p.line, p.column, p.length));
+    let detail = ErrorDetail { line, column, length, retryable };
+    Status::with_details(code, error.message.clone(), detail.encode_to_vec().into())
+}
+
+impl ApiService {
+    fn status(&self, reports: Option<Vec<NodeReport>>) -> Result<ClusterStatusReply, ViewError> {
+        let state = self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()))?;
+        let raft = self.catalog.status();
+        let nodes = state.list::<Node>(&[])?;
+        let name_of = |id: Option<NodeId>| {
+            let node = id.and_then(|id| nodes.iter().find(|n| n.id == id));
+            node.map(|n| n.name.clone()).unwrap_or_default()
+        };
+        let shards = state.list::<Shard>(&[])?;
+        let mut shard_status = Vec::new();
+        for shard in &shards {
+            let table = state.get::<Table>(&shard.id.table)?;
+            shard_status.push(ShardStatus {
+                table: table.map(|t| t.name).unwrap_or_default(),
+                index: shard.id.index,
+                epoch: shard.epoch.0,
+                leader: name_of(shard.leader),
+                lag: lag_of(shard, reports.as_deref().unwrap_or_default()),
+            });
+        }
+        let known = reports.is_some();
+        let node_status = nodes.iter().map(|node| {
+            let report = reports.iter().flatten().find(|r| r.node == node.id.0);
+            let progress = report.and_then(|r| r.progress.clone()).unwrap_or_default();
+            NodeStatus {
+                id: node.id.0,
+                name: node.name.clone(),
+                state: node.state.to_string(),
+                warehouse: node.warehouse.clone(),
+                raft: node.addresses.raft.clone(),
+                api: node.addresses.api.clone(),
+                http: node.addresses.http.clone(),
+                shards: shards.iter().filter(|s| s.leader == Some(node.id)).count() as u32,
+                rows_per_second: progress.rows_per_second,
+                memtable_bytes: progress.memtable_bytes,
+                silent_ms: report.map_or(0, |r| r.silent_ms.max(1)),
+            }
+        });
+        Ok(ClusterStatusReply {
+            cluster: state.get::<Cluster>(&ClusterKey)?.map(|c| c.name).unwrap_or_default(),
+            node: self.node.clone(),
+            leader: name_of(raft.leader),
+            term: raft.term,
+            applied: raft.applied.0,
+            nodes: node_status.collect(),
+            shards: shard_status,
+            progress_known: known,
+        })
+    }
+}
+
+/// Records that the source has and the shard's leader has not read.
+fn lag_of(shard: &Shard, reports: &[NodeReport]) -> u64 {
+    let tasks = reports.iter().filter_map(|r| r.progress.as_ref()).flat_map(|p| &p.tasks);
+    let own = tasks.filter(|t| t.table == shard.id.table.0 && t.shard == shard.id.index && t.epoch == shard.epoch.0);
+    own.flat_map(|t| &t.partitions).filter_map(|p| Some(p.end?.saturating_sub(p.position))).sum()
+}
+
+/// How long a client may be silent before its connection is given up.
+pub const KEEPALIVE: Duration = Duration::from_secs(30);

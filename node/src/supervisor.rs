@@ -1,0 +1,177 @@
+//! The supervisor: runs a task for every shard that the catalog says this node leads, and only for those.
+//!
+//! It follows the local catalog and makes the difference. It starts nothing before the catalog has
+//! taken note of this run of the process: the terms of office of an earlier run are over. When no
+//! manager has answered for [`ALONE`], it stops all tasks by itself: this node may be cut off, and
+//! another may lead its shards by now.
+
+use crate::heartbeat::Contact;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, Shard, SourcePartition, Table};
+use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
+use tidemill_core::{BootId, Epoch, NodeId, ShardId};
+use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext};
+use tidemill_raft::Catalog;
+use tidemill_storage::memtable::PinnedShard;
+use tracing::{error, warn};
+
+/// How long a node goes on without a manager.
+pub const ALONE: Duration = Duration::from_secs(5);
+/// The shortest time between two looks at the catalog, since every commit changes it.
+const SETTLE: Duration = Duration::from_millis(20);
+/// The longest time between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Keeps the tasks of this node.
+pub struct Supervisor {
+    node: NodeId,
+    boot: BootId,
+    catalog: Catalog,
+    context: Arc<TaskContext>,
+    contact: Arc<Contact>,
+    tasks: Mutex<BTreeMap<ShardId, Arc<ShardTask>>>,
+    draining: AtomicBool,
+}
+
+/// What a task has to say of itself.
+pub struct TaskReport {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How far its partitions are.
+    pub partitions: Vec<PartitionProgress>,
+}
+
+impl Supervisor {
+    /// A supervisor without tasks.
+    pub fn new(node: NodeId, boot: BootId, catalog: Catalog, context: Arc<TaskContext>, contact: Arc<Contact>) -> Self {
+        let (tasks, draining) = (Mutex::default(), AtomicBool::new(false));
+        Self { node, boot, catalog, context, contact, tasks, draining }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<ShardTask>>> {
+        // The map is whole after every statement.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the catalog, forever. To be run on the ingest runtime, since tasks live there.
+    pub async fn run(self: Arc<Self>) {
+        let mut version = self.catalog.version();
+        loop {
+            tokio::select! {
+                changed = version.changed() => if changed.is_err() { return },
+                () = self.context.attention.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            tokio::time::sleep(SETTLE).await;
+            version.mark_unchanged();
+            if self.draining.load(Ordering::Acquire) {
+                continue;
+            }
+            if self.contact.silence() > ALONE {
+                self.stop_all("no manager has answered for 5 s");
+                continue;
+            }
+            let looked = self.catalog.snapshot().map_err(|e| e.to_string());
+            match looked.and_then(|state| self.reconcile(&*state).map_err(|e| e.to_string())) {
+                Ok(()) => {}
+                Err(why) => error!("the catalog cannot be read: {why}"),
+            }
+        }
+    }
+
+    fn reconcile(&self, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+        let known = state.get::<Node>(&self.node)?.is_some_and(|node| node.boot == Some(self.boot));
+        let mut wanted = BTreeMap::new();
+        if known {
+            for shard in state.list::<Shard>(&[])? {
+                if shard.leader == Some(self.node) {
+                    wanted.insert(shard.id, shard.epoch);
+                }
+            }
+        }
+        // Drop the ended ones outside the lock: ending a task takes a moment.
+        let mut over = Vec::new();
+        self.tasks().retain(|shard, task| {
+            let stays = wanted.get(shard) == Some(&task.epoch()) && !task.has_ended();
+            if !stays {
+                over.push(task.clone());
+            }
+            stays
+        });
+        for task in over {
+            task.stop();
+        }
+        let pipes: Vec<Pipe> = state.list::<Pipe>(&[])?.into_iter().filter(|pipe| !pipe.paused).collect();
+        let mut partitions = Vec::new();
+        for pipe in pipes {
+            let of_pipe: Vec<SourcePartition> = state.partitions_of(pipe.id)?;
+            partitions.push((pipe, of_pipe));
+        }
+        for (shard, epoch) in wanted {
+            let task = match self.tasks().get(&shard).cloned() {
+                Some(task) => task,
+                None => {
+                    let Some(table) = state.get::<Table>(&shard.table)? else { continue };
+                    let task = Arc::new(ShardTask::start(self.context.clone(), table, shard, epoch));
+                    self.tasks().insert(shard, task.clone());
+                    task
+                }
+            };
+            let of_shard = partitions.iter().filter(|(pipe, _)| pipe.table == shard.table).map(|(pipe, all)| {
+                let own = all.iter().filter(|p| p.shard == shard).cloned().collect();
+                (pipe.clone(), own)
+            });
+            task.reconcile(of_shard.collect());
+        }
+        Ok(())
+    }
+
+    fn stop_all(&self, why: &str) {
+        let tasks = std::mem::take(&mut *self.tasks());
+        if !tasks.is_empty() {
+            warn!("{why}: {} tasks stop", tasks.len());
+        }
+        for task in tasks.values() {
+            task.stop();
+        }
+    }
+
+    /// Stops reading and commits everything, in all tasks at once; then no task runs any more.
+    pub async fn drain(&self, patience: Duration) {
+        self.draining.store(true, Ordering::Release);
+        let tasks: Vec<Arc<ShardTask>> = self.tasks().values().cloned().collect();
+        let drains = tasks.iter().map(|task| task.drain(patience));
+        let unfinished = futures::future::join_all(drains).await.into_iter().filter(|done| !done).count();
+        if unfinished > 0 {
+            warn!("{unfinished} tasks could not commit in time; the next leaders read their rows again");
+        }
+        self.tasks().clear();
+    }
+
+    /// The uncommitted rows of `shard`, if this node leads it in `epoch`.
+    pub fn pin(&self, shard: ShardId, epoch: Epoch) -> Option<PinnedShard> {
+        let task = self.tasks().get(&shard).cloned()?;
+        (task.epoch() == epoch).then(|| task.memtable().pin()).flatten()
+    }
+
+    /// What every task has to say.
+    pub fn reports(&self) -> Vec<TaskReport> {
+        let tasks: Vec<(ShardId, Arc<ShardTask>)> = self.tasks().iter().map(|(id, t)| (*id, t.clone())).collect();
+        let report = |(shard, task): (ShardId, Arc<ShardTask>)| TaskReport {
+            shard,
+            epoch: task.epoch(),
+            partitions: task.progress(),
+        };
+        tasks.into_iter().map(report).collect()
+    }
+
+    /// Bytes in memtables.
+    pub fn memtable_bytes(&self) -> u64 {
+        self.context.budget.used()
+    }
+}

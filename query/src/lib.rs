@@ -1,0 +1,34 @@
+//! SQL over committed parts and fresh rows.
+//!
+//! [`Engine`] takes one statement as text and answers it. Queries run in DataFusion over one version
+//! of the catalog: the Parquet parts that it names and, unless asked otherwise, the rows that the
+//! shard leaders hold in memory beyond it. Every row is seen exactly once (QRY-1; the argument is in
+//! [`fresh`]). Statements that define things become commands for the catalog.
+//!
+//! This crate knows no network and no Raft: what it needs of its surroundings are the traits in
+//! [`ports`]. It writes no files except what DataFusion spills.
+
+mod administer;
+mod diagnosis;
+mod engine;
+mod error;
+pub mod fresh;
+mod held;
+mod nearest;
+pub mod ports;
+mod session;
+mod settings;
+mod show;
+pub mod statement;
+mod system;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Answer, Engine, EngineConfig};
+pub use error::{ErrorKind, Place, QueryError};
+pub use ports::{
+    Catalog, CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, Sources,
+    StartPosition,
+};
+pub use settings::{Consistency, Settings};

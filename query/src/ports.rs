@@ -1,0 +1,123 @@
+//! What a query needs of its surroundings: the catalog, the rows in memory, progress, and sources.
+//!
+//! `node` implements these over Raft, gRPC and Kafka; tests implement them in memory. The errors
+//! keep *no*, *not now* and *don't know* apart, since only the second may be tried again blindly.
+
+use async_trait::async_trait;
+use std::sync::Arc;
+use thiserror::Error;
+use tidemill_core::catalog::KafkaSource;
+use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::{Command, Epoch, NodeId, Offset, Outcome, PartitionId, ShardId, SpanKey, Version};
+use tidemill_storage::memtable::PinnedShard;
+
+/// What a query needs of the catalog.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// A state of the catalog that contains everything acknowledged before this call (read index,
+    /// then the local state).
+    async fn linearizable(&self) -> Result<Arc<dyn CatalogSnapshot>, CatalogError>;
+
+    /// The state of the catalog that this node has applied; may be behind, never goes back.
+    fn local(&self) -> Result<Arc<dyn CatalogSnapshot>, CatalogError>;
+
+    /// Proposes a command and waits until it is applied. Gives the version at which it was, and its
+    /// outcome; the outcome may be a refusal.
+    async fn propose(&self, command: Command) -> Result<(Version, Outcome), CatalogError>;
+}
+
+/// Why the catalog gave no answer.
+#[derive(Clone, Debug, Error)]
+pub enum CatalogError {
+    /// Nothing has happened; try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The command may or may not have been applied.
+    #[error("{0}")]
+    Unknown(String),
+    /// The catalog cannot be read; this node has to stop.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Fresh rows of a shard, wherever its leader is.
+#[async_trait]
+pub trait FreshRows: Send + Sync {
+    /// Pins the rows that `leader` holds of `shard`, if it leads it in `epoch`.
+    async fn pin(&self, leader: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError>;
+}
+
+/// Why rows could not be pinned. Both pass by themselves.
+#[derive(Clone, Debug, Error)]
+pub enum PinError {
+    /// The node does not lead the shard in that epoch, no longer or not yet.
+    #[error("its leader has changed or is not ready yet")]
+    NotLeading,
+    /// The node gives no answer.
+    #[error("its leader cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Soft state that the manager knows from heartbeats.
+#[async_trait]
+pub trait Progress: Send + Sync {
+    /// What every node last said; `None` when no manager is known at the moment.
+    async fn progress(&self) -> Option<Vec<NodeProgress>>;
+}
+
+/// What a node last said of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeProgress {
+    /// The node.
+    pub node: NodeId,
+    /// How long it has been silent, in milliseconds.
+    pub silent_ms: u64,
+    /// Bytes in its memtables.
+    pub memtable_bytes: u64,
+    /// Rows that it takes in per second.
+    pub rows_per_second: f64,
+    /// The partitions that it consumes.
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// How far a source partition is read, committed or not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionProgress {
+    /// The partition.
+    pub key: SpanKey,
+    /// The shard that its rows go to.
+    pub shard: ShardId,
+    /// The next offset to read.
+    pub position: Offset,
+    /// One past the last offset of the source, where known.
+    pub end: Option<Offset>,
+    /// What the task waits for; empty when it waits for nothing.
+    pub waiting_for: String,
+}
+
+/// Asks a source what it has, for `CREATE PIPE`.
+#[async_trait]
+pub trait Sources: Send + Sync {
+    /// The partitions of a Kafka topic and the exact offset at which each begins, given `start`.
+    async fn kafka_start(
+        &self,
+        source: &KafkaSource,
+        start: &StartPosition,
+    ) -> Result<Vec<(PartitionId, Offset)>, SourceError>;
+}
+
+/// Where a new pipe begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartPosition {
+    /// At the oldest record that the source still has.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// At the first record of that time or later, milliseconds since 1970.
+    TimestampMs(i64),
+}
+
+/// What was wrong with a source, as a clear text.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);

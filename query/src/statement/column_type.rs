@@ -1,0 +1,161 @@
+//! Names of column types: standard SQL and the usual aliases.
+
+use super::words::Cursor;
+use crate::error::QueryError;
+use crate::nearest::did_you_mean;
+use tidemill_core::schema::ColumnType;
+
+/// Every name and its type. `DECIMAL`, `VARCHAR` and others may be followed by numbers.
+const NAMES: &[(&str, ColumnType)] = &[
+    ("BOOLEAN", ColumnType::Boolean),
+    ("BOOL", ColumnType::Boolean),
+    ("TINYINT", ColumnType::Int8),
+    ("INT8", ColumnType::Int64),
+    ("SMALLINT", ColumnType::Int16),
+    ("INT2", ColumnType::Int16),
+    ("INT16", ColumnType::Int16),
+    ("INT", ColumnType::Int32),
+    ("INTEGER", ColumnType::Int32),
+    ("INT4", ColumnType::Int32),
+    ("INT32", ColumnType::Int32),
+    ("BIGINT", ColumnType::Int64),
+    ("INT64", ColumnType::Int64),
+    ("LONG", ColumnType::Int64),
+    ("UINT8", ColumnType::UInt8),
+    ("UINT16", ColumnType::UInt16),
+    ("UINT32", ColumnType::UInt32),
+    ("UINT64", ColumnType::UInt64),
+    ("REAL", ColumnType::Float32),
+    ("FLOAT", ColumnType::Float32),
+    ("FLOAT4", ColumnType::Float32),
+    ("FLOAT32", ColumnType::Float32),
+    ("DOUBLE", ColumnType::Float64),
+    ("FLOAT8", ColumnType::Float64),
+    ("FLOAT64", ColumnType::Float64),
+    (
+        "DECIMAL",
+        ColumnType::Decimal {
+            precision: 38,
+            scale: 10,
+        },
+    ),
+    (
+        "NUMERIC",
+        ColumnType::Decimal {
+            precision: 38,
+            scale: 10,
+        },
+    ),
+    (
+        "DEC",
+        ColumnType::Decimal {
+            precision: 38,
+            scale: 10,
+        },
+    ),
+    ("VARCHAR", ColumnType::Text),
+    ("TEXT", ColumnType::Text),
+    ("STRING", ColumnType::Text),
+    ("CHAR", ColumnType::Text),
+    ("CHARACTER", ColumnType::Text),
+    ("DATE", ColumnType::Date),
+    ("TIMESTAMP", ColumnType::Timestamp),
+    ("DATETIME", ColumnType::Timestamp),
+];
+
+/// Reads a type.
+pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
+    let place = cursor.place();
+    let Some(word) = cursor.peek_word() else {
+        return Err(cursor.expected("a type", &[]));
+    };
+    let Some((_, base)) = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word)) else {
+        return Err(QueryError::invalid(unknown(&word)).at(place));
+    };
+    cursor.bump();
+    match base {
+        ColumnType::Decimal { .. } => decimal(cursor),
+        ColumnType::Text => {
+            cursor.accept("VARYING");
+            if cursor.accept("(") {
+                // The length is taken and not enforced, as in most analytical systems.
+                cursor.number::<u32>("a length")?;
+                cursor.expect(")", &[])?;
+            }
+            Ok(ColumnType::Text)
+        }
+        ColumnType::Float64 => {
+            cursor.accept("PRECISION");
+            Ok(ColumnType::Float64)
+        }
+        ColumnType::Timestamp => timestamp(cursor),
+        whole => unsigned(cursor, *whole),
+    }
+}
+
+fn unknown(word: &str) -> String {
+    let hint = match word.to_ascii_uppercase().as_str() {
+        "TIMESTAMPTZ" | "TIMESTAMP_TZ" => "; TIMESTAMP is in UTC".to_owned(),
+        "JSON" | "JSONB" | "UUID" | "BLOB" | "BYTEA" | "BINARY" | "ENUM" => "; VARCHAR takes any text".to_owned(),
+        _ => did_you_mean(word, NAMES.iter().map(|(name, _)| *name)),
+    };
+    format!("there is no type called '{word}'{hint}")
+}
+
+fn unsigned(cursor: &mut Cursor<'_>, whole: ColumnType) -> Result<ColumnType, QueryError> {
+    let place = cursor.place();
+    if !cursor.accept("UNSIGNED") {
+        return Ok(whole);
+    }
+    match whole {
+        ColumnType::Int8 => Ok(ColumnType::UInt8),
+        ColumnType::Int16 => Ok(ColumnType::UInt16),
+        ColumnType::Int32 => Ok(ColumnType::UInt32),
+        ColumnType::Int64 => Ok(ColumnType::UInt64),
+        other => Err(QueryError::invalid(format!("{other} cannot be UNSIGNED")).at(place)),
+    }
+}
+
+fn decimal(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
+    let place = cursor.place();
+    if !cursor.accept("(") {
+        let message = "DECIMAL needs its digits: DECIMAL(18, 2) has 18 in all, 2 of them behind the point";
+        return Err(QueryError::invalid(message).at(place));
+    }
+    let place = cursor.place();
+    let precision: u8 = cursor.number("the number of digits")?;
+    if !(1..=38).contains(&precision) {
+        return Err(QueryError::invalid(format!("DECIMAL takes 1 to 38 digits, not {precision}")).at(place));
+    }
+    let mut scale = 0;
+    if cursor.accept(",") {
+        let place = cursor.place();
+        scale = cursor.number("the number of digits behind the point")?;
+        if scale > precision as i8 {
+            let message = format!("of {precision} digits, {scale} cannot be behind the point");
+            return Err(QueryError::invalid(message).at(place));
+        }
+    }
+    cursor.expect(")", &[])?;
+    Ok(ColumnType::Decimal { precision, scale })
+}
+
+fn timestamp(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
+    if cursor.accept("(") {
+        let place = cursor.place();
+        let digits: u8 = cursor.number("the number of digits of a second")?;
+        if digits > 6 {
+            return Err(QueryError::invalid("a TIMESTAMP has microseconds: at most 6 digits").at(place));
+        }
+        cursor.expect(")", &[])?;
+    }
+    let place = cursor.place();
+    if cursor.accept("WITH") {
+        return Err(QueryError::invalid("a TIMESTAMP has no zone: it is in UTC").at(place));
+    }
+    if cursor.accept("WITHOUT") {
+        cursor.expect("TIME", &["TIME"])?;
+        cursor.expect("ZONE", &["ZONE"])?;
+    }
+    Ok(ColumnType::Timestamp)
+}

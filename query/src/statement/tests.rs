@@ -1,0 +1,313 @@
+//! Good statements and what they mean; bad ones, what they say and where they point.
+
+use super::*;
+use tidemill_core::schema::{ColumnType, PartitionBy, TimeUnit};
+
+fn parsed(sql: &str) -> Statement {
+    let words = Words::of(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    parse(&words).unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+}
+
+/// The message and the text that it points at.
+fn refused(sql: &str) -> (String, String) {
+    let error = match Words::of(sql) {
+        Ok(words) => parse(&words).err(),
+        Err(error) => Some(error),
+    };
+    let error = error.unwrap_or_else(|| panic!("{sql} is accepted"));
+    let place = error.place.unwrap_or_else(|| panic!("{sql}: no place: {error}"));
+    let line = sql.lines().nth(place.line as usize - 1).unwrap_or("");
+    let pointed = line
+        .chars()
+        .skip(place.column as usize - 1)
+        .take(place.length as usize)
+        .collect();
+    (error.message, pointed)
+}
+
+fn assert_refused(sql: &str, pointed: &str, message: &str) {
+    let (found, at) = refused(sql);
+    assert!(found.contains(message), "{sql}\n  says: {found}\n  not:  {message}");
+    assert_eq!(at, pointed, "{sql}: {found}");
+}
+
+#[test]
+fn a_table_with_everything() {
+    let Statement::CreateTable(table) = parsed(
+        "create table if not exists events (
+            id BIGINT not null, \"user name\" varchar(20), price DECIMAL(18, 2), n INT UNSIGNED NULL,
+            at TIMESTAMP, d DOUBLE PRECISION, ok bool -- a comment
+        ) ORDER BY (id, at) PARTITION BY date_trunc('day', at)
+        WITH (shards = 6, flush_rows = 100_000, flush_bytes = '64MiB', flush_age = '2s');",
+    ) else {
+        panic!("not a table")
+    };
+    assert_eq!(
+        (table.name.as_str(), table.if_not_exists, table.shards),
+        ("events", true, 6)
+    );
+    let columns: Vec<_> = table
+        .columns
+        .iter()
+        .map(|c| (c.name.as_str(), c.data_type, c.nullable))
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            ("id", ColumnType::Int64, false),
+            ("user name", ColumnType::Text, true),
+            (
+                "price",
+                ColumnType::Decimal {
+                    precision: 18,
+                    scale: 2
+                },
+                true
+            ),
+            ("n", ColumnType::UInt32, true),
+            ("at", ColumnType::Timestamp, true),
+            ("d", ColumnType::Float64, true),
+            ("ok", ColumnType::Boolean, true),
+        ]
+    );
+    assert_eq!(table.order_by, ["id", "at"]);
+    assert_eq!(
+        table.partition_by,
+        Some(PartitionBy::Truncated {
+            unit: TimeUnit::Day,
+            column: "at".into()
+        })
+    );
+    assert_eq!(
+        (table.flush.rows, table.flush.bytes, table.flush.age_ms),
+        (100_000, 64 << 20, 2000)
+    );
+}
+
+#[test]
+fn clauses_come_in_any_order_and_without_brackets() {
+    let Statement::CreateTable(table) = parsed("CREATE TABLE t (a INT, b DATE) PARTITION BY b ORDER BY a, _offset")
+    else {
+        panic!("not a table")
+    };
+    assert_eq!(table.order_by, ["a", "_offset"]);
+    assert_eq!(table.partition_by, Some(PartitionBy::Column("b".into())));
+    assert_eq!(table.shards, 4);
+}
+
+#[test]
+fn names_keep_their_letters() {
+    let Statement::CreateTable(table) = parsed("CREATE TABLE T (userId INT)") else {
+        panic!("not a table")
+    };
+    assert_eq!((table.name.as_str(), table.columns[0].name.as_str()), ("T", "userId"));
+}
+
+#[test]
+fn a_pipe_with_everything() {
+    let Statement::CreatePipe(pipe) = parsed(
+        "CREATE PIPE p INTO events FROM KAFKA (brokers = 'a:9092,b:9092', topic = 'x', format = 'json',
+         start = '2026-01-02T03:04:05Z', client.security.protocol = 'ssl')",
+    ) else {
+        panic!("not a pipe")
+    };
+    assert_eq!((pipe.name.name.as_str(), pipe.table.name.as_str()), ("p", "events"));
+    assert_eq!(
+        (pipe.source.brokers.as_str(), pipe.source.topic.as_str()),
+        ("a:9092,b:9092", "x")
+    );
+    assert_eq!(pipe.source.client["security.protocol"], "ssl");
+    assert_eq!(pipe.start, StartPosition::TimestampMs(1_767_323_045_000));
+    let Statement::CreatePipe(pipe) = parsed("CREATE PIPE p INTO t FROM KAFKA (topic='x', brokers='a:1')") else {
+        panic!("not a pipe")
+    };
+    assert_eq!(pipe.start, StartPosition::Earliest);
+}
+
+#[test]
+fn the_short_statements() {
+    assert!(matches!(
+        parsed("ALTER PIPE p PAUSE"),
+        Statement::SetPipePaused { paused: true, .. }
+    ));
+    assert!(matches!(
+        parsed("alter pipe p resume;"),
+        Statement::SetPipePaused { paused: false, .. }
+    ));
+    assert!(matches!(
+        parsed("DROP TABLE IF EXISTS t"),
+        Statement::DropTable { if_exists: true, .. }
+    ));
+    assert!(matches!(
+        parsed("DROP PIPE p"),
+        Statement::DropPipe { if_exists: false, .. }
+    ));
+    assert!(matches!(parsed("SHOW TABLES"), Statement::Show(Show::Tables)));
+    assert!(matches!(
+        parsed("SHOW SHARDS FROM t"),
+        Statement::Show(Show::Shards(Some(_)))
+    ));
+    assert!(matches!(
+        parsed("SHOW PARTITIONS"),
+        Statement::Show(Show::Partitions(None))
+    ));
+    assert!(matches!(
+        parsed("SHOW CREATE PIPE p"),
+        Statement::Show(Show::CreatePipe(_))
+    ));
+    assert!(matches!(parsed("DESCRIBE t"), Statement::Show(Show::Columns(_))));
+    let set = parsed("SET tidemill.consistency = 'committed'");
+    assert!(matches!(
+        set,
+        Statement::Set {
+            name: "tidemill.consistency",
+            value: "committed"
+        }
+    ));
+    assert!(matches!(
+        parsed("SET tidemill.consistency TO Fresh"),
+        Statement::Set { value: "fresh", .. }
+    ));
+}
+
+#[test]
+fn queries_go_to_datafusion() {
+    for sql in [
+        "SELECT 1",
+        "with a as (select 1) select * from a;",
+        "VALUES (1), (2)",
+        "(SELECT 1)",
+        "EXPLAIN ANALYZE SELECT 1",
+    ] {
+        assert!(matches!(parsed(sql), Statement::Query(_)), "{sql}");
+    }
+}
+
+#[test]
+fn the_first_word_is_explained() {
+    assert_refused(
+        "SELEC * FROM t",
+        "SELEC",
+        "'SELEC' does not begin a statement; did you mean SELECT?",
+    );
+    assert_refused("  CRATE TABLE t (a INT)", "CRATE", "did you mean CREATE?");
+    assert_refused("INSERT INTO t VALUES (1)", "INSERT", "through a pipe");
+    assert_refused("DELETE FROM t", "DELETE", "DROP TABLE");
+    assert_refused("COPY t TO 'x'", "COPY", "let the client write");
+    assert_refused("CREATE EXTERNAL TABLE t STORED AS CSV", "EXTERNAL", "CREATE PIPE");
+    assert_refused("CREATE VIEW v AS SELECT 1", "VIEW", "use WITH");
+    assert_refused("DROP DATABASE d", "DATABASE", "one database");
+    assert_refused("ALTER TABLE t ADD COLUMN a INT", "TABLE", "cannot be altered yet");
+    assert_refused("", "", "no statement");
+    assert_refused("42", "42", "expected a statement");
+}
+
+#[test]
+fn mistakes_in_a_table_point_at_the_word() {
+    assert_refused("CREATE TABEL t (a INT)", "TABEL", "did you mean TABLE?");
+    assert_refused(
+        "CREATE TABLE t (a BIGINTT)",
+        "BIGINTT",
+        "no type called 'BIGINTT'; did you mean BIGINT?",
+    );
+    assert_refused("CREATE TABLE t (a INT,\n  b STRNG)", "STRNG", "did you mean STRING?");
+    assert_refused("CREATE TABLE t (a JSONB)", "JSONB", "VARCHAR takes any text");
+    assert_refused("CREATE TABLE t (a DECIMAL(50, 2))", "50", "1 to 38 digits");
+    assert_refused("CREATE TABLE t (a DECIMAL(5, 9))", "9", "cannot be behind the point");
+    assert_refused("CREATE TABLE t (a TIMESTAMP WITH TIME ZONE)", "WITH", "UTC");
+    assert_refused("CREATE TABLE t (a DOUBLE, a INT)", "a", "declared twice");
+    assert_refused("CREATE TABLE t (_offset INT)", "_offset", "every table has by itself");
+    assert_refused(
+        "CREATE TABLE t (id INT) ORDER BY (ids)",
+        "ids",
+        "no column 'ids'; did you mean id?",
+    );
+    assert_refused("CREATE TABLE t (id INT) PARTITION BY nope", "nope", "no column 'nope'");
+    assert_refused(
+        "CREATE TABLE t (d DATE) PARTITION BY date_trunc('dya', d)",
+        "'dya'",
+        "did you mean day?",
+    );
+    assert_refused(
+        "CREATE TABLE t (id INT) WITH (shard = 4)",
+        "shard",
+        "did you mean shards?",
+    );
+    assert_refused("CREATE TABLE t (id INT) WITH (shards = 0)", "0", "1 to 1024");
+    assert_refused(
+        "CREATE TABLE t (id INT) WITH (flush_bytes = '64 apples')",
+        "'64 apples'",
+        "'64MiB'",
+    );
+    assert_refused(
+        "CREATE TABLE t (id INT) WTIH (shards = 4)",
+        "WTIH",
+        "did you mean WITH?",
+    );
+    assert_refused("CREATE TABLE t (id INT PRIMARY KEY)", "PRIMARY", "no keys");
+    assert_refused("CREATE TABLE t (id INT", "", "but the statement ends here");
+    assert_refused("CREATE TABLE t ()", ")", "expected a column");
+}
+
+#[test]
+fn mistakes_in_a_pipe_point_at_the_word() {
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (topic = 'x')",
+        "KAFKA",
+        "needs brokers",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (brokers = 'a:1')",
+        "KAFKA",
+        "needs topic",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFAK (topic = 'x')",
+        "KAFAK",
+        "did you mean KAFKA?",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (broker = 'a:1')",
+        "broker",
+        "did you mean brokers?",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (security.protocol = 'ssl')",
+        "security.protocol",
+        "client.security.protocol",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (client.group.id = 'g')",
+        "client.group.id",
+        "exactly-once",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (start = 'latset')",
+        "'latset'",
+        "did you mean latest?",
+    );
+    assert_refused(
+        "CREATE PIPE p INTO t FROM KAFKA (format = 'avro')",
+        "'avro'",
+        "the format is 'json'",
+    );
+    assert_refused("CREATE PIPE p INTO t FROM KAFKA (topic = x)", "x", "in single quotes");
+    assert_refused("ALTER PIPE p PUASE", "PUASE", "did you mean PAUSE?");
+}
+
+#[test]
+fn other_mistakes_point_at_the_word() {
+    assert_refused("SHOW TABELS", "TABELS", "did you mean TABLES?");
+    assert_refused(
+        "SET tidemill.consistncy = fresh",
+        "tidemill.consistncy",
+        "did you mean tidemill.consistency?",
+    );
+    assert_refused("SET tidemill.consistency = frsh", "frsh", "did you mean fresh?");
+    assert_refused("SELECT 1; SELECT 2", "SELECT", "one statement at a time");
+    assert_refused("DROP TABLE t; DROP TABLE u", "DROP", "one statement at a time");
+    assert_refused("SELECT * FORM t", "FORM", "did you mean FROM?");
+    assert_refused("SELECT a\nFROM t\nWHER b = 1", "WHER", "did you mean WHERE?");
+    assert_refused("SELECT 'abc", "'", "unterminated string");
+    assert_refused("SELECT (1", "", "the statement ends here");
+}

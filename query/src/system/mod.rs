@@ -1,0 +1,71 @@
+//! The system tables: what the catalog and the manager know, as rows.
+//!
+//! Each is built when a query names it, from the query's own snapshot; what is not named costs
+//! nothing. Soft state (rates, positions, lag) is null where no manager or node has told it.
+
+mod cluster;
+mod columns;
+mod pipes;
+mod rejected;
+mod tables;
+
+use crate::error::QueryError;
+use crate::ports::NodeProgress;
+use crate::settings::{SETTINGS, Settings};
+use arrow::array::RecordBatch;
+pub(crate) use columns::Columns;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use std::sync::Arc;
+use tidemill_core::view::CatalogSnapshot;
+
+/// The names of the system tables.
+pub(crate) const NAMES: &[&str] = &[
+    "nodes",
+    "tables",
+    "shards",
+    "pipes",
+    "partitions",
+    "parts",
+    "rejected",
+    "settings",
+];
+
+/// What a system table is built from.
+pub(crate) struct Source<'s> {
+    pub(crate) snapshot: Arc<dyn CatalogSnapshot>,
+    pub(crate) progress: Option<&'s [NodeProgress]>,
+    pub(crate) settings: Settings,
+}
+
+/// Whether the table needs the manager's soft state.
+pub(crate) fn needs_progress(name: &str) -> bool {
+    matches!(name, "nodes" | "partitions")
+}
+
+/// The system table called `name`, if there is one.
+pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn TableProvider>>, QueryError> {
+    let snapshot = &*source.snapshot;
+    let rows = match name {
+        "nodes" => cluster::nodes(snapshot, source.progress)?,
+        "shards" => cluster::shards(snapshot)?,
+        "tables" => tables::tables(snapshot)?,
+        "parts" => tables::parts(snapshot)?,
+        "pipes" => pipes::pipes(snapshot)?,
+        "partitions" => pipes::partitions(snapshot, source.progress)?,
+        "settings" => settings(&source.settings)?,
+        "rejected" => return Ok(Some(Arc::new(rejected::Rejected::new(snapshot)?))),
+        _ => return Ok(None),
+    };
+    Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)))
+}
+
+fn settings(current: &Settings) -> Result<RecordBatch, QueryError> {
+    let value = |setting: &crate::settings::Setting| current.value(setting.name).unwrap_or(setting.default).to_owned();
+    Columns::default()
+        .text("name", SETTINGS.iter().map(|s| Some(s.name.to_owned())))
+        .text("value", SETTINGS.iter().map(|s| Some(value(s))))
+        .text("default", SETTINGS.iter().map(|s| Some(s.default.to_owned())))
+        .text("description", SETTINGS.iter().map(|s| Some(s.description.to_owned())))
+        .finish()
+}

@@ -1,0 +1,67 @@
+//! Statements that change the catalog.
+
+use super::world::*;
+use tidemill_core::catalog::CatalogQuestions;
+
+#[tokio::test]
+async fn tables_and_pipes_come_and_go() {
+    let (world, engine) = World::new();
+    let create = "CREATE TABLE IF NOT EXISTS t (id INT NOT NULL, \"odd name\" DECIMAL(9, 2), d DATE)
+                  ORDER BY id PARTITION BY date_trunc('month', d) WITH (shards = 3)";
+    assert_eq!(done(&engine, create).await, "table 't' created with 3 shards");
+    assert_eq!(
+        done(&engine, create).await,
+        "table 't' exists already; nothing was changed"
+    );
+    let pipe =
+        "CREATE PIPE IF NOT EXISTS p INTO t FROM KAFKA (brokers = 'h:1', topic = 'x', client.sasl.password = 'a')";
+    let created = "pipe 'p' created: 4 partitions of topic 'x' into table 't', from their oldest records on";
+    assert_eq!(done(&engine, pipe).await, created);
+    assert_eq!(
+        done(&engine, pipe).await,
+        "pipe 'p' exists already; nothing was changed"
+    );
+    assert_eq!(done(&engine, "ALTER PIPE p PAUSE").await, "pipe 'p' paused");
+    assert_eq!(done(&engine, "ALTER PIPE p PAUSE").await, "pipe 'p' was paused already");
+    assert_eq!(done(&engine, "ALTER PIPE p RESUME").await, "pipe 'p' resumed");
+    assert_eq!(
+        world.snapshot().pipe_named("p").unwrap().unwrap().source.client["sasl.password"],
+        "a"
+    );
+
+    let shown = query_with(&engine, "SHOW CREATE TABLE t", "fresh").await;
+    let text = shown[0].column_by_name("statement").unwrap();
+    let text = arrow::array::AsArray::as_string::<i32>(text).value(0).to_owned();
+    assert_eq!(
+        text,
+        "CREATE TABLE t (\n  id INT NOT NULL,\n  \"odd name\" DECIMAL(9, 2),\n  d DATE\n)\nORDER BY (id)\n\
+         PARTITION BY date_trunc('month', d)\n\
+         WITH (shards = 3, flush_rows = 1000000, flush_bytes = 134217728, flush_age_ms = 10000)"
+    );
+    let shown = query(&engine, "SHOW CREATE PIPE p").await.join("\n");
+    assert!(shown.contains("client.sasl.password = '…'"), "{shown}");
+
+    assert_eq!(
+        done(&engine, "DROP PIPE p").await,
+        "pipe 'p' dropped; the rows that it delivered stay"
+    );
+    assert_eq!(done(&engine, "DROP TABLE t").await, "table 't' dropped");
+    assert_eq!(
+        done(&engine, "DROP TABLE IF EXISTS t").await,
+        "there is no table 't'; nothing was dropped"
+    );
+    // What was shown makes the same table again.
+    assert_eq!(done(&engine, &text).await, "table 't' created with 3 shards");
+}
+
+#[tokio::test]
+async fn settings_are_checked_and_kept_by_the_client() {
+    let (_world, engine) = World::new();
+    let message = done(&engine, "SET tidemill.consistency = committed").await;
+    assert_eq!(
+        message,
+        "tidemill.consistency = 'committed' from now on in this session"
+    );
+    let shown = lines(&query_with(&engine, "SELECT name, value FROM system.settings", "committed").await);
+    assert_eq!(shown, ["tidemill.consistency|committed"]);
+}

@@ -1,0 +1,98 @@
+//! The system tables.
+
+use super::world::*;
+use crate::{NodeProgress, PartitionProgress};
+use tidemill_core::catalog::CatalogQuestions;
+use tidemill_core::{NodeId, Offset, SpanKey};
+
+#[tokio::test]
+async fn the_catalog_is_shown_as_tables() {
+    let (world, engine) = World::with_events().await;
+    world.consume(0, 20);
+    world.flush(0).await;
+    world.consume(0, 5);
+    let nodes = "SELECT name, state, api_address, shards, silent_ms FROM system.nodes ORDER BY id";
+    assert_eq!(
+        query(&engine, nodes).await,
+        ["n1|Ready|h1:2|1|", "n2|Ready|h2:2|1|", "n3|Ready|h3:2|0|"]
+    );
+    assert_eq!(
+        query(&engine, "SHOW SHARDS FROM events").await,
+        ["events|0|1|n1", "events|1|1|n2"]
+    );
+    let tables = "SELECT name, columns, shards, order_by, pipes, parts, rows FROM system.tables";
+    assert_eq!(query(&engine, tables).await, ["events|4|2|id|p|1|18"]);
+    let pipes = "SELECT pipe, \"table\", source, topic, brokers, state, partitions FROM system.pipes";
+    assert_eq!(query(&engine, pipes).await, ["p|events|kafka|clicks|h:1|running|4"]);
+    let parts = "SELECT \"table\", shard, rows FROM system.parts";
+    assert_eq!(query(&engine, parts).await, ["events|0|18"]);
+    let rejected = "SELECT pipe, topic, \"partition\", \"offset\", error FROM system.rejected ORDER BY \"offset\"";
+    assert_eq!(
+        query(&engine, rejected).await,
+        ["p|clicks|0|9|not JSON", "p|clicks|0|19|not JSON"]
+    );
+    assert_eq!(
+        query(&engine, "SELECT * FROM system.rejected WHERE pipe = 'q'").await,
+        [""; 0]
+    );
+    assert_eq!(
+        query(&engine, "SELECT count(*) FROM system.rejected WHERE pipe = 'p'").await,
+        ["2"]
+    );
+    assert_eq!(
+        query(&engine, "SELECT pipe FROM system.rejected WHERE \"offset\" > 10").await,
+        ["p"]
+    );
+    let columns = query(&engine, "DESCRIBE events").await;
+    assert_eq!(columns[0], "id|BIGINT|false|sort key 1");
+    assert_eq!(columns[6], "_offset|BIGINT|false|from the source");
+    for sql in [
+        "SHOW TABLES",
+        "SHOW PIPES",
+        "SHOW NODES",
+        "SHOW SETTINGS",
+        "SHOW PARTITIONS",
+        "SHOW SHARDS",
+    ] {
+        assert!(!query(&engine, sql).await.is_empty(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn partitions_show_what_their_leaders_say() {
+    let (world, engine) = World::with_events().await;
+    world.consume(0, 20);
+    world.flush(0).await;
+    let pipe = world.snapshot().pipe_named("p").unwrap().unwrap().id;
+    let said = |node: u64, position: u64| {
+        let partitions = world.snapshot().partitions_of(pipe).unwrap();
+        let of = |p: &tidemill_core::catalog::SourcePartition| PartitionProgress {
+            key: SpanKey {
+                pipe,
+                partition: p.partition,
+                incarnation: p.incarnation,
+            },
+            shard: p.shard,
+            position: Offset(position),
+            end: (p.partition.0 == 0).then_some(Offset(100)),
+            waiting_for: String::new(),
+        };
+        NodeProgress {
+            node: NodeId(node),
+            silent_ms: 7,
+            memtable_bytes: 1024,
+            rows_per_second: 2.5,
+            partitions: partitions.iter().map(of).collect(),
+        }
+    };
+    // Node 3 leads nothing any more: what it says of partitions does not count.
+    *world.progress.lock().unwrap() = Some(vec![said(1, 25), said(2, 30), said(3, 99)]);
+    let sql = "SELECT \"partition\", shard, incarnation, start, committed, position, \"end\", lag, stored, rejected \
+               FROM system.partitions ORDER BY \"partition\" LIMIT 2";
+    assert_eq!(
+        query(&engine, sql).await,
+        ["0|0|1|0|20|25|100|75|18|2", "1|1|1|0|0|30|||0|0"]
+    );
+    let nodes = "SELECT name, rows_per_second, memtable_bytes, silent_ms FROM system.nodes ORDER BY id LIMIT 1";
+    assert_eq!(query(&engine, nodes).await, ["n1|2.5|1024|7"]);
+}

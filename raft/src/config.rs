@@ -1,0 +1,102 @@
+//! What a node must be told before it can start: where its data is, who the founding members are,
+//! and how patient it shall be. Defaults suit a local network and an ordinary disk.
+
+use crate::log_writer::{FailureHook, abort_process};
+use openraft::SnapshotPolicy;
+use std::{path::PathBuf, time::Duration};
+
+/// One of the founding members, as configured on every node alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// Its name.
+    pub name: String,
+    /// Where it speaks Raft, `host:port`.
+    pub raft_addr: String,
+    /// Where it serves clients, `host:port`.
+    pub api_addr: String,
+    /// Where it serves health and metrics, `host:port`.
+    pub http_addr: String,
+    /// The set of nodes that it belongs to.
+    pub warehouse: String,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct RaftConfig {
+    /// The node's data folder.
+    pub data_dir: PathBuf,
+    /// The name of the cluster; nodes of another cluster are refused.
+    pub cluster_name: String,
+    /// The name of this node, one of `members`.
+    pub name: String,
+    /// The founding members, the same list in the same order on every node.
+    pub members: Vec<MemberConfig>,
+    /// How often a leader says that it lives.
+    pub heartbeat: Duration,
+    /// Bounds of the random time after which a silent leader is replaced.
+    pub election: (Duration, Duration),
+    /// After this many entries a snapshot is made.
+    pub snapshot_entries: u64,
+    /// This many entries before a snapshot are kept for slow followers.
+    pub keep_entries: u64,
+    /// How long to wait for a connection to a peer.
+    pub connect_timeout: Duration,
+    /// Called when the log cannot be written; ends the process unless a test says otherwise.
+    pub on_failure: FailureHook,
+}
+
+impl RaftConfig {
+    /// A configuration with the default timings.
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        cluster_name: impl Into<String>,
+        name: impl Into<String>,
+        members: Vec<MemberConfig>,
+    ) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            cluster_name: cluster_name.into(),
+            name: name.into(),
+            members,
+            heartbeat: Duration::from_millis(100),
+            election: (Duration::from_millis(400), Duration::from_millis(800)),
+            snapshot_entries: 20_000,
+            keep_entries: 5_000,
+            connect_timeout: Duration::from_millis(500),
+            on_failure: abort_process(),
+        }
+    }
+
+    /// The same for openraft.
+    pub(crate) fn for_openraft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let election_max = ms(self.election.1);
+        openraft::Config {
+            cluster_name: self.cluster_name.clone(),
+            heartbeat_interval: ms(self.heartbeat),
+            election_timeout_min: ms(self.election.0),
+            election_timeout_max: election_max,
+            // A peer that could not win does not disturb a leader that works.
+            enable_pre_vote: Some(true),
+            // A leader without a quorum must fall silent now and then, or its heartbeats keep the
+            // others from electing one that has a quorum.
+            quorum_loss_probe_interval: Some(election_max.saturating_mul(2).saturating_add(100)),
+            // After a power failure the catalog and the committed position may be older than what
+            // was answered before; a leader that took office again without an election could serve
+            // linearizable reads from that.
+            enable_leader_restore: Some(false),
+            // Messages are bounded by bytes where the log is read.
+            max_payload_entries: 1024,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            replication_lag_threshold: self.snapshot_entries.saturating_mul(2),
+            // Purging waits for the catalog to be synced: better seldom and much.
+            purge_batch_size: (self.snapshot_entries / 4).max(1),
+            // The network sends under deadlines of its own; this bounds a whole transfer.
+            install_snapshot_timeout: 3_600_000,
+            backoff: "50ms 100ms 200ms ...500ms".into(),
+            ..openraft::Config::default()
+        }
+        .validate()
+    }
+}

@@ -1,0 +1,36 @@
+//! The replicated catalog: openraft over RocksDB and tonic, behind one handle.
+//!
+//! [`Catalog::start`] opens the stores of a node and starts its Raft; the handle proposes commands,
+//! places linearizable reads and gives out states of the catalog. Nothing outside of this crate
+//! knows openraft. What the commands mean is decided in `tidemill_core`, not here.
+
+mod bootstrap;
+mod catalog_db;
+mod catalog_store;
+mod config;
+mod error;
+mod folder;
+mod handle;
+mod identity;
+mod log_store;
+mod log_writer;
+mod network;
+mod node;
+mod peers;
+mod service;
+mod snapshot;
+mod status;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use config::{MemberConfig, RaftConfig};
+pub use error::{ProposeError, ReadError, StartError};
+pub use handle::Catalog;
+pub use identity::Identity;
+pub use log_store::LogOpenError;
+pub use log_writer::{FailureHook, abort_process};
+pub use node::Leadership;
+pub use service::RaftService;
+pub use status::{FollowerStatus, RaftStatus};
+pub use types::Member;

@@ -1,0 +1,116 @@
+//! Connections to the other nodes: made when first used, kept, and made anew after a failure. Each
+//! kind of traffic has its own, so that a snapshot on its way does not hold up a heartbeat. Also
+//! the header that says who speaks to whom.
+
+use crate::types::Member;
+use std::{
+    collections::HashMap,
+    error::Error,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tidemill_core::InstanceId;
+use tidemill_proto::raft::{Header, raft_client::RaftClient};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// The largest message accepted; entries are sent in messages of about 2 MiB.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A kind of traffic with a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Heartbeats, votes, read indexes: small and urgent.
+    Control,
+    /// Entries.
+    Log,
+    /// Snapshots.
+    Snapshot,
+    /// Proposals on their way to the leader.
+    Propose,
+}
+
+/// The connections of one node.
+pub(crate) struct Peers {
+    cluster: String,
+    node: u64,
+    instance: InstanceId,
+    connect_timeout: Duration,
+    channels: Mutex<HashMap<(String, Lane), Channel>>,
+}
+
+impl Peers {
+    pub(crate) fn new(cluster: String, node: u64, instance: InstanceId, connect_timeout: Duration) -> Self {
+        Self {
+            cluster,
+            node,
+            instance,
+            connect_timeout,
+            channels: Mutex::default(),
+        }
+    }
+
+    /// Our own number.
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// The header of a message to `member`.
+    pub(crate) fn header(&self, to: u64, member: &Member) -> Header {
+        Header {
+            cluster: self.cluster.clone(),
+            from_node: self.node,
+            from_instance: self.instance.to_string(),
+            to_node: to,
+            to_instance: member.instance.map(|instance| instance.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// A client for the node at `address`. Needs a tokio runtime; does not wait for the connection.
+    pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<RaftClient<Channel>, Status> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (address.to_owned(), lane);
+        let channel = match channels.get(&key) {
+            Some(channel) => channel.clone(),
+            None => {
+                let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                    .map_err(|e| Status::invalid_argument(format!("'{address}' is not an address: {e}")))?
+                    .connect_timeout(self.connect_timeout)
+                    .tcp_nodelay(true)
+                    // Finds out about peers that vanished without closing the connection.
+                    .http2_keep_alive_interval(Duration::from_secs(1))
+                    .keep_alive_timeout(Duration::from_secs(2));
+                let channel = endpoint.connect_lazy();
+                channels.insert(key, channel.clone());
+                channel
+            }
+        };
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// Drops the connection after a failure of the transport; the next call makes a new one.
+    pub(crate) fn failed(&self, address: &str, lane: Lane, status: &Status) {
+        if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) && status.source().is_some() {
+            self.channels
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&(address.to_owned(), lane));
+        }
+    }
+}
+
+/// Whether a call certainly never left this node: there was no connection to send it over.
+pub(crate) fn never_sent(status: &Status) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
