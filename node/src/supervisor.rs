@@ -113,7 +113,9 @@ impl Supervisor {
             partitions.push((pipe, of_pipe));
         }
         for (shard, epoch) in wanted {
-            let task = match self.tasks().get(&shard).cloned() {
+            // In a statement of its own: a guard in the match would still be held inside its arms.
+            let running = self.tasks().get(&shard).cloned();
+            let task = match running {
                 Some(task) => task,
                 None => {
                     let Some(table) = state.get::<Table>(&shard.table)? else { continue };

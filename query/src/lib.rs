@@ -3,7 +3,7 @@
 //! [`Engine`] takes one statement as text and answers it. Queries run in DataFusion over one version
 //! of the catalog: the Parquet parts that it names and, unless asked otherwise, the rows that the
 //! shard leaders hold in memory beyond it. Every row is seen exactly once (QRY-1; the argument is in
-//! [`fresh`]). Statements that define things become commands for the catalog.
+//! `fresh.rs`). Statements that define things become commands for the catalog.
 //!
 //! This crate knows no network and no Raft: what it needs of its surroundings are the traits in
 //! [`ports`]. It writes no files except what DataFusion spills.
@@ -12,14 +12,14 @@ mod administer;
 mod diagnosis;
 mod engine;
 mod error;
-pub mod fresh;
+mod fresh;
 mod held;
 mod nearest;
 pub mod ports;
 mod session;
 mod settings;
 mod show;
-pub mod statement;
+mod statement;
 mod system;
 mod table;
 #[cfg(test)]

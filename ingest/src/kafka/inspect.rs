@@ -4,7 +4,7 @@ use super::{SourceError, client_config};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemill_core::catalog::KafkaSource;
 use tidemill_core::{Offset, PartitionId};
 
@@ -83,7 +83,7 @@ fn resolve(
     start: &StartPosition,
 ) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
     let watermarks = |partition: i32| {
-        consumer.fetch_watermarks(&source.topic, partition, PATIENCE).map_err(|e| unreachable(source, &e))
+        patiently(|| consumer.fetch_watermarks(&source.topic, partition, PATIENCE)).map_err(|e| unreachable(source, &e))
     };
     let at = |partition: i32, offset: i64| (PartitionId(partition as u32), Offset(offset.max(0) as u64));
     if let StartPosition::TimestampMs(ms) = start {
@@ -93,7 +93,7 @@ fn resolve(
                 .add_partition_offset(&source.topic, *partition, KafkaOffset::Offset(*ms))
                 .map_err(|e| unreachable(source, &e))?;
         }
-        let found = consumer.offsets_for_times(wanted, PATIENCE).map_err(|e| unreachable(source, &e))?;
+        let found = patiently(|| consumer.offsets_for_times(wanted.clone(), PATIENCE)).map_err(|e| unreachable(source, &e))?;
         return found
             .elements()
             .iter()
@@ -111,6 +111,29 @@ fn resolve(
             Ok(at(*partition, if *start == StartPosition::Latest { high } else { low }))
         })
         .collect()
+}
+
+/// Asks again while the broker says that it is only not yet, or not any more, able to answer: a new topic's
+/// partitions have no leader for a moment, and leaders change.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask();
+        let passing = matches!(
+            answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::ReplicaNotAvailable
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::OffsetNotAvailable
+            )
+        );
+        if !passing || Instant::now() >= until {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn unreachable(source: &KafkaSource, error: &KafkaError) -> SourceError {

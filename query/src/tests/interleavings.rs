@@ -44,7 +44,7 @@ impl Random {
 
 /// Whether the source has a record at the offset; others are holes.
 fn exists(offset: u64) -> bool {
-    offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 7 != 0
+    !offset.wrapping_mul(0x9E37_79B9_7F4A_7C15).is_multiple_of(7)
 }
 
 /// What a node runs for a shard that it leads, or believes to lead.
