@@ -64,15 +64,27 @@ impl Events {
         let summary = folder.join("produced.json");
         let mut command = Command::new(checkout().join("scripts/events"));
         command.args(["produce", "--brokers", brokers, "--topic", &plan.topic]);
-        command.args(["--partitions", &plan.partitions.to_string(), "--count", &plan.count.to_string()]);
-        command.args(["--seed", &plan.seed.to_string()]).arg("--summary").arg(&summary);
+        command.args([
+            "--partitions",
+            &plan.partitions.to_string(),
+            "--count",
+            &plan.count.to_string(),
+        ]);
+        command
+            .args(["--seed", &plan.seed.to_string()])
+            .arg("--summary")
+            .arg(&summary);
         if plan.bad > 0 {
             command.args(["--bad", &plan.bad.to_string()]);
         }
         if let Some(rate) = plan.rate {
             command.args(["--rate", &rate.to_string()]);
         }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()?;
         Ok(Self { child, summary })
     }
 

@@ -48,10 +48,24 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::ExactlyOnce { seed, rows, bad, rate, kills_per_node, flush_age_ms } => {
+        Command::ExactlyOnce {
+            seed,
+            rows,
+            bad,
+            rate,
+            kills_per_node,
+            flush_age_ms,
+        } => {
             let seed = seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
             println!("seed {seed}");
-            let options = scenario::Options { seed, rows, bad, rate, kills_per_node, flush_age_ms };
+            let options = scenario::Options {
+                seed,
+                rows,
+                bad,
+                rate,
+                kills_per_node,
+                flush_age_ms,
+            };
             report(&scenario::exactly_once(&options).await?);
         }
         Command::Visibility { rate, seconds } => {
@@ -67,7 +81,10 @@ async fn main() -> anyhow::Result<()> {
 
 fn report(outcome: &scenario::Outcome) {
     let seconds = |d: &Duration| format!("{:.2} s", d.as_secs_f64());
-    println!("produced  {} events, {} bad records", outcome.produced.count, outcome.produced.bad);
+    println!(
+        "produced  {} events, {} bad records",
+        outcome.produced.count, outcome.produced.bad
+    );
     println!("counted   {:?}", outcome.counted);
     println!(
         "reader    {} answers, {} failed questions, no violation; longest time between answers {}",
@@ -77,7 +94,10 @@ fn report(outcome: &scenario::Outcome) {
     );
     let mut recoveries = outcome.recoveries.clone();
     recoveries.sort();
-    println!("recovered {}", recoveries.iter().map(seconds).collect::<Vec<_>>().join(", "));
+    println!(
+        "recovered {}",
+        recoveries.iter().map(seconds).collect::<Vec<_>>().join(", ")
+    );
     println!(
         "all rows in the table after {}: {:.0} rows/s",
         seconds(&outcome.took),

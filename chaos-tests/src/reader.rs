@@ -114,7 +114,9 @@ async fn read(client: Client, table: String, stop: Arc<AtomicBool>) -> Findings 
                     findings.violations.push(format!("a row was seen twice: {now:?}"));
                 }
                 if now.rows < floor {
-                    findings.violations.push(format!("{} rows seen, {floor} were committed before", now.rows));
+                    findings
+                        .violations
+                        .push(format!("{} rows seen, {floor} were committed before", now.rows));
                 }
                 findings.answered += 1;
                 findings.longest_gap = findings.longest_gap.max(last_answer.elapsed());

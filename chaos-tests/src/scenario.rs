@@ -92,7 +92,13 @@ async fn run(world: &mut World, options: &Options) -> anyhow::Result<Outcome> {
     world.all_alive()?;
     let counted = count(&world.client()?, TABLE).await?;
     check(world, &produced, &counted, &findings).await?;
-    Ok(Outcome { produced, counted, findings, recoveries, took })
+    Ok(Outcome {
+        produced,
+        counted,
+        findings,
+        recoveries,
+        took,
+    })
 }
 
 /// Kills each node in turn, in an order by the seed, and starts it again.
@@ -107,7 +113,10 @@ async fn kill_in_turn(world: &mut World, options: &Options) -> anyhow::Result<Ve
         for node in order {
             tokio::time::sleep(Duration::from_millis(rng.random_range(500..2500))).await;
             let downtime = Duration::from_millis(rng.random_range(0..3000));
-            eprintln!("round {round}: kill -9 of n{}, down for {downtime:?} at least", node + 1);
+            eprintln!(
+                "round {round}: kill -9 of n{}, down for {downtime:?} at least",
+                node + 1
+            );
             let client = world.client()?;
             let before = count(&client, TABLE).await?;
             let killed = Instant::now();
@@ -153,12 +162,27 @@ async fn check(world: &World, produced: &Acknowledged, counted: &Counted, findin
         sum_amount: produced.sum_amount,
         sum_event_id: produced.sum_event_id,
     };
-    ensure!(*counted == expected, "the table holds {counted:?}, produced were {expected:?}");
-    ensure!(findings.violations.is_empty(), "the reader saw: {:#?}", findings.violations);
-    ensure!(findings.answered > 0, "the reader never had an answer: {}", findings.failed.1);
+    ensure!(
+        *counted == expected,
+        "the table holds {counted:?}, produced were {expected:?}"
+    );
+    ensure!(
+        findings.violations.is_empty(),
+        "the reader saw: {:#?}",
+        findings.violations
+    );
+    ensure!(
+        findings.answered > 0,
+        "the reader never had an answer: {}",
+        findings.failed.1
+    );
     let client = world.client()?;
     let rejected = number(&rows(&client, "SELECT count(*) FROM system.rejected").await?, 0)?;
-    ensure!(rejected == produced.bad as i64, "{rejected} records are rejected, {} were bad", produced.bad);
+    ensure!(
+        rejected == produced.bad as i64,
+        "{rejected} records are rejected, {} were bad",
+        produced.bad
+    );
     let unaccounted = "SELECT coalesce(sum(committed - start - stored - rejected), 0) FROM system.partitions";
     let absent = number(&rows(&client, unaccounted).await?, 0)?;
     ensure!(absent == 0, "{absent} offsets of a plain topic are unaccounted for");

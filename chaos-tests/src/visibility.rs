@@ -34,7 +34,14 @@ pub struct Visibility {
 pub async fn measure(rate: u64, seconds: u64) -> anyhow::Result<Visibility> {
     let world = World::start(3).await?;
     let count = rate * seconds;
-    let plan = Plan { topic: TABLE.into(), partitions: 8, count, bad: 0, rate: Some(rate), seed: 1 };
+    let plan = Plan {
+        topic: TABLE.into(),
+        partitions: 8,
+        count,
+        bad: 0,
+        rate: Some(rate),
+        seed: 1,
+    };
     Events::create_topic(&world.brokers, &plan)?;
     for sql in statements(&world.brokers, TABLE, 10_000) {
         world.run(&sql).await?;
@@ -81,7 +88,13 @@ pub async fn measure(rate: u64, seconds: u64) -> anyhow::Result<Visibility> {
     }
     delays.sort_unstable();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
-    Ok(Visibility { rows: delays.len(), p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0), polls })
+    Ok(Visibility {
+        rows: delays.len(),
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        max_ms: at(1.0),
+        polls,
+    })
 }
 
 fn now_ms() -> anyhow::Result<i64> {

@@ -28,7 +28,10 @@ struct NodeProcess {
 /// The root of the checkout.
 pub fn checkout() -> PathBuf {
     // The manifest's folder always has a parent: the workspace.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
 }
 
 /// The binary under test: `TIDEMILL_BIN`, or the one built beside this program.
@@ -38,7 +41,9 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     }
     let me = std::env::current_exe()?;
     let folders = me.ancestors().skip(1).take(2);
-    let found = folders.map(|folder| folder.join("tidemill")).find(|path| path.is_file());
+    let found = folders
+        .map(|folder| folder.join("tidemill"))
+        .find(|path| path.is_file());
     found.context("the tidemill binary is not built: cargo build -p tidemill-node")
 }
 
@@ -57,7 +62,10 @@ fn free_base_port(nodes: u16) -> anyhow::Result<u16> {
     for _ in 0..200 {
         let base = rand::random_range(12_000..28_000u16);
         let wanted = (1..=nodes).flat_map(|i| [base + i, base + 100 + i, base + 200 + i]);
-        if wanted.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|bound| bound.is_ok()) {
+        if wanted
+            .map(|port| TcpListener::bind(("127.0.0.1", port)))
+            .all(|bound| bound.is_ok())
+        {
             return Ok(base);
         }
     }
@@ -76,9 +84,22 @@ impl World {
     pub fn with_broker() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        let up = output(kafka.arg("--dir").arg(folder.path().join("kafka")).args(["--port", "auto", "up", "1"]))?;
-        let brokers = up.lines().last().context("scripts/kafka up printed nothing")?.to_owned();
-        Ok(Self { folder, brokers, nodes: vec![] })
+        let up = output(
+            kafka
+                .arg("--dir")
+                .arg(folder.path().join("kafka"))
+                .args(["--port", "auto", "up", "1"]),
+        )?;
+        let brokers = up
+            .lines()
+            .last()
+            .context("scripts/kafka up printed nothing")?
+            .to_owned();
+        Ok(Self {
+            folder,
+            brokers,
+            nodes: vec![],
+        })
     }
 
     /// Writes configurations, starts the nodes, waits until the cluster answers.
@@ -89,7 +110,11 @@ impl World {
         output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
         for i in 1..=nodes {
             let api = format!("127.0.0.1:{}", base + 100 + i);
-            self.nodes.push(NodeProcess { name: format!("n{i}"), api, child: None });
+            self.nodes.push(NodeProcess {
+                name: format!("n{i}"),
+                api,
+                child: None,
+            });
         }
         for i in 0..self.nodes.len() {
             self.start_node(i)?;
@@ -140,7 +165,11 @@ impl World {
         let home = self.folder.path().join(&node.name);
         let log = File::options().create(true).append(true).open(home.join("log"))?;
         let mut command = Command::new(binary()?);
-        command.arg("node").arg("--config").arg(home.join("node.toml")).stdin(Stdio::null());
+        command
+            .arg("node")
+            .arg("--config")
+            .arg(home.join("node.toml"))
+            .stdin(Stdio::null());
         node.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -148,8 +177,15 @@ impl World {
     /// Ends node `i` with SIGKILL.
     pub fn kill_node(&mut self, i: usize) -> anyhow::Result<()> {
         let node = &mut self.nodes[i];
-        let mut child = node.child.take().with_context(|| format!("{} does not run", node.name))?;
-        ensure!(child.try_wait()?.is_none(), "{} had ended by itself; see its log", node.name);
+        let mut child = node
+            .child
+            .take()
+            .with_context(|| format!("{} does not run", node.name))?;
+        ensure!(
+            child.try_wait()?.is_none(),
+            "{} had ended by itself; see its log",
+            node.name
+        );
         child.kill()?;
         child.wait()?;
         Ok(())
@@ -158,7 +194,10 @@ impl World {
     /// Asks node `i` to end, and waits until it has.
     pub fn stop_node(&mut self, i: usize) -> anyhow::Result<Duration> {
         let node = &mut self.nodes[i];
-        let mut child = node.child.take().with_context(|| format!("{} does not run", node.name))?;
+        let mut child = node
+            .child
+            .take()
+            .with_context(|| format!("{} does not run", node.name))?;
         let began = Instant::now();
         output(Command::new("kill").arg("-TERM").arg(child.id().to_string()))?;
         let ended = child.wait()?;
@@ -223,7 +262,12 @@ impl Drop for World {
             }
         }
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        let down = output(kafka.arg("--dir").arg(self.folder.path().join("kafka")).args(["down", "--wipe"]));
+        let down = output(
+            kafka
+                .arg("--dir")
+                .arg(self.folder.path().join("kafka"))
+                .args(["down", "--wipe"]),
+        );
         if let Err(error) = down {
             eprintln!("the broker could not be stopped: {error:#}");
         }

@@ -48,7 +48,14 @@ struct At {
 pub fn apply(state: &mut Overlay<'_>, at: Version, proposal: &Proposal) -> Result<Outcome, ViewError> {
     // The command writes into an overlay of its own, which is thrown away when it is refused.
     let mut draft = Overlay::new(state);
-    match decide(&mut draft, At { version: at, ms: proposal.at_ms }, proposal) {
+    match decide(
+        &mut draft,
+        At {
+            version: at,
+            ms: proposal.at_ms,
+        },
+        proposal,
+    ) {
         Ok(response) => {
             let writes = draft.into_writes();
             if !writes.is_empty() {

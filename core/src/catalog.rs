@@ -98,7 +98,11 @@ pub struct FlushPolicy {
 
 impl Default for FlushPolicy {
     fn default() -> Self {
-        Self { rows: 1_000_000, bytes: 128 << 20, age_ms: 10_000 }
+        Self {
+            rows: 1_000_000,
+            bytes: 128 << 20,
+            age_ms: 10_000,
+        }
     }
 }
 
@@ -375,7 +379,11 @@ pub trait CatalogQuestions: CatalogRead {
 
     /// The pipes that fill `table`, by id.
     fn pipes_into(&self, table: TableId) -> Result<Vec<Pipe>, ViewError> {
-        Ok(self.list::<Pipe>(&[])?.into_iter().filter(|pipe| pipe.table == table).collect())
+        Ok(self
+            .list::<Pipe>(&[])?
+            .into_iter()
+            .filter(|pipe| pipe.table == table)
+            .collect())
     }
 
     /// The shards of `table`, by index.

@@ -27,7 +27,11 @@ pub struct Proposal {
 impl Proposal {
     /// A command proposed at `at_ms`.
     pub fn new(at_ms: i64, command: Command) -> Self {
-        Self { format: COMMAND_FORMAT, at_ms, command }
+        Self {
+            format: COMMAND_FORMAT,
+            at_ms,
+            command,
+        }
     }
 }
 
@@ -224,7 +228,9 @@ pub type Outcome = Result<Response, Refusal>;
 #[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// A newer version wrote it.
-    #[error("the command has format {0}, this version knows {COMMAND_FORMAT}: upgrade all nodes before using new features")]
+    #[error(
+        "the command has format {0}, this version knows {COMMAND_FORMAT}: upgrade all nodes before using new features"
+    )]
     UnknownFormat(u16),
     /// There is no cluster yet, or there is one already.
     #[error("{0}")]

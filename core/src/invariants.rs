@@ -32,11 +32,17 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             found.push(violation("OFF-2", format!("{name} has no pipe")));
         }
         if view.get::<Shard>(&partition.shard)?.is_none() {
-            found.push(violation("OWN-1", format!("{name} belongs to shard {}, which is not there", partition.shard)));
+            found.push(violation(
+                "OWN-1",
+                format!("{name} belongs to shard {}, which is not there", partition.shard),
+            ));
         }
         let passed = partition.offset.0.checked_sub(partition.start.0);
         if passed.is_none_or(|passed| partition.stored + partition.rejected > passed) {
-            found.push(violation("LED-1", format!("{name}: more records than offsets: {partition:?}")));
+            found.push(violation(
+                "LED-1",
+                format!("{name}: more records than offsets: {partition:?}"),
+            ));
         }
     }
     for shard in view.list::<Shard>(&[])? {
@@ -46,12 +52,19 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         if let Some(leader) = shard.leader {
             let node = view.get::<Node>(&leader)?;
             if node.is_none_or(|node| node.state == NodeState::Down || node.state == NodeState::Joining) {
-                found.push(violation("OWN-1", format!("shard {} is led by node {leader}, which cannot lead", shard.id)));
+                found.push(violation(
+                    "OWN-1",
+                    format!("shard {} is led by node {leader}, which cannot lead", shard.id),
+                ));
             }
         }
     }
     let mut ids = BTreeMap::new();
-    for (id, what) in parts.iter().map(|p| (p.file.id, "part")).chain(rejects.iter().map(|p| (p.file.id, "reject part"))) {
+    for (id, what) in parts
+        .iter()
+        .map(|p| (p.file.id, "part"))
+        .chain(rejects.iter().map(|p| (p.file.id, "reject part")))
+    {
         if let Some(other) = ids.insert(id, what) {
             found.push(violation("CAT-1", format!("{what} {id} is also a {other}")));
         }
@@ -70,13 +83,17 @@ where
 {
     let mut found = Vec::new();
     for old in before.list::<Shard>(&[])? {
-        let Some(new) = after.get::<Shard>(&old.id)? else { continue };
+        let Some(new) = after.get::<Shard>(&old.id)? else {
+            continue;
+        };
         if new.epoch < old.epoch || (new.leader != old.leader && new.epoch == old.epoch) {
             found.push(violation("OWN-1", format!("shard {}: {old:?} became {new:?}", old.id)));
         }
     }
     for old in before.list::<SourcePartition>(&[])? {
-        let Some(new) = after.get::<SourcePartition>(&(old.pipe, old.partition))? else { continue };
+        let Some(new) = after.get::<SourcePartition>(&(old.pipe, old.partition))? else {
+            continue;
+        };
         if new.incarnation < old.incarnation || (new.incarnation == old.incarnation && new.offset < old.offset) {
             found.push(violation("OFF-2", format!("{old:?} went back to {new:?}")));
         }
@@ -99,7 +116,10 @@ where
             counted += stored(after.partitions_of(pipe)?) - stored(before.partitions_of(pipe)?);
         }
         if grown != counted {
-            found.push(violation("LED-1", format!("table '{}' grew by {grown} rows, counted {counted}", table.name)));
+            found.push(violation(
+                "LED-1",
+                format!("table '{}' grew by {grown} rows, counted {counted}", table.name),
+            ));
         }
     }
     Ok(found)

@@ -66,10 +66,21 @@ pub fn place(problem: &Problem) -> Vec<Move> {
     }
     homeless.sort_by_key(|s| (std::cmp::Reverse(s.weight), s.shard));
     for s in homeless {
-        let to = load.iter().min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
-        let reason = if s.leader.is_some() { MoveReason::LeaderLost } else { MoveReason::Unled };
+        let to = load
+            .iter()
+            .min_by_key(|(node, load)| (**load, **node))
+            .map(|(node, _)| *node);
+        let reason = if s.leader.is_some() {
+            MoveReason::LeaderLost
+        } else {
+            MoveReason::Unled
+        };
         if to.is_some() || s.leader.is_some() {
-            moves.push(Move { shard: s.shard, to, reason });
+            moves.push(Move {
+                shard: s.shard,
+                to,
+                reason,
+            });
         }
         if let Some(node) = to {
             at.insert(s.shard, (node, s.weight));
@@ -78,10 +89,16 @@ pub fn place(problem: &Problem) -> Vec<Move> {
     }
     // Each step lowers the spread, so this ends; the bound is only a belt for weights of zero.
     for _ in 0..problem.shards.len() {
-        let Some((fullest, high)) = load.iter().max_by_key(|(n, l)| (**l, std::cmp::Reverse(**n))).map(|(n, l)| (*n, *l)) else {
+        let Some((fullest, high)) = load
+            .iter()
+            .max_by_key(|(n, l)| (**l, std::cmp::Reverse(**n)))
+            .map(|(n, l)| (*n, *l))
+        else {
             break;
         };
-        let Some((emptiest, low)) = load.iter().min_by_key(|(n, l)| (**l, **n)).map(|(n, l)| (*n, *l)) else { break };
+        let Some((emptiest, low)) = load.iter().min_by_key(|(n, l)| (**l, **n)).map(|(n, l)| (*n, *l)) else {
+            break;
+        };
         // A move pays only if the emptiest does not become what the fullest was.
         let best = at
             .iter()
@@ -94,7 +111,11 @@ pub fn place(problem: &Problem) -> Vec<Move> {
         load.entry(emptiest).and_modify(|l| *l += weight);
         match moves.iter_mut().find(|m| m.shard == shard) {
             Some(earlier) => earlier.to = Some(emptiest),
-            None => moves.push(Move { shard, to: Some(emptiest), reason: MoveReason::Balance }),
+            None => moves.push(Move {
+                shard,
+                to: Some(emptiest),
+                reason: MoveReason::Balance,
+            }),
         }
     }
     moves
@@ -106,7 +127,10 @@ mod tests {
     use crate::ids::TableId;
 
     fn shard(index: u32) -> ShardId {
-        ShardId { table: TableId(1), index }
+        ShardId {
+            table: TableId(1),
+            index,
+        }
     }
 
     fn problem(nodes: &[u64], leaders: &[Option<u64>]) -> Problem {
@@ -115,7 +139,11 @@ mod tests {
             shards: leaders
                 .iter()
                 .enumerate()
-                .map(|(i, l)| ShardLoad { shard: shard(i as u32), leader: l.map(NodeId), weight: 1 })
+                .map(|(i, l)| ShardLoad {
+                    shard: shard(i as u32),
+                    leader: l.map(NodeId),
+                    weight: 1,
+                })
                 .collect(),
         }
     }
@@ -149,9 +177,16 @@ mod tests {
 
     #[test]
     fn a_new_node_takes_no_more_than_its_share() {
-        let moves = place(&problem(&[1, 2, 3], &[Some(1), Some(1), Some(1), Some(2), Some(2), Some(2)]));
+        let moves = place(&problem(
+            &[1, 2, 3],
+            &[Some(1), Some(1), Some(1), Some(2), Some(2), Some(2)],
+        ));
         assert_eq!(moves.len(), 2);
-        assert!(moves.iter().all(|m| m.to == Some(NodeId(3)) && m.reason == MoveReason::Balance));
+        assert!(
+            moves
+                .iter()
+                .all(|m| m.to == Some(NodeId(3)) && m.reason == MoveReason::Balance)
+        );
     }
 
     #[test]
@@ -162,7 +197,14 @@ mod tests {
     #[test]
     fn without_candidates_a_lost_leader_is_taken_away() {
         let moves = place(&problem(&[], &[Some(1), None]));
-        assert_eq!(moves, [Move { shard: shard(0), to: None, reason: MoveReason::LeaderLost }]);
+        assert_eq!(
+            moves,
+            [Move {
+                shard: shard(0),
+                to: None,
+                reason: MoveReason::LeaderLost
+            }]
+        );
     }
 
     proptest::proptest! {

@@ -43,7 +43,10 @@ impl Span {
     /// Whether its own numbers are possible: not backwards, and no more records than offsets.
     pub fn is_sound(&self) -> bool {
         self.start <= self.end
-            && self.stored.checked_add(self.rejected).is_some_and(|records| records <= self.width())
+            && self
+                .stored
+                .checked_add(self.rejected)
+                .is_some_and(|records| records <= self.width())
     }
 
     /// Joins `next` to the end of this span, if it is the same history and starts where this ends.

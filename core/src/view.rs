@@ -124,7 +124,9 @@ pub trait Record: Serialize + DeserializeOwned {
 pub trait CatalogRead: CatalogView {
     /// The record under `key`, if any.
     fn get<R: Record>(&self, key: &R::Key) -> Result<Option<R>, ViewError> {
-        self.get_bytes(R::KIND, &key.bytes())?.map(|bytes| decode(R::KIND, &bytes)).transpose()
+        self.get_bytes(R::KIND, &key.bytes())?
+            .map(|bytes| decode(R::KIND, &bytes))
+            .transpose()
     }
 
     /// All records of a kind whose key begins with `prefix` (`&[]` for all), in key order.
@@ -155,7 +157,10 @@ pub trait CatalogSnapshot: CatalogView + Send + Sync {
 const DIGEST_KEY: &[u8] = b"digest";
 
 fn decode<R: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<R, ViewError> {
-    rmp_serde::from_slice(bytes).map_err(|e| ViewError::Corrupt { kind, reason: e.to_string() })
+    rmp_serde::from_slice(bytes).map_err(|e| ViewError::Corrupt {
+        kind,
+        reason: e.to_string(),
+    })
 }
 
 /// Changes to make: a value to put, or `None` to delete.
@@ -170,14 +175,19 @@ pub struct Overlay<'b> {
 impl<'b> Overlay<'b> {
     /// Nothing changed yet.
     pub fn new(base: &'b dyn CatalogView) -> Self {
-        Self { base, writes: WriteSet::new() }
+        Self {
+            base,
+            writes: WriteSet::new(),
+        }
     }
 
     /// Puts `record` under `key`.
     pub fn put<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), ViewError> {
         // Named fields, so that a later version may add some and still read what this one wrote.
-        let bytes = rmp_serde::to_vec_named(record)
-            .map_err(|e| ViewError::Corrupt { kind: R::KIND, reason: e.to_string() })?;
+        let bytes = rmp_serde::to_vec_named(record).map_err(|e| ViewError::Corrupt {
+            kind: R::KIND,
+            reason: e.to_string(),
+        })?;
         self.writes.insert((R::KIND, key.bytes()), Some(bytes));
         Ok(())
     }
@@ -273,7 +283,10 @@ impl MemView {
 
     /// The digest computed anew from all entries; equal to [`CatalogRead::digest`] if apply kept it well.
     pub fn recomputed_digest(&self) -> u128 {
-        let entries = self.entries.iter().filter(|((kind, key), _)| (*kind, key.as_slice()) != (Kind::Meta, DIGEST_KEY));
+        let entries = self
+            .entries
+            .iter()
+            .filter(|((kind, key), _)| (*kind, key.as_slice()) != (Kind::Meta, DIGEST_KEY));
         entries.fold(0, |digest, ((kind, key), value)| digest ^ entry_hash(*kind, key, value))
     }
 }

@@ -18,7 +18,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { state: MemView::default(), index: 0, accepted: vec![] };
+        let mut world = Self {
+            state: MemView::default(),
+            index: 0,
+            accepted: vec![],
+        };
         let member = |i: u64| FoundingMember {
             node: NodeId(i),
             name: format!("n{i}"),
@@ -27,15 +31,26 @@ impl World {
             addresses: Addresses::default(),
         };
         let members = (1..=3).map(member).collect();
-        world.apply(Command::FoundCluster(FoundCluster { cluster: ClusterId(1), name: "c".into(), members })).unwrap();
+        world
+            .apply(Command::FoundCluster(FoundCluster {
+                cluster: ClusterId(1),
+                name: "c".into(),
+                members,
+            }))
+            .unwrap();
         for i in 1..=3 {
             world.apply(node_up(i, 1)).unwrap();
         }
         world.apply(create_table("t")).unwrap();
         world.apply(create_pipe("p", "t")).unwrap();
         for index in 0..2 {
-            let shard = ShardId { table: TableId(1), index };
-            world.apply(assign(shard, Epoch(0), Some(NodeId(1 + index as u64)))).unwrap();
+            let shard = ShardId {
+                table: TableId(1),
+                index,
+            };
+            world
+                .apply(assign(shard, Epoch(0), Some(NodeId(1 + index as u64))))
+                .unwrap();
         }
         world
     }
@@ -45,14 +60,23 @@ impl World {
         self.index += 1;
         let before = self.state.clone();
         let mut overlay = Overlay::new(&before);
-        let outcome = apply(&mut overlay, Version(self.index), &Proposal::new(self.index as i64, command.clone())).unwrap();
+        let outcome = apply(
+            &mut overlay,
+            Version(self.index),
+            &Proposal::new(self.index as i64, command.clone()),
+        )
+        .unwrap();
         self.state.write(overlay.into_writes());
         if outcome.is_err() {
             assert_eq!(before, self.state, "a refusal changed the state: {command:?}");
         }
         assert_eq!(check_state(&self.state).unwrap(), vec![], "after {command:?}");
         assert_eq!(check_step(&before, &self.state).unwrap(), vec![], "by {command:?}");
-        assert_eq!(self.state.digest().unwrap(), self.state.recomputed_digest(), "after {command:?}");
+        assert_eq!(
+            self.state.digest().unwrap(),
+            self.state.recomputed_digest(),
+            "after {command:?}"
+        );
         if let (Command::CommitPart(commit), Ok(_)) = (command, &outcome) {
             self.accepted.push(commit);
         }
@@ -64,7 +88,12 @@ impl World {
     }
 
     fn shard(&self, index: u32) -> Option<Shard> {
-        self.state.get(&ShardId { table: TableId(1), index }).unwrap()
+        self.state
+            .get(&ShardId {
+                table: TableId(1),
+                index,
+            })
+            .unwrap()
     }
 
     /// A commit that would be accepted now.
@@ -74,7 +103,11 @@ impl World {
             .filter_map(|p| self.partition(p))
             .filter(|p| p.shard.index == shard)
             .map(|p| Span {
-                key: SpanKey { pipe: p.pipe, partition: p.partition, incarnation: p.incarnation },
+                key: SpanKey {
+                    pipe: p.pipe,
+                    partition: p.partition,
+                    incarnation: p.incarnation,
+                },
                 start: p.offset,
                 end: Offset(p.offset.0 + width),
                 stored: width / 2,
@@ -94,7 +127,10 @@ impl World {
         };
         Some(CommitPart {
             commit: CommitId(id),
-            shard: ShardId { table: TableId(1), index: shard },
+            shard: ShardId {
+                table: TableId(1),
+                index: shard,
+            },
             epoch,
             schema_version: SchemaVersion(1),
             parts: vec![file(sum(|s| s.stored), id * 2)],
@@ -106,14 +142,23 @@ impl World {
 
 fn node_up(i: u64, boot: u128) -> Command {
     let instance = InstanceId(i as u128);
-    Command::NodeUp(NodeUp { node: NodeId(i), instance, boot: BootId(boot), addresses: Addresses::default() })
+    Command::NodeUp(NodeUp {
+        node: NodeId(i),
+        instance,
+        boot: BootId(boot),
+        addresses: Addresses::default(),
+    })
 }
 
 fn create_table(name: &str) -> Command {
     Command::CreateTable(CreateTable {
         name: name.into(),
         if_not_exists: false,
-        columns: vec![Column { name: "x".into(), data_type: ColumnType::Int64, nullable: true }],
+        columns: vec![Column {
+            name: "x".into(),
+            data_type: ColumnType::Int64,
+            nullable: true,
+        }],
         order_by: vec!["x".into()],
         partition_by: None,
         shards: 2,
@@ -122,7 +167,11 @@ fn create_table(name: &str) -> Command {
 }
 
 fn create_pipe(name: &str, table: &str) -> Command {
-    let source = KafkaSource { brokers: "b:1".into(), topic: "topic".into(), client: Default::default() };
+    let source = KafkaSource {
+        brokers: "b:1".into(),
+        topic: "topic".into(),
+        client: Default::default(),
+    };
     Command::CreatePipe(CreatePipe {
         name: name.into(),
         if_not_exists: false,
@@ -133,19 +182,46 @@ fn create_pipe(name: &str, table: &str) -> Command {
 }
 
 fn assign(shard: ShardId, replaces: Epoch, leader: Option<NodeId>) -> Command {
-    Command::AssignLeader(AssignLeader { shard, replaces, leader })
+    Command::AssignLeader(AssignLeader {
+        shard,
+        replaces,
+        leader,
+    })
 }
 
 /// What the adversary does next.
 #[derive(Clone, Debug)]
 enum Act {
-    Commit { shard: u32, width: u64 },
-    CommitSpoiled { shard: u32, width: u64, how: Spoil },
-    Replay { which: usize },
-    ReuseId { shard: u32, which: usize },
-    Assign { shard: u32, behind: u64, leader: Option<u64> },
-    NodeUp { node: u64, boot: u128 },
-    NodeState { node: u64, boot: u128, state: NodeState },
+    Commit {
+        shard: u32,
+        width: u64,
+    },
+    CommitSpoiled {
+        shard: u32,
+        width: u64,
+        how: Spoil,
+    },
+    Replay {
+        which: usize,
+    },
+    ReuseId {
+        shard: u32,
+        which: usize,
+    },
+    Assign {
+        shard: u32,
+        behind: u64,
+        leader: Option<u64>,
+    },
+    NodeUp {
+        node: u64,
+        boot: u128,
+    },
+    NodeState {
+        node: u64,
+        boot: u128,
+        state: NodeState,
+    },
     Pause(bool),
     AddPartition(u32),
     DropPipe,
@@ -231,7 +307,9 @@ fn step(world: &mut World, i: usize, act: Act) {
     let id = 1000 + i as u128;
     match act {
         Act::Commit { shard, width } => {
-            let Some(commit) = world.good_commit(shard, id, width) else { return };
+            let Some(commit) = world.good_commit(shard, id, width) else {
+                return;
+            };
             let led = world.shard(shard).is_some_and(|s| s.leader.is_some());
             let outcome = world.apply(Command::CommitPart(commit));
             assert_eq!(outcome.is_ok(), led, "{outcome:?}");
@@ -239,13 +317,22 @@ fn step(world: &mut World, i: usize, act: Act) {
         Act::CommitSpoiled { shard, width, how } => {
             let commit = world.good_commit(shard, id, width).and_then(|c| spoil(c, how));
             if let Some(commit) = commit {
-                assert!(world.apply(Command::CommitPart(commit)).is_err(), "{how:?} was accepted");
+                assert!(
+                    world.apply(Command::CommitPart(commit)).is_err(),
+                    "{how:?} was accepted"
+                );
             }
         }
         Act::Replay { which } => {
-            let Some(commit) = world.accepted.get(which % world.accepted.len().max(1)).cloned() else { return };
+            let Some(commit) = world.accepted.get(which % world.accepted.len().max(1)).cloned() else {
+                return;
+            };
             let moves = commit.spans.iter().any(|s| s.width() > 0);
-            let last = world.state.get::<Shard>(&commit.shard).unwrap().and_then(|s| s.last_commit);
+            let last = world
+                .state
+                .get::<Shard>(&commit.shard)
+                .unwrap()
+                .and_then(|s| s.last_commit);
             let outcome = world.apply(Command::CommitPart(commit.clone()));
             if last.is_some_and(|last| last.id == commit.commit) {
                 assert!(matches!(outcome, Err(Refusal::AlreadyCommitted(_))), "{outcome:?}");
@@ -254,9 +341,13 @@ fn step(world: &mut World, i: usize, act: Act) {
             }
         }
         Act::ReuseId { shard, which } => {
-            let Some(used) = world.accepted.get(which % world.accepted.len().max(1)).cloned() else { return };
+            let Some(used) = world.accepted.get(which % world.accepted.len().max(1)).cloned() else {
+                return;
+            };
             let last = world.shard(shard).and_then(|s| s.last_commit).map(|l| l.id);
-            let Some(mut commit) = world.good_commit(shard, id, 5) else { return };
+            let Some(mut commit) = world.good_commit(shard, id, 5) else {
+                return;
+            };
             commit.commit = used.commit;
             if last == Some(used.commit) {
                 let outcome = world.apply(Command::CommitPart(commit));
@@ -266,23 +357,52 @@ fn step(world: &mut World, i: usize, act: Act) {
         Act::Assign { shard, behind, leader } => {
             let current = world.shard(shard).map_or(Epoch(0), |s| s.epoch);
             let replaces = Epoch(current.0.saturating_sub(behind));
-            let outcome = world.apply(assign(ShardId { table: TableId(1), index: shard }, replaces, leader.map(NodeId)));
+            let outcome = world.apply(assign(
+                ShardId {
+                    table: TableId(1),
+                    index: shard,
+                },
+                replaces,
+                leader.map(NodeId),
+            ));
             if replaces != current {
                 assert!(outcome.is_err(), "an assignment by an old epoch was accepted");
             }
         }
         Act::NodeUp { node, boot } => _ = world.apply(node_up(node, boot)),
         Act::NodeState { node, boot, state } => {
-            let command = SetNodeState { node: NodeId(node), boot: Some(BootId(boot)), state };
+            let command = SetNodeState {
+                node: NodeId(node),
+                boot: Some(BootId(boot)),
+                state,
+            };
             _ = world.apply(Command::SetNodeState(command));
         }
-        Act::Pause(paused) => _ = world.apply(Command::SetPipePaused(SetPipePaused { name: "p".into(), paused })),
+        Act::Pause(paused) => {
+            _ = world.apply(Command::SetPipePaused(SetPipePaused {
+                name: "p".into(),
+                paused,
+            }))
+        }
         Act::AddPartition(p) => {
             let partitions = vec![(PartitionId(p), Offset(0))];
-            _ = world.apply(Command::AddPartitions(AddPartitions { pipe: PipeId(1), partitions }));
+            _ = world.apply(Command::AddPartitions(AddPartitions {
+                pipe: PipeId(1),
+                partitions,
+            }));
         }
-        Act::DropPipe => _ = world.apply(Command::DropPipe(ByName { name: "p".into(), if_exists: false })),
-        Act::DropTable => _ = world.apply(Command::DropTable(ByName { name: "t".into(), if_exists: false })),
+        Act::DropPipe => {
+            _ = world.apply(Command::DropPipe(ByName {
+                name: "p".into(),
+                if_exists: false,
+            }))
+        }
+        Act::DropTable => {
+            _ = world.apply(Command::DropTable(ByName {
+                name: "t".into(),
+                if_exists: false,
+            }))
+        }
         Act::Create => {
             _ = world.apply(create_table("t"));
             _ = world.apply(create_pipe("p", "t"));
@@ -320,7 +440,9 @@ fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
     let mut commit = world.good_commit(0, 7, 10).unwrap();
     assert_eq!(commit.spans.len(), 2);
     commit.spans[1].start = Offset(commit.spans[1].start.0 + 3);
-    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit.clone())) else { panic!() };
+    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit.clone())) else {
+        panic!()
+    };
     assert_eq!(refused, [(commit.spans[1].key, SpanRefusal::NotNext(Offset(20)))]);
     let mut rest = world.good_commit(0, 8, 10).unwrap();
     rest.spans.truncate(1);
@@ -335,10 +457,17 @@ fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
 fn a_pause_between_reading_and_committing_wins() {
     let mut world = World::new();
     let commit = world.good_commit(0, 7, 10).unwrap();
-    let pause = |paused| Command::SetPipePaused(SetPipePaused { name: "p".into(), paused });
+    let pause = |paused| {
+        Command::SetPipePaused(SetPipePaused {
+            name: "p".into(),
+            paused,
+        })
+    };
     world.apply(pause(true)).unwrap();
     world.apply(pause(false)).unwrap();
-    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit)) else { panic!() };
+    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit)) else {
+        panic!()
+    };
     assert_eq!(refused[0].1, SpanRefusal::StaleIncarnation(Incarnation(3)));
 }
 
@@ -355,7 +484,12 @@ fn a_restarted_process_does_not_inherit_its_terms_of_office() {
 #[test]
 fn a_copied_or_wiped_folder_cannot_take_a_nodes_place() {
     let mut world = World::new();
-    let up = NodeUp { node: NodeId(1), instance: InstanceId(77), boot: BootId(9), addresses: Addresses::default() };
+    let up = NodeUp {
+        node: NodeId(1),
+        instance: InstanceId(77),
+        boot: BootId(9),
+        addresses: Addresses::default(),
+    };
     assert!(matches!(world.apply(Command::NodeUp(up)), Err(Refusal::Node(_))));
 }
 
@@ -363,7 +497,11 @@ fn a_copied_or_wiped_folder_cannot_take_a_nodes_place() {
 fn a_command_of_a_later_format_is_refused() {
     let mut overlay_base = MemView::default();
     let mut overlay = Overlay::new(&overlay_base);
-    let proposal = Proposal { format: COMMAND_FORMAT + 1, at_ms: 0, command: create_table("t") };
+    let proposal = Proposal {
+        format: COMMAND_FORMAT + 1,
+        at_ms: 0,
+        command: create_table("t"),
+    };
     let outcome = apply(&mut overlay, Version(1), &proposal).unwrap();
     assert_eq!(outcome, Err(Refusal::UnknownFormat(COMMAND_FORMAT + 1)));
     overlay_base.write(overlay.into_writes());
@@ -375,9 +513,19 @@ fn dropping_a_table_buries_its_files_and_needs_its_pipes_gone() {
     let mut world = World::new();
     let commit = world.good_commit(0, 7, 10).unwrap();
     world.apply(Command::CommitPart(commit)).unwrap();
-    let drop_table = || Command::DropTable(ByName { name: "t".into(), if_exists: false });
+    let drop_table = || {
+        Command::DropTable(ByName {
+            name: "t".into(),
+            if_exists: false,
+        })
+    };
     assert!(matches!(world.apply(drop_table()), Err(Refusal::TableInUse { .. })));
-    world.apply(Command::DropPipe(ByName { name: "p".into(), if_exists: false })).unwrap();
+    world
+        .apply(Command::DropPipe(ByName {
+            name: "p".into(),
+            if_exists: false,
+        }))
+        .unwrap();
     world.apply(drop_table()).unwrap();
     assert_eq!(world.state.list::<Tombstone>(&[]).unwrap().len(), 2);
     assert_eq!(world.state.list::<Part>(&[]).unwrap().len(), 0);

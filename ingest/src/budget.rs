@@ -20,7 +20,10 @@ pub struct Budget {
 impl Budget {
     /// A budget of `limit` bytes, none of them used.
     pub fn new(limit: u64) -> Self {
-        Self { limit, used: Mutex::default() }
+        Self {
+            limit,
+            used: Mutex::default(),
+        }
     }
 
     /// Says how many bytes the memtable of `shard` has now; zero when it is gone.
@@ -58,7 +61,10 @@ mod tests {
 
     #[test]
     fn the_largest_memtable_goes_first_and_consumers_wait_at_the_limit() {
-        let shard = |index| ShardId { table: TableId(1), index };
+        let shard = |index| ShardId {
+            table: TableId(1),
+            index,
+        };
         let budget = Budget::new(100);
         budget.report(shard(0), 40);
         budget.report(shard(1), 20);

@@ -6,9 +6,11 @@
 
 mod consumer;
 mod inspect;
+mod mock;
 
 pub use consumer::{Consumer, ConsumerOptions, PartitionStatus};
 pub use inspect::{StartPosition, added_partitions, start_offsets};
+pub use mock::{MOCK_PARTITION_BYTES, MOCK_PARTITION_MESSAGES, MockBroker};
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;

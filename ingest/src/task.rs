@@ -128,8 +128,18 @@ impl ShardTask {
             return;
         }
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let open: BTreeSet<SpanKey> = self.memtable.stats().positions.into_iter().map(|(key, _)| key).collect();
-        let key_of = |p: &SourcePartition| SpanKey { pipe: p.pipe, partition: p.partition, incarnation: p.incarnation };
+        let open: BTreeSet<SpanKey> = self
+            .memtable
+            .stats()
+            .positions
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        let key_of = |p: &SourcePartition| SpanKey {
+            pipe: p.pipe,
+            partition: p.partition,
+            incarnation: p.incarnation,
+        };
         let wanted_keys: BTreeSet<SpanKey> = wanted.iter().flat_map(|(_, ps)| ps.iter().map(key_of)).collect();
         for key in &open {
             let same = |k: &&SpanKey| (k.pipe, k.partition) == (key.pipe, key.partition);
@@ -137,7 +147,11 @@ impl ShardTask {
                 self.memtable.close_partition(key.pipe, key.partition);
             }
         }
-        consumers.retain(|pipe, _| wanted.iter().any(|(p, partitions)| p.id == *pipe && !partitions.is_empty()));
+        consumers.retain(|pipe, _| {
+            wanted
+                .iter()
+                .any(|(p, partitions)| p.id == *pipe && !partitions.is_empty())
+        });
         for (pipe, partitions) in wanted {
             if partitions.is_empty() {
                 continue;
@@ -207,7 +221,12 @@ impl ShardTask {
             .filter_map(|PartitionStatus { key, end, waiting_for }| {
                 let position = *positions.get(&key)?;
                 // The broker's word is a little old; what was read is the better bound then.
-                Some(PartitionProgress { key, position, end: end.map(|end| end.max(position)), waiting_for })
+                Some(PartitionProgress {
+                    key,
+                    position,
+                    end: end.map(|end| end.max(position)),
+                    waiting_for,
+                })
             })
             .collect()
     }

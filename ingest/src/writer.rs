@@ -68,14 +68,18 @@ impl ShardWriter {
         has_something
             && (stats.uncut_rows >= policy.rows
                 || stats.uncut_bytes >= policy.bytes
-                || stats.oldest_age.is_some_and(|age| age >= Duration::from_millis(policy.age_ms))
+                || stats
+                    .oldest_age
+                    .is_some_and(|age| age >= Duration::from_millis(policy.age_ms))
                 || self.budget.wants_flush_of(self.shard))
     }
 
     /// Cuts the memtable and commits the cut. Returns only when its fate is known; drop the future to give up,
     /// after which the task must not be used any more.
     pub async fn flush(&self) -> Flushed {
-        let Some(mut cut) = self.memtable.cut() else { return Flushed::Nothing };
+        let Some(mut cut) = self.memtable.cut() else {
+            return Flushed::Nothing;
+        };
         let mut lost = Vec::new();
         loop {
             let commit = self.make_durable(&cut).await;
@@ -118,7 +122,10 @@ impl ShardWriter {
         let encoded = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
         let (parts, rejects) = encoded.await.map_err(|e| e.to_string())??;
         for part in parts.iter().chain(rejects.iter().map(|(_, part)| part)) {
-            self.store.put(&part.file.path, part.bytes.clone()).await.map_err(|e| e.to_string())?;
+            self.store
+                .put(&part.file.path, part.bytes.clone())
+                .await
+                .map_err(|e| e.to_string())?;
         }
         Ok(CommitPart {
             commit: CommitId(random()),
@@ -138,7 +145,9 @@ impl ShardWriter {
             match self.committer.commit(commit.clone()).await {
                 Ok(Ok(_)) | Ok(Err(Refusal::AlreadyCommitted(_))) => return Ok(()),
                 Ok(Err(refusal)) => return Err(refusal),
-                Err(unknown) => debug!(shard = %self.shard, "a commit's outcome is not known, proposing it again: {unknown}"),
+                Err(unknown) => {
+                    debug!(shard = %self.shard, "a commit's outcome is not known, proposing it again: {unknown}")
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACKOFF.1);

@@ -12,7 +12,8 @@ use tidemill_core::catalog::KafkaSource;
 use tidemill_core::command::CommitPart;
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{
-    Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, ShardId, SpanKey, TableId, Version,
+    Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, ShardId, SpanKey, TableId,
+    Version,
 };
 use tidemill_ingest::kafka;
 use tidemill_ingest::writer::{CommitUnknown, Committer};
@@ -76,7 +77,9 @@ fn read_error(error: ReadError) -> CatalogError {
 impl Committer for SharedCatalog {
     async fn commit(&self, commit: CommitPart) -> Result<Outcome, CommitUnknown> {
         let proposed = propose(&self.0, Command::CommitPart(commit), COMMIT).await;
-        proposed.map(|(_, outcome)| outcome).map_err(|e| CommitUnknown(e.to_string()))
+        proposed
+            .map(|(_, outcome)| outcome)
+            .map_err(|e| CommitUnknown(e.to_string()))
     }
 }
 
@@ -93,7 +96,10 @@ impl Connections {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
-        let channel = endpoint.connect_timeout(Duration::from_millis(700)).tcp_nodelay(true).connect_lazy();
+        let channel = endpoint
+            .connect_timeout(Duration::from_millis(700))
+            .tcp_nodelay(true)
+            .connect_lazy();
         open.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -117,7 +123,10 @@ impl FreshRows for ClusterRows {
         if leader == self.node {
             return self.supervisor.pin(shard, epoch).ok_or(PinError::NotLeading);
         }
-        let member = self.catalog.peer(leader).ok_or_else(|| PinError::Unreachable(format!("node {leader} is unknown")))?;
+        let member = self
+            .catalog
+            .peer(leader)
+            .ok_or_else(|| PinError::Unreachable(format!("node {leader} is unknown")))?;
         let channel = self.connections.to(&member.api_addr).map_err(PinError::Unreachable)?;
         let asked = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch)).await;
         asked.unwrap_or_else(|_| Err(PinError::Unreachable(format!("node '{}' does not answer", member.name))))
@@ -130,7 +139,11 @@ async fn pin_remote(channel: Channel, shard: ShardId, epoch: Epoch) -> Result<Pi
         _ => PinError::Unreachable(status.message().to_owned()),
     };
     let broken = |what: &str| PinError::Unreachable(format!("its answer is not readable: {what}"));
-    let request = PinRequest { table: shard.table.0, shard: shard.index, epoch: epoch.0 };
+    let request = PinRequest {
+        table: shard.table.0,
+        shard: shard.index,
+        epoch: epoch.0,
+    };
     let mut client = FreshClient::new(channel).max_decoding_message_size(16 << 20);
     let mut replies = client.pin(request).await.map_err(failed)?.into_inner();
     let (mut header, mut reader, mut batches) = (None, PieceReader::default(), Vec::new());
@@ -148,18 +161,34 @@ async fn pin_remote(channel: Channel, shard: ShardId, epoch: Epoch) -> Result<Pi
     let partitions: Vec<PinnedPartition> = header.partitions.iter().map(pinned_partition).collect();
     let mut pinned = Vec::with_capacity(batches.len());
     for (rows, index) in batches.into_iter().zip(header.batches) {
-        let key = partitions.get(index as usize).ok_or_else(|| broken("an unknown partition"))?.key;
+        let key = partitions
+            .get(index as usize)
+            .ok_or_else(|| broken("an unknown partition"))?
+            .key;
         pinned.push(PinnedBatch { key, rows });
     }
-    Ok(PinnedShard { shard, epoch: Epoch(header.epoch), partitions, batches: pinned })
+    Ok(PinnedShard {
+        shard,
+        epoch: Epoch(header.epoch),
+        partitions,
+        batches: pinned,
+    })
 }
 
 fn pinned_partition(p: &api::PinnedPartition) -> PinnedPartition {
-    PinnedPartition { key: span_key(p.pipe, p.partition, p.incarnation), from: Offset(p.from), to: Offset(p.to) }
+    PinnedPartition {
+        key: span_key(p.pipe, p.partition, p.incarnation),
+        from: Offset(p.from),
+        to: Offset(p.to),
+    }
 }
 
 fn span_key(pipe: u64, partition: u32, incarnation: u64) -> SpanKey {
-    SpanKey { pipe: PipeId(pipe), partition: PartitionId(partition), incarnation: Incarnation(incarnation) }
+    SpanKey {
+        pipe: PipeId(pipe),
+        partition: PartitionId(partition),
+        incarnation: Incarnation(incarnation),
+    }
 }
 
 /// What the manager knows, wherever it is.
@@ -198,7 +227,10 @@ fn node_progress(report: NodeReport) -> NodeProgress {
     let progress = report.progress.unwrap_or_default();
     let mut partitions = Vec::new();
     for task in progress.tasks {
-        let shard = ShardId { table: TableId(task.table), index: task.shard };
+        let shard = ShardId {
+            table: TableId(task.table),
+            index: task.shard,
+        };
         partitions.extend(task.partitions.into_iter().map(|p| PartitionProgress {
             key: span_key(p.pipe, p.partition, p.incarnation),
             shard,
@@ -233,6 +265,8 @@ impl Sources for KafkaSources {
             StartPosition::TimestampMs(ms) => kafka::StartPosition::TimestampMs(*ms),
         };
         let asked = tokio::task::spawn_blocking(move || kafka::start_offsets(&source, &start)).await;
-        asked.map_err(|e| SourceError(e.to_string()))?.map_err(|e| SourceError(e.0))
+        asked
+            .map_err(|e| SourceError(e.to_string()))?
+            .map_err(|e| SourceError(e.0))
     }
 }

@@ -35,7 +35,9 @@ pub async fn collect(catalog: &Catalog, store: &dyn PartStore, readers_from: Ver
     }
     if !buried.is_empty() {
         let parts = buried.iter().map(|t| t.part).collect();
-        propose(catalog, Command::ForgetTombstones(parts), Duration::from_secs(5)).await?.1?;
+        propose(catalog, Command::ForgetTombstones(parts), Duration::from_secs(5))
+            .await?
+            .1?;
         info!("deleted {} files of dropped tables and pipes", buried.len());
     }
     let orphans = orphans(&*state, files.into_iter().map(|f| f.path))?;
@@ -57,7 +59,9 @@ fn orphans(state: &dyn CatalogSnapshot, paths: impl Iterator<Item = String>) -> 
     let mut found = Vec::new();
     for path in paths.filter(|path| !referenced.contains(path)) {
         // What does not look like a part's path is not ours to delete.
-        let Some((shard, epoch)) = place_of(&path) else { continue };
+        let Some((shard, epoch)) = place_of(&path) else {
+            continue;
+        };
         let over = match state.get::<Shard>(&shard)? {
             Some(shard) => shard.epoch > epoch,
             // A table that is gone for good: its id was given out and will not be again.
@@ -72,7 +76,9 @@ fn orphans(state: &dyn CatalogSnapshot, paths: impl Iterator<Item = String>) -> 
 
 fn was_given_out(state: &dyn CatalogSnapshot, table: TableId) -> anyhow::Result<bool> {
     use tidemill_core::catalog::{Cluster, ClusterKey};
-    Ok(state.get::<Cluster>(&ClusterKey)?.is_some_and(|cluster| table < cluster.next_table))
+    Ok(state
+        .get::<Cluster>(&ClusterKey)?
+        .is_some_and(|cluster| table < cluster.next_table))
 }
 
 /// Shard and epoch in `<table>/<shard>/<epoch>/<file>.parquet`.
@@ -117,10 +123,23 @@ mod tests {
 
     #[test]
     fn only_what_can_never_be_committed_is_an_orphan() {
-        let id = ShardId { table: TableId(1), index: 0 };
+        let id = ShardId {
+            table: TableId(1),
+            index: 0,
+        };
         let mut state = MemView::default();
         let mut draft = Overlay::new(&state);
-        draft.put(&id, &Shard { id, epoch: Epoch(5), leader: None, last_commit: None }).unwrap();
+        draft
+            .put(
+                &id,
+                &Shard {
+                    id,
+                    epoch: Epoch(5),
+                    leader: None,
+                    last_commit: None,
+                },
+            )
+            .unwrap();
         let file = PartFile {
             id: PartId(7),
             path: "1/0/3/live.parquet".into(),
@@ -130,11 +149,23 @@ mod tests {
             partition_value: None,
             ranges: vec![],
         };
-        let part = Part { shard: id, file, schema_version: SchemaVersion(1), version: Version(1), committed_at_ms: 0 };
+        let part = Part {
+            shard: id,
+            file,
+            schema_version: SchemaVersion(1),
+            version: Version(1),
+            committed_at_ms: 0,
+        };
         draft.put(&(id, PartId(7)), &part).unwrap();
         let writes = draft.into_writes();
         state.write(writes);
-        let paths = ["1/0/3/live.parquet", "1/0/4/old.parquet", "1/0/5/now.parquet", "1/0/6/next.parquet", "notes.txt"];
+        let paths = [
+            "1/0/3/live.parquet",
+            "1/0/4/old.parquet",
+            "1/0/5/now.parquet",
+            "1/0/6/next.parquet",
+            "notes.txt",
+        ];
         let found = orphans(&At(state), paths.iter().map(|p| (*p).to_owned())).unwrap();
         assert_eq!(found, ["1/0/4/old.parquet"]);
     }

@@ -21,36 +21,96 @@ pub struct Setting {
     pub meaning: &'static str,
 }
 
-const fn setting(
-    section: &'static str,
-    key: &'static str,
-    default: &'static str,
-    meaning: &'static str,
-) -> Setting {
-    Setting { section, key, default, meaning }
+const fn setting(section: &'static str, key: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting {
+        section,
+        key,
+        default,
+        meaning,
+    }
 }
 
 /// All settings of `node.toml`.
 pub const SETTINGS: &[Setting] = &[
-    setting("", "cluster", "", "Name of the cluster. A data folder belongs to one cluster for good."),
+    setting(
+        "",
+        "cluster",
+        "",
+        "Name of the cluster. A data folder belongs to one cluster for good.",
+    ),
     setting("", "name", "", "Name of this node; one of the members."),
-    setting("", "data_dir", "", "Folder of this node alone: Raft log, catalog, identity. Relative to this file."),
+    setting(
+        "",
+        "data_dir",
+        "",
+        "Folder of this node alone: Raft log, catalog, identity. Relative to this file.",
+    ),
     setting(
         "",
         "part_store",
         "",
         "Where parts lie, the same for all nodes: `file:///folder` that all nodes share, or `local:///folder`.",
     ),
-    setting("", "warehouse", "\"default\"", "The set of nodes that this one belongs to."),
-    setting("listen", "raft", "the member's address", "Address to bind for Raft and heartbeats."),
-    setting("listen", "api", "the member's address", "Address to bind for clients and queries between nodes (gRPC)."),
-    setting("listen", "http", "the member's address", "Address to bind for /healthz, /readyz and /metrics."),
-    setting("memory", "memtables", "\"512MiB\"", "What all memtables of this node may use; consumers wait at the limit."),
-    setting("memory", "queries", "\"1GiB\"", "What all queries of this node may use for sorting, joining, aggregating; they spill beyond it."),
-    setting("members", "name", "", "Name of a founding member. The list is the same in all files, in the same order."),
-    setting("members", "raft", "", "Address at which the others reach its Raft, `host:port`."),
-    setting("members", "api", "", "Address at which clients and the others reach its api, `host:port`."),
-    setting("members", "http", "", "Address at which its HTTP is reached, `host:port`."),
+    setting(
+        "",
+        "warehouse",
+        "\"default\"",
+        "The set of nodes that this one belongs to.",
+    ),
+    setting(
+        "listen",
+        "raft",
+        "the member's address",
+        "Address to bind for Raft and heartbeats.",
+    ),
+    setting(
+        "listen",
+        "api",
+        "the member's address",
+        "Address to bind for clients and queries between nodes (gRPC).",
+    ),
+    setting(
+        "listen",
+        "http",
+        "the member's address",
+        "Address to bind for /healthz, /readyz and /metrics.",
+    ),
+    setting(
+        "memory",
+        "memtables",
+        "\"512MiB\"",
+        "What all memtables of this node may use; consumers wait at the limit.",
+    ),
+    setting(
+        "memory",
+        "queries",
+        "\"1GiB\"",
+        "What all queries of this node may use for sorting, joining, aggregating; they spill beyond it.",
+    ),
+    setting(
+        "members",
+        "name",
+        "",
+        "Name of a founding member. The list is the same in all files, in the same order.",
+    ),
+    setting(
+        "members",
+        "raft",
+        "",
+        "Address at which the others reach its Raft, `host:port`.",
+    ),
+    setting(
+        "members",
+        "api",
+        "",
+        "Address at which clients and the others reach its api, `host:port`.",
+    ),
+    setting(
+        "members",
+        "http",
+        "",
+        "Address at which its HTTP is reached, `host:port`.",
+    ),
 ];
 
 /// The reference page of all settings, in Markdown.
@@ -163,7 +223,11 @@ impl NodeConfig {
         let file: FileConfig = toml::from_str(text)?;
         let Some(me) = file.members.iter().find(|m| m.name == file.name) else {
             let names: Vec<&str> = file.members.iter().map(|m| m.name.as_str()).collect();
-            bail!("name = \"{}\" is not one of the members ({})", file.name, names.join(", "));
+            bail!(
+                "name = \"{}\" is not one of the members ({})",
+                file.name,
+                names.join(", ")
+            );
         };
         check_members(&file.members)?;
         let bytes = |name: &str, given: &Option<String>, default: u64| match given {
@@ -201,12 +265,20 @@ impl NodeConfig {
 fn check_members(members: &[FileMember]) -> anyhow::Result<()> {
     for (i, member) in members.iter().enumerate() {
         if members[..i].iter().any(|other| other.name == member.name) {
-            bail!("two members are called \"{}\"; every node needs a name of its own", member.name);
+            bail!(
+                "two members are called \"{}\"; every node needs a name of its own",
+                member.name
+            );
         }
         for address in [&member.raft, &member.api, &member.http] {
-            let valid = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+            let valid = address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
             if !valid {
-                bail!("member \"{}\": \"{address}\" is not an address; write host:port", member.name);
+                bail!(
+                    "member \"{}\": \"{address}\" is not an address; write host:port",
+                    member.name
+                );
             }
         }
     }
@@ -238,8 +310,14 @@ fn refuse_unknown<'k>(section: &str, key: &str, known: impl Iterator<Item = &'k 
     if known.contains(&key) {
         return Ok(());
     }
-    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
-    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+    let place = if section.is_empty() {
+        String::new()
+    } else {
+        format!(" in [{section}]")
+    };
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
     let hint = nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
     bail!("there is no setting `{key}`{place}{hint}")
 }
@@ -248,7 +326,9 @@ fn refuse_unknown<'k>(section: &str, key: &str, known: impl Iterator<Item = &'k 
 fn parse_bytes(text: &str) -> anyhow::Result<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
     let unit = text[digits.len()..].trim();
-    let number: u64 = digits.parse().with_context(|| "write a number and a unit, such as 512MiB")?;
+    let number: u64 = digits
+        .parse()
+        .with_context(|| "write a number and a unit, such as 512MiB")?;
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "kib" => 1 << 10,
@@ -259,7 +339,10 @@ fn parse_bytes(text: &str) -> anyhow::Result<u64> {
         "gb" => 1_000_000_000,
         other => bail!("`{other}` is not a unit of bytes: KiB, MiB, GiB, kB, MB or GB"),
     };
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).context("it must be more than nothing and fit 64 bits")
+    number
+        .checked_mul(factor)
+        .filter(|bytes| *bytes > 0)
+        .context("it must be more than nothing and fit 64 bits")
 }
 
 #[cfg(test)]
@@ -296,12 +379,18 @@ mod tests {
     fn an_unknown_setting_is_refused_with_the_nearest() {
         assert!(error(&GOOD.replace("data_dir", "datadir")).contains("did you mean `data_dir`?"));
         let inner = error(&GOOD.replace("memtables", "memtable"));
-        assert!(inner.contains("`memtable` in [memory]; did you mean `memtables`?"), "{inner}");
+        assert!(
+            inner.contains("`memtable` in [memory]; did you mean `memtables`?"),
+            "{inner}"
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(error(&GOOD.replace("name = \"n1\"\n        data", "name = \"n7\"\n        data")).contains("not one of the members (n1)"));
+        assert!(
+            error(&GOOD.replace("name = \"n1\"\n        data", "name = \"n7\"\n        data"))
+                .contains("not one of the members (n1)")
+        );
         assert!(error(&GOOD.replace("127.0.0.1:7401", "nowhere")).contains("\"nowhere\" is not an address"));
         assert!(error(&GOOD.replace("64MiB", "64 bananas")).contains("`bananas` is not a unit"));
         let twice = format!("{GOOD}\n[[members]]\nname = \"n1\"\nraft = \"a:1\"\napi = \"a:2\"\nhttp = \"a:3\"");
@@ -312,6 +401,10 @@ mod tests {
     fn the_reference_page_is_up_to_date() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
         let written = std::fs::read_to_string(page).unwrap_or_default();
-        assert_eq!(written, reference(), "run: tidemill config-reference > docs/configuration.md");
+        assert_eq!(
+            written,
+            reference(),
+            "run: tidemill config-reference > docs/configuration.md"
+        );
     }
 }

@@ -28,7 +28,9 @@ pub struct Contact {
 
 impl Default for Contact {
     fn default() -> Self {
-        Self { last: Mutex::new(Instant::now()) }
+        Self {
+            last: Mutex::new(Instant::now()),
+        }
     }
 }
 
@@ -86,7 +88,9 @@ impl Heart {
                 continue;
             }
             let Some(leader) = leadership.leader else { continue };
-            let Some(channel) = self.channel(&mut channels, leader) else { continue };
+            let Some(channel) = self.channel(&mut channels, leader) else {
+                continue;
+            };
             let mut client = ManagerClient::new(channel);
             match tokio::time::timeout(BEAT_TIMEOUT, client.beat(beat)).await {
                 Ok(Ok(reply)) => {
@@ -119,7 +123,9 @@ impl Heart {
 
     fn beat(&self, rates: &mut Rates) -> BeatRequest {
         let reports = self.supervisor.reports();
-        let positions = reports.iter().flat_map(|r| r.partitions.iter().map(|p| (p.key, p.position.0)));
+        let positions = reports
+            .iter()
+            .flat_map(|r| r.partitions.iter().map(|p| (p.key, p.position.0)));
         let rows_per_second = rates.update(positions.collect());
         let tasks = reports.into_iter().map(|report| TaskProgress {
             table: report.shard.table.0,
@@ -166,7 +172,9 @@ struct Rates {
 
 impl Rates {
     fn update(&mut self, now: BTreeMap<SpanKey, u64>) -> f64 {
-        let read = now.iter().filter_map(|(key, at)| Some(at.saturating_sub(*self.last.get(key)?)));
+        let read = now
+            .iter()
+            .filter_map(|(key, at)| Some(at.saturating_sub(*self.last.get(key)?)));
         let read: u64 = read.sum();
         if let Some(at) = self.at {
             let seconds = at.elapsed().as_secs_f64().max(0.001);

@@ -18,7 +18,9 @@ pub struct PieceWriter {
 impl PieceWriter {
     /// A writer; the first pieces that it gives hold the schema.
     pub fn new(schema: &Schema) -> Result<Self, ArrowError> {
-        Ok(Self { writer: StreamWriter::try_new(Vec::new(), schema)? })
+        Ok(Self {
+            writer: StreamWriter::try_new(Vec::new(), schema)?,
+        })
     }
 
     /// The pieces of `batch`, behind whatever was written before and not taken yet.

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tidemill_node::cli::{init, sql, status};
+use tidemill_node::cli::{dev, init, sql, status};
 use tidemill_node::config::{self, NodeConfig};
 use tidemill_node::server;
 
@@ -32,6 +32,11 @@ enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Helpers for trying Tidemill out
+    Dev {
+        #[command(subcommand)]
+        command: dev::Command,
+    },
     /// Print the reference of all settings of node.toml, in Markdown
     ConfigReference,
 }
@@ -48,7 +53,10 @@ fn main() -> ExitCode {
         Command::Node { config } => run_node(config),
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Sql(args) => on_runtime(sql::run(args)),
-        Command::Cluster { command: ClusterCommand::Status(args) } => on_runtime(status::run(args)),
+        Command::Cluster {
+            command: ClusterCommand::Status(args),
+        } => on_runtime(status::run(args)),
+        Command::Dev { command } => on_runtime(dev::run(command)),
         Command::ConfigReference => {
             print!("{}", config::reference());
             Ok(ExitCode::SUCCESS)
@@ -64,11 +72,18 @@ fn run_node(file: PathBuf) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .init();
     server::run(NodeConfig::load(&file)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

@@ -55,13 +55,23 @@ impl Reports {
         let report = Report {
             boot,
             instance,
-            addresses: Addresses { raft: beat.raft, api: beat.api, http: beat.http },
+            addresses: Addresses {
+                raft: beat.raft,
+                api: beat.api,
+                http: beat.http,
+            },
             draining: beat.draining,
             progress: beat.progress.unwrap_or_default(),
             at: Instant::now(),
         };
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(NodeId(beat.node), report);
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&boot)
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(NodeId(beat.node), report);
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&boot)
     }
 
     /// Everything heard, for queries and status.
@@ -78,11 +88,18 @@ impl Reports {
     }
 
     fn get(&self, node: NodeId) -> Option<Report> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .cloned()
     }
 
     fn refuse(&self, boot: BootId, why: String) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(boot, why);
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(boot, why);
     }
 
     fn clear(&self) {
@@ -110,7 +127,11 @@ struct Term {
 impl Manager {
     /// A manager; it does nothing until this node leads.
     pub fn new(catalog: Catalog, reports: Arc<Reports>, store: Arc<dyn PartStore>) -> Self {
-        Self { catalog, reports, store }
+        Self {
+            catalog,
+            reports,
+            store,
+        }
     }
 
     /// Manages whenever this node leads, forever. To be run on the control runtime.
@@ -128,7 +149,13 @@ impl Manager {
             info!("this node is the manager");
             self.reports.clear();
             let now = Instant::now();
-            let mut term = Term { since: now, balanced: now, chores: now, chores_version: Version(0), ready_since: BTreeMap::new() };
+            let mut term = Term {
+                since: now,
+                balanced: now,
+                chores: now,
+                chores_version: Version(0),
+                ready_since: BTreeMap::new(),
+            };
             while leadership.borrow().is_self {
                 if let Err(error) = self.look(&mut term).await {
                     warn!("the catalog cannot be read: {error}");
@@ -194,25 +221,40 @@ impl Manager {
     async fn place_shards(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
         let nodes = state.list::<Node>(&[])?;
         let problem = Problem {
-            candidates: nodes.iter().filter(|n| n.state == NodeState::Ready).map(|n| n.id).collect(),
+            candidates: nodes
+                .iter()
+                .filter(|n| n.state == NodeState::Ready)
+                .map(|n| n.id)
+                .collect(),
             shards: state
                 .list::<Shard>(&[])?
                 .iter()
-                .map(|s| ShardLoad { shard: s.id, leader: s.leader, weight: 1 })
+                .map(|s| ShardLoad {
+                    shard: s.id,
+                    leader: s.leader,
+                    weight: 1,
+                })
                 .collect(),
         };
         // A node that has just come is not given shards that others serve well.
-        let settled = problem
-            .candidates
-            .iter()
-            .all(|node| term.ready_since.get(node).is_some_and(|since| since.elapsed() >= REBALANCE));
+        let settled = problem.candidates.iter().all(|node| {
+            term.ready_since
+                .get(node)
+                .is_some_and(|since| since.elapsed() >= REBALANCE)
+        });
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
         for m in place(&problem) {
             if m.reason == MoveReason::Balance && !may_balance {
                 continue;
             }
-            let Some(shard) = state.get::<Shard>(&m.shard)? else { continue };
-            let command = AssignLeader { shard: m.shard, replaces: shard.epoch, leader: m.to };
+            let Some(shard) = state.get::<Shard>(&m.shard)? else {
+                continue;
+            };
+            let command = AssignLeader {
+                shard: m.shard,
+                replaces: shard.epoch,
+                leader: m.to,
+            };
             let outcome = propose(&self.catalog, Command::AssignLeader(command), Duration::from_secs(2)).await;
             match outcome {
                 Ok((_, Ok(_))) => info!(shard = %m.shard, to = ?m.to, reason = ?m.reason, "the shard gets a leader"),
@@ -228,7 +270,11 @@ impl Manager {
 
     /// What is not urgent and may take long runs beside.
     fn spawn_chores(&self, state: Arc<dyn CatalogSnapshot>, buried_before: Version) {
-        let pinned = self.reports.all().into_iter().filter_map(|r| Some(r.progress?.oldest_pinned_version));
+        let pinned = self
+            .reports
+            .all()
+            .into_iter()
+            .filter_map(|r| Some(r.progress?.oldest_pinned_version));
         let oldest = pinned.filter(|v| *v > 0).map(Version).min();
         let may_delete_up_to = oldest.map_or(buried_before, |oldest| oldest.min(buried_before));
         let (catalog, store) = (self.catalog.clone(), self.store.clone());
@@ -244,7 +290,11 @@ impl Manager {
 }
 
 fn set_state(node: &Node, state: NodeState) -> Command {
-    Command::SetNodeState(SetNodeState { node: node.id, boot: node.boot, state })
+    Command::SetNodeState(SetNodeState {
+        node: node.id,
+        boot: node.boot,
+        state,
+    })
 }
 
 fn describe(command: &Command) -> &'static str {
@@ -270,7 +320,10 @@ async fn add_partitions(catalog: &Catalog, state: &dyn CatalogSnapshot) -> anyho
         };
         if !added.is_empty() {
             info!(pipe = %pipe.name, count = added.len(), "the topic has new partitions");
-            let command = Command::AddPartitions(AddPartitions { pipe: pipe.id, partitions: added });
+            let command = Command::AddPartitions(AddPartitions {
+                pipe: pipe.id,
+                partitions: added,
+            });
             propose(catalog, command, Duration::from_secs(5)).await?.1?;
         }
     }

@@ -55,19 +55,47 @@ impl Metrics {
     fn declare(&mut self) {
         let r = &mut self.registry;
         r.register("tidemill_queries", "Statements executed", self.queries.clone());
-        r.register("tidemill_query_errors", "Statements that ended in an error", self.query_errors.clone());
+        r.register(
+            "tidemill_query_errors",
+            "Statements that ended in an error",
+            self.query_errors.clone(),
+        );
         r.register(
             "tidemill_query_start_seconds",
             "Time until a statement was done or its first rows could be sent, in seconds",
             self.query_seconds.clone(),
         );
         r.register("tidemill_raft_term", "Term of the Raft group", self.raft_term.clone());
-        r.register("tidemill_raft_is_leader", "1 if this node leads the Raft group", self.raft_is_leader.clone());
-        r.register("tidemill_catalog_version", "Log index that this node has applied", self.catalog_version.clone());
-        r.register("tidemill_memtable_bytes", "Bytes in the memtables of this node", self.memtable_bytes.clone());
-        r.register("tidemill_shards_led", "Shards that this node leads", self.shards_led.clone());
-        r.register("tidemill_partition_position", "Next source offset to be read", self.partition_position.clone());
-        r.register("tidemill_partition_lag_records", "Records in the source not yet read", self.partition_lag.clone());
+        r.register(
+            "tidemill_raft_is_leader",
+            "1 if this node leads the Raft group",
+            self.raft_is_leader.clone(),
+        );
+        r.register(
+            "tidemill_catalog_version",
+            "Log index that this node has applied",
+            self.catalog_version.clone(),
+        );
+        r.register(
+            "tidemill_memtable_bytes",
+            "Bytes in the memtables of this node",
+            self.memtable_bytes.clone(),
+        );
+        r.register(
+            "tidemill_shards_led",
+            "Shards that this node leads",
+            self.shards_led.clone(),
+        );
+        r.register(
+            "tidemill_partition_position",
+            "Next source offset to be read",
+            self.partition_position.clone(),
+        );
+        r.register(
+            "tidemill_partition_lag_records",
+            "Records in the source not yet read",
+            self.partition_lag.clone(),
+        );
         r.register(
             "tidemill_partition_waiting",
             "1 if something keeps the partition from going on",
@@ -103,9 +131,13 @@ impl Metrics {
                 ("partition".into(), p.key.partition.to_string()),
             ];
             self.partition_position.get_or_create(&labels).set(p.position.0 as i64);
-            self.partition_stopped.get_or_create(&labels).set((!p.waiting_for.is_empty()).into());
+            self.partition_stopped
+                .get_or_create(&labels)
+                .set((!p.waiting_for.is_empty()).into());
             if let Some(end) = p.end {
-                self.partition_lag.get_or_create(&labels).set(end.0.saturating_sub(p.position.0) as i64);
+                self.partition_lag
+                    .get_or_create(&labels)
+                    .set(end.0.saturating_sub(p.position.0) as i64);
             }
         }
         let mut text = String::new();

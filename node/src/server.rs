@@ -56,7 +56,11 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
 }
 
 fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
-    let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build();
+    let built = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build();
     built.with_context(|| format!("the {name} runtime cannot be started"))
 }
 
@@ -83,8 +87,12 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
         http: bind("http", &config.listen.http).await?,
     };
     let parts = store::open(&config.part_store).context("the part store cannot be used")?;
-    let raft_config =
-        RaftConfig::new(config.data_dir.clone(), config.cluster.clone(), config.name.clone(), config.members.clone());
+    let raft_config = RaftConfig::new(
+        config.data_dir.clone(),
+        config.cluster.clone(),
+        config.name.clone(),
+        config.members.clone(),
+    );
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
     let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, query)?);
@@ -94,7 +102,10 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
         // An error means that the sender is gone, which says the same.
         async move { drop(stopped.wait_for(|s| *s).await) }
     };
-    let manager_service = ManagerService { catalog: catalog.clone(), reports: node.reports.clone() };
+    let manager_service = ManagerService {
+        catalog: catalog.clone(),
+        reports: node.reports.clone(),
+    };
     let raft_server = Server::builder()
         .add_service(raft_service.into_server())
         .add_service(ManagerServer::new(manager_service))
@@ -106,7 +117,9 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
     stop.send_replace(true);
     // Give the servers a moment to end their streams; peers reconnect elsewhere anyway.
     drop(tokio::time::timeout(Duration::from_millis(500), raft_server).await);
-    tokio::time::timeout(Duration::from_secs(6), catalog.shutdown()).await.ok();
+    tokio::time::timeout(Duration::from_secs(6), catalog.shutdown())
+        .await
+        .ok();
     ended
 }
 
@@ -149,7 +162,12 @@ impl Running {
             reports: reports.clone(),
             connections: connections.clone(),
         });
-        let rows = ClusterRows { node: id, supervisor: supervisor.clone(), catalog: catalog.clone(), connections };
+        let rows = ClusterRows {
+            node: id,
+            supervisor: supervisor.clone(),
+            catalog: catalog.clone(),
+            connections,
+        };
         let engine_config = EngineConfig {
             memory_limit_bytes: config.query_bytes as usize,
             spill_dir: Some(config.data_dir.join("spill")),
@@ -166,13 +184,21 @@ impl Running {
             config.name.clone(),
         );
         let engine = Arc::new(engine.map_err(|e| anyhow!("the query engine cannot be set up: {}", e.message))?);
-        let me = config.members.iter().find(|m| m.name == config.name).context("this node is not a member")?;
+        let me = config
+            .members
+            .iter()
+            .find(|m| m.name == config.name)
+            .context("this node is not a member")?;
         let pinned = engine.clone();
         let heart = Arc::new(Heart {
             node: id,
             boot,
             instance: catalog.instance(),
-            addresses: Addresses { raft: me.raft_addr.clone(), api: me.api_addr.clone(), http: me.http_addr.clone() },
+            addresses: Addresses {
+                raft: me.raft_addr.clone(),
+                api: me.api_addr.clone(),
+                http: me.http_addr.clone(),
+            },
             catalog: catalog.clone(),
             supervisor: supervisor.clone(),
             reports: reports.clone(),
@@ -182,7 +208,18 @@ impl Running {
         });
         let metrics = Arc::new(Metrics::default());
         let name = config.name.clone();
-        Ok(Self { name, catalog, supervisor, contact, reports, progress, heart, engine, metrics, parts })
+        Ok(Self {
+            name,
+            catalog,
+            supervisor,
+            contact,
+            reports,
+            progress,
+            heart,
+            engine,
+            metrics,
+            parts,
+        })
     }
 
     fn pages(&self) -> Pages {
@@ -215,7 +252,9 @@ impl Running {
             node: self.name.clone(),
             metrics: self.metrics.clone(),
         };
-        let fresh = FreshService { supervisor: self.supervisor.clone() };
+        let fresh = FreshService {
+            supervisor: self.supervisor.clone(),
+        };
         let api_server = Server::builder()
             .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
             .add_service(TidemillServer::new(service))
@@ -278,7 +317,10 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -50,7 +50,15 @@ impl Supervisor {
     /// A supervisor without tasks.
     pub fn new(node: NodeId, boot: BootId, catalog: Catalog, context: Arc<TaskContext>, contact: Arc<Contact>) -> Self {
         let (tasks, draining) = (Mutex::default(), AtomicBool::new(false));
-        Self { node, boot, catalog, context, contact, tasks, draining }
+        Self {
+            node,
+            boot,
+            catalog,
+            context,
+            contact,
+            tasks,
+            draining,
+        }
     }
 
     fn tasks(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<ShardTask>>> {
@@ -85,7 +93,9 @@ impl Supervisor {
     }
 
     fn reconcile(&self, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
-        let known = state.get::<Node>(&self.node)?.is_some_and(|node| node.boot == Some(self.boot));
+        let known = state
+            .get::<Node>(&self.node)?
+            .is_some_and(|node| node.boot == Some(self.boot));
         let mut wanted = BTreeMap::new();
         if known {
             for shard in state.list::<Shard>(&[])? {
@@ -106,7 +116,11 @@ impl Supervisor {
         for task in over {
             task.stop();
         }
-        let pipes: Vec<Pipe> = state.list::<Pipe>(&[])?.into_iter().filter(|pipe| !pipe.paused).collect();
+        let pipes: Vec<Pipe> = state
+            .list::<Pipe>(&[])?
+            .into_iter()
+            .filter(|pipe| !pipe.paused)
+            .collect();
         let mut partitions = Vec::new();
         for pipe in pipes {
             let of_pipe: Vec<SourcePartition> = state.partitions_of(pipe.id)?;
@@ -118,16 +132,21 @@ impl Supervisor {
             let task = match running {
                 Some(task) => task,
                 None => {
-                    let Some(table) = state.get::<Table>(&shard.table)? else { continue };
+                    let Some(table) = state.get::<Table>(&shard.table)? else {
+                        continue;
+                    };
                     let task = Arc::new(ShardTask::start(self.context.clone(), table, shard, epoch));
                     self.tasks().insert(shard, task.clone());
                     task
                 }
             };
-            let of_shard = partitions.iter().filter(|(pipe, _)| pipe.table == shard.table).map(|(pipe, all)| {
-                let own = all.iter().filter(|p| p.shard == shard).cloned().collect();
-                (pipe.clone(), own)
-            });
+            let of_shard = partitions
+                .iter()
+                .filter(|(pipe, _)| pipe.table == shard.table)
+                .map(|(pipe, all)| {
+                    let own = all.iter().filter(|p| p.shard == shard).cloned().collect();
+                    (pipe.clone(), own)
+                });
             task.reconcile(of_shard.collect());
         }
         Ok(())
@@ -148,7 +167,11 @@ impl Supervisor {
         self.draining.store(true, Ordering::Release);
         let tasks: Vec<Arc<ShardTask>> = self.tasks().values().cloned().collect();
         let drains = tasks.iter().map(|task| task.drain(patience));
-        let unfinished = futures::future::join_all(drains).await.into_iter().filter(|done| !done).count();
+        let unfinished = futures::future::join_all(drains)
+            .await
+            .into_iter()
+            .filter(|done| !done)
+            .count();
         if unfinished > 0 {
             warn!("{unfinished} tasks could not commit in time; the next leaders read their rows again");
         }

@@ -70,8 +70,8 @@ pub(crate) fn judge(
             Some(Some(answer)) => answer,
         };
         check_place(config, member, answer)?;
+        check_membership(config, instance, answer)?;
         if !answer.members.is_empty() {
-            check_membership(config, instance, answer)?;
             belongs = true;
         } else if !answer.blank {
             silent.push(format!("'{}', which is still starting", member.name));
@@ -124,6 +124,9 @@ fn check_list(config: &RaftConfig, answer: &IdentityReply) -> Result<(), StartEr
 }
 
 fn check_membership(config: &RaftConfig, instance: InstanceId, answer: &IdentityReply) -> Result<(), StartError> {
+    if answer.members.is_empty() {
+        return Ok(());
+    }
     match answer.members.iter().find(|member| member.name == config.name) {
         Some(known) if known.instance == instance.to_string() => Ok(()),
         Some(known) => Err(StartError::Replaced {
@@ -143,6 +146,7 @@ fn check_membership(config: &RaftConfig, instance: InstanceId, answer: &Identity
 /// Brings the node into its cluster, and ends when the catalog of this node says that it is founded.
 pub(crate) async fn establish(node: &Arc<Node>) -> Result<(), StartError> {
     while node.is_blank() {
+        check_namesake(node).await?;
         let answers = ask_all(node).await;
         match judge(&node.config, node.identity.instance, &answers)? {
             Verdict::Found(folders) if node.identity.node == 1 => initialize(node, &folders).await?,
@@ -201,6 +205,25 @@ fn check_own_folder(node: &Node) -> Result<(), StartError> {
             .map(|instance| instance.to_string())
             .unwrap_or_default()
             .into(),
+    })
+}
+
+/// Asks at this node's own address, as the others see it: another process may answer there under the same name.
+async fn check_namesake(node: &Arc<Node>) -> Result<(), StartError> {
+    let own = &node.identity;
+    let Some(me) = node.config.members.iter().find(|member| member.name == own.name) else {
+        return Ok(());
+    };
+    // No answer proves nothing: behind NAT a node may not reach itself.
+    let Some(answer) = ask(node, me).await.filter(|answer| answer.instance != own.instance.to_string()) else {
+        return Ok(());
+    };
+    check_place(&node.config, me, &answer)?;
+    check_membership(&node.config, own.instance, &answer)?;
+    Err(StartError::Namesake {
+        address: me.raft_addr.clone(),
+        name: own.name.clone(),
+        folder: node.config.data_dir.clone(),
     })
 }
 

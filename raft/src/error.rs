@@ -109,6 +109,19 @@ pub enum StartError {
         /// Who is.
         found: String,
     },
+    /// Another process answers at this node's address under its name.
+    #[error(
+        "at {address} another process runs as node '{name}' with a data folder of its own; this one, with {folder}, \
+         cannot be the same node. Every node needs a name of its own: end one of the two, or rename it"
+    )]
+    Namesake {
+        /// Where.
+        address: String,
+        /// The name.
+        name: String,
+        /// The folder of this process.
+        folder: PathBuf,
+    },
     /// A member has another list of members.
     #[error("node '{name}' is configured with the members [{theirs}], this node with [{ours}]; they must be the same")]
     OtherMembers {

@@ -8,12 +8,18 @@ use crate::view::{CatalogRead, Overlay};
 
 pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
     if let Some(cluster) = state.get::<Cluster>(&ClusterKey)? {
-        let refusal = Refusal::Founding(format!("cluster '{}' ({}) is already founded", cluster.name, cluster.id));
+        let refusal = Refusal::Founding(format!(
+            "cluster '{}' ({}) is already founded",
+            cluster.name, cluster.id
+        ));
         return Err(refusal.into());
     }
     let mut next_node = NodeId(1);
     for (i, member) in c.members.iter().enumerate() {
-        if c.members[..i].iter().any(|other| other.node == member.node || other.name == member.name) {
+        if c.members[..i]
+            .iter()
+            .any(|other| other.node == member.node || other.name == member.name)
+        {
             let refusal = Refusal::Founding(format!("node '{}' ({}) is named twice", member.name, member.node));
             return Err(refusal.into());
         }
@@ -83,7 +89,12 @@ pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdi
 pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdict {
     let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
     if shard.epoch != c.replaces {
-        return Err(Refusal::StaleEpoch { shard: c.shard, current: shard.epoch, given: c.replaces }.into());
+        return Err(Refusal::StaleEpoch {
+            shard: c.shard,
+            current: shard.epoch,
+            given: c.replaces,
+        }
+        .into());
     }
     if let Some(leader) = c.leader {
         let node = known_node(state, leader)?;
@@ -110,5 +121,7 @@ fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
 }
 
 fn known_node(state: &Overlay<'_>, id: NodeId) -> Result<Node, super::Stop> {
-    Ok(state.get::<Node>(&id)?.ok_or_else(|| Refusal::Node(format!("there is no node {id}")))?)
+    Ok(state
+        .get::<Node>(&id)?
+        .ok_or_else(|| Refusal::Node(format!("there is no node {id}")))?)
 }

@@ -23,16 +23,29 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         return Err(refusal.into());
     }
     if shard.epoch != c.epoch || shard.leader.is_none() {
-        return Err(Refusal::StaleEpoch { shard: c.shard, current: shard.epoch, given: c.epoch }.into());
+        return Err(Refusal::StaleEpoch {
+            shard: c.shard,
+            current: shard.epoch,
+            given: c.epoch,
+        }
+        .into());
     }
-    let table = state.get::<Table>(&c.shard.table)?.ok_or_else(|| Refusal::NoTable(c.shard.table.to_string()))?;
+    let table = state
+        .get::<Table>(&c.shard.table)?
+        .ok_or_else(|| Refusal::NoTable(c.shard.table.to_string()))?;
     if c.schema_version < table.min_schema {
-        return Err(Refusal::SchemaTooOld { given: c.schema_version, oldest: table.min_schema }.into());
+        return Err(Refusal::SchemaTooOld {
+            given: c.schema_version,
+            oldest: table.min_schema,
+        }
+        .into());
     }
     let mut moved = Vec::with_capacity(c.spans.len());
     let mut refused = Vec::new();
     for (i, span) in c.spans.iter().enumerate() {
-        let named_twice = c.spans[..i].iter().any(|s| (s.key.pipe, s.key.partition) == (span.key.pipe, span.key.partition));
+        let named_twice = c.spans[..i]
+            .iter()
+            .any(|s| (s.key.pipe, s.key.partition) == (span.key.pipe, span.key.partition));
         match check_span(state, c, span)? {
             Ok(partition) if !named_twice => moved.push(advance(partition, span, at)),
             Ok(_) => refused.push((span.key, SpanRefusal::Unsound)),
@@ -67,7 +80,11 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         };
         state.put(&(*pipe, file.id), &part)?;
     }
-    shard.last_commit = Some(LastCommit { id: c.commit, digest, version: at.version });
+    shard.last_commit = Some(LastCommit {
+        id: c.commit,
+        digest,
+        version: at.version,
+    });
     state.put(&shard.id, &shard)?;
     Ok(Response::Done)
 }
@@ -110,7 +127,9 @@ fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
     let stored: u64 = c.spans.iter().map(|s| s.stored).sum();
     let rows: u64 = c.parts.iter().map(|p| p.rows).sum();
     if stored != rows {
-        return Err(Refusal::Definition(format!("the parts hold {rows} rows, the spans account for {stored}")));
+        return Err(Refusal::Definition(format!(
+            "the parts hold {rows} rows, the spans account for {stored}"
+        )));
     }
     let rejected: u64 = c.spans.iter().map(|s| s.rejected).sum();
     let rows: u64 = c.reject_parts.iter().map(|(_, p)| p.rows).sum();

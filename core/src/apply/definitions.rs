@@ -15,7 +15,11 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     if let Some(table) = state.table_named(&c.name)? {
         return match c.if_not_exists {
             true => Ok(Response::Table(table.id)),
-            false => Err(Refusal::NameTaken { what: "table".into(), name: c.name.clone() }.into()),
+            false => Err(Refusal::NameTaken {
+                what: "table".into(),
+                name: c.name.clone(),
+            }
+            .into()),
         };
     }
     check_name("table", &c.name)?;
@@ -38,7 +42,12 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     };
     state.put(&id, &table)?;
     for index in 0..c.shards {
-        let shard = Shard { id: ShardId { table: id, index }, epoch: Epoch(0), leader: None, last_commit: None };
+        let shard = Shard {
+            id: ShardId { table: id, index },
+            epoch: Epoch(0),
+            leader: None,
+            last_commit: None,
+        };
         state.put(&shard.id, &shard)?;
     }
     Ok(Response::Table(id))
@@ -53,8 +62,16 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict
     };
     let pipes = state.pipes_into(table.id)?;
     if !pipes.is_empty() {
-        let names = pipes.iter().map(|p| format!("pipe '{}'", p.name)).collect::<Vec<_>>().join(", ");
-        return Err(Refusal::TableInUse { table: table.name, pipes: names }.into());
+        let names = pipes
+            .iter()
+            .map(|p| format!("pipe '{}'", p.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(Refusal::TableInUse {
+            table: table.name,
+            pipes: names,
+        }
+        .into());
     }
     for part in state.parts_of(table.id)? {
         state.delete::<Part>(&(part.shard, part.file.id));
@@ -73,11 +90,17 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
     if let Some(pipe) = state.pipe_named(&c.name)? {
         return match c.if_not_exists {
             true => Ok(Response::Pipe(pipe.id)),
-            false => Err(Refusal::NameTaken { what: "pipe".into(), name: c.name.clone() }.into()),
+            false => Err(Refusal::NameTaken {
+                what: "pipe".into(),
+                name: c.name.clone(),
+            }
+            .into()),
         };
     }
     check_name("pipe", &c.name)?;
-    let table = state.table_named(&c.table)?.ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    let table = state
+        .table_named(&c.table)?
+        .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
     let id = cluster.next_pipe;
     cluster.next_pipe = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -117,7 +140,9 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
 }
 
 pub(super) fn set_pipe_paused(state: &mut Overlay<'_>, c: &SetPipePaused) -> Verdict {
-    let mut pipe = state.pipe_named(&c.name)?.ok_or_else(|| Refusal::NoPipe(c.name.clone()))?;
+    let mut pipe = state
+        .pipe_named(&c.name)?
+        .ok_or_else(|| Refusal::NoPipe(c.name.clone()))?;
     if pipe.paused == c.paused {
         return Ok(Response::Unchanged);
     }
@@ -133,8 +158,12 @@ pub(super) fn set_pipe_paused(state: &mut Overlay<'_>, c: &SetPipePaused) -> Ver
 }
 
 pub(super) fn add_partitions(state: &mut Overlay<'_>, at: At, c: &AddPartitions) -> Verdict {
-    let pipe = state.get::<Pipe>(&c.pipe)?.ok_or_else(|| Refusal::NoPipe(c.pipe.to_string()))?;
-    let table = state.get::<Table>(&pipe.table)?.ok_or_else(|| Refusal::NoTable(pipe.table.to_string()))?;
+    let pipe = state
+        .get::<Pipe>(&c.pipe)?
+        .ok_or_else(|| Refusal::NoPipe(c.pipe.to_string()))?;
+    let table = state
+        .get::<Table>(&pipe.table)?
+        .ok_or_else(|| Refusal::NoTable(pipe.table.to_string()))?;
     let mut added = false;
     for (partition, start) in &c.partitions {
         if state.get::<SourcePartition>(&(pipe.id, *partition))?.is_none() {
@@ -163,7 +192,10 @@ fn begin_partition(
     let record = SourcePartition {
         pipe: pipe.id,
         partition,
-        shard: ShardId { table: table.id, index: partition.0 % table.shards },
+        shard: ShardId {
+            table: table.id,
+            index: partition.0 % table.shards,
+        },
         incarnation: Incarnation(1),
         start,
         offset: start,
@@ -177,7 +209,11 @@ fn begin_partition(
 }
 
 fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
-    let tombstone = Tombstone { part: file.id, path: file.path, version: at.version };
+    let tombstone = Tombstone {
+        part: file.id,
+        path: file.path,
+        version: at.version,
+    };
     state.put(&tombstone.part, &tombstone)?;
     Ok(())
 }
@@ -205,7 +241,10 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
     }
     for (i, column) in c.columns.iter().enumerate() {
         if METADATA_COLUMNS.contains(&column.name.as_str()) {
-            return no(format!("column '{}' is one that every table has by itself", column.name));
+            return no(format!(
+                "column '{}' is one that every table has by itself",
+                column.name
+            ));
         }
         if c.columns[..i].iter().any(|other| other.name == column.name) {
             return no(format!("column '{}' is declared twice", column.name));
@@ -220,7 +259,11 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
         }
     }
     let type_of = |name: &str| {
-        let declared = c.columns.iter().find(|column| column.name == name).map(|column| column.data_type);
+        let declared = c
+            .columns
+            .iter()
+            .find(|column| column.name == name)
+            .map(|column| column.data_type);
         declared.or(match name {
             crate::schema::TIMESTAMP => Some(ColumnType::Timestamp),
             crate::schema::OFFSET => Some(ColumnType::Int64),
@@ -237,13 +280,21 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
     if let Some(partition_by) = &c.partition_by {
         let column = partition_by.column();
         match (partition_by, type_of(column)) {
-            (_, None) => return no(format!("PARTITION BY names '{column}', which is not a column of the table")),
+            (_, None) => {
+                return no(format!(
+                    "PARTITION BY names '{column}', which is not a column of the table"
+                ));
+            }
             (PartitionBy::Column(_), Some(ColumnType::Float32 | ColumnType::Float64)) => {
-                return no(format!("PARTITION BY '{column}': a floating-point column has no exact values to split by"));
+                return no(format!(
+                    "PARTITION BY '{column}': a floating-point column has no exact values to split by"
+                ));
             }
             (PartitionBy::Truncated { .. }, Some(ColumnType::Date | ColumnType::Timestamp)) => {}
             (PartitionBy::Truncated { .. }, Some(other)) => {
-                return no(format!("PARTITION BY date_trunc takes a DATE or TIMESTAMP, '{column}' is {other}"));
+                return no(format!(
+                    "PARTITION BY date_trunc takes a DATE or TIMESTAMP, '{column}' is {other}"
+                ));
             }
             (PartitionBy::Column(_), Some(_)) => {}
         }

@@ -4,9 +4,11 @@
 //! again, until each bad record stands alone: K bad ones among N cost about K log N decodes of short
 //! runs, and a run without bad ones costs nothing extra.
 
-use super::rejects::reject_batch;
 use super::SourceRecord;
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
+use super::rejects::reject_batch;
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -47,7 +49,11 @@ impl Decoded {
 impl JsonDecoder {
     /// A decoder for records of `topic` into `table`.
     pub fn new(table: &Table, topic: &str) -> Self {
-        Self { declared: declared_schema(table), full: arrow_schema(table), topic: topic.to_owned() }
+        Self {
+            declared: declared_schema(table),
+            full: arrow_schema(table),
+            topic: topic.to_owned(),
+        }
     }
 
     /// Decodes `records`, a run of one partition in offset order.
@@ -111,7 +117,10 @@ impl JsonDecoder {
             let text_payload = std::str::from_utf8(payload).map_err(|e| format!("the payload is not UTF-8: {e}"))?;
             let taken = decoder.decode(payload).map_err(text)?;
             // One record is one object: a cut one must not be completed by the next record.
-            match (decoder.len() - i, decoder.has_partial_record() || taken != payload.len()) {
+            match (
+                decoder.len() - i,
+                decoder.has_partial_record() || taken != payload.len(),
+            ) {
                 (1, false) => {}
                 (0, false) if text_payload.trim().is_empty() => return Err("the payload is empty".into()),
                 (0 | 1, true) => return Err("the payload ends in the middle of a JSON value".into()),
@@ -159,11 +168,18 @@ mod tests {
     use tidemill_core::{SchemaVersion, TableId};
 
     fn decoder() -> JsonDecoder {
-        let column = |name: &str, data_type, nullable| Column { name: name.into(), data_type, nullable };
+        let column = |name: &str, data_type, nullable| Column {
+            name: name.into(),
+            data_type,
+            nullable,
+        };
         let table = Table {
             id: TableId(1),
             name: "t".into(),
-            columns: vec![column("id", ColumnType::Int64, false), column("name", ColumnType::Text, true)],
+            columns: vec![
+                column("id", ColumnType::Int64, false),
+                column("name", ColumnType::Text, true),
+            ],
             schema_version: SchemaVersion(1),
             min_schema: SchemaVersion(1),
             order_by: vec![],
@@ -187,14 +203,20 @@ mod tests {
     }
 
     fn offsets(batch: &Option<RecordBatch>, column: &str) -> Vec<i64> {
-        batch.as_ref().map_or(vec![], |b| b.column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec())
+        batch.as_ref().map_or(vec![], |b| {
+            b.column_by_name(column)
+                .unwrap()
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec()
+        })
     }
 
     #[test]
     fn every_record_is_a_row_or_a_reject() {
         let payloads: Vec<Option<&[u8]>> = vec![
             Some(br#"{"id":1,"name":"a"}"#),
-            Some(br#"{"id":"x"}"#),               // wrong type
+            Some(br#"{"id":"x"}"#),                // wrong type
             Some(br#"{"id":2,"unknown":[1,{}]}"#), // unknown field: ignored
             None,                                  // tombstone
             Some(br#"{"name":"no id"}"#),          // missing and not nullable
@@ -212,7 +234,10 @@ mod tests {
         let decoded = decoder().decode(3, &run(&payloads)).unwrap();
         assert_eq!(offsets(&decoded.rows, "_offset"), [100, 102, 114]);
         assert_eq!(offsets(&decoded.rows, "id"), [1, 2, 6]);
-        assert_eq!(offsets(&decoded.rejects, "offset"), [101, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113]);
+        assert_eq!(
+            offsets(&decoded.rejects, "offset"),
+            [101, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113]
+        );
         assert_eq!(decoded.stored() + decoded.rejected(), payloads.len() as u64);
     }
 
@@ -220,9 +245,17 @@ mod tests {
     fn a_reject_says_why_and_keeps_the_bytes() {
         let decoded = decoder().decode(0, &run(&[Some(br#"{"id":"x"}"#)])).unwrap();
         let rejects = decoded.rejects.unwrap();
-        let why = rejects.column_by_name("error").unwrap().as_string::<i32>().value(0).to_owned();
+        let why = rejects
+            .column_by_name("error")
+            .unwrap()
+            .as_string::<i32>()
+            .value(0)
+            .to_owned();
         assert!(why.contains("id"), "{why}");
-        assert_eq!(rejects.column_by_name("payload").unwrap().as_binary::<i32>().value(0), br#"{"id":"x"}"#);
+        assert_eq!(
+            rejects.column_by_name("payload").unwrap().as_binary::<i32>().value(0),
+            br#"{"id":"x"}"#
+        );
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use super::SourceRecord;
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::error::ArrowError;
 use std::sync::Arc;
@@ -28,7 +27,9 @@ pub fn reject_batch(
         Arc::new(Int32Array::from_iter_values(rejects.iter().map(|_| partition))),
         Arc::new(Int64Array::from_iter_values(rejects.iter().map(|(r, _)| r.offset))),
         Arc::new(TimestampMicrosecondArray::from_iter(
-            rejects.iter().map(|(r, _)| r.timestamp_ms.map(|ms| ms.saturating_mul(1000))),
+            rejects
+                .iter()
+                .map(|(r, _)| r.timestamp_ms.map(|ms| ms.saturating_mul(1000))),
         )),
         Arc::new(keys.finish()),
         Arc::new(headers.finish()),

@@ -85,7 +85,12 @@ impl Consumer {
     /// Starts the thread, without any partition.
     pub fn start(options: ConsumerOptions) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let thread = ConsumerThread { options, shared: shared.clone(), positions: BTreeMap::new(), client: None };
+        let thread = ConsumerThread {
+            options,
+            shared: shared.clone(),
+            positions: BTreeMap::new(),
+            client: None,
+        };
         let name = format!("kafka-{}", thread.options.pipe.name);
         std::thread::Builder::new().name(name).spawn(move || thread.run())?;
         Ok(Self { shared })
@@ -159,7 +164,11 @@ impl ConsumerThread {
         let mut waits = BTreeMap::new();
         for (key, start) in wanted {
             let partition = key.partition.0 as i32;
-            let current = self.positions.get(&partition).filter(|(k, _)| *k == key).map(|(_, at)| *at);
+            let current = self
+                .positions
+                .get(&partition)
+                .filter(|(k, _)| *k == key)
+                .map(|(_, at)| *at);
             match start.map(|offset| offset.0 as i64).or(current) {
                 Some(at) => {
                     positions.insert(partition, (key, at));
@@ -184,7 +193,10 @@ impl ConsumerThread {
         }
         let options = &self.options;
         let group = format!("tidemill.{}.{}", options.cluster, options.pipe.name);
-        let context = Context { shared: self.shared.clone(), topic: options.pipe.source.topic.clone() };
+        let context = Context {
+            shared: self.shared.clone(),
+            topic: options.pipe.source.topic.clone(),
+        };
         let mut list = TopicPartitionList::new();
         for (partition, (_, at)) in &self.positions {
             let added = list.add_partition_offset(&options.pipe.source.topic, *partition, KafkaOffset::Offset(*at));
@@ -214,7 +226,9 @@ impl ConsumerThread {
         }
         let mut intact = true;
         for (partition, messages) in by_partition {
-            let Some((key, position)) = self.positions.get(&partition).copied() else { continue };
+            let Some((key, position)) = self.positions.get(&partition).copied() else {
+                continue;
+            };
             match self.append(key, position, &messages) {
                 Ok(end) => {
                     self.positions.insert(partition, (key, end));
@@ -248,9 +262,14 @@ impl ConsumerThread {
                 headers: headers.as_deref(),
             })
             .collect();
-        let Some(last) = records.last() else { return Ok(position) };
+        let Some(last) = records.last() else {
+            return Ok(position);
+        };
         if records.windows(2).any(|pair| pair[0].offset >= pair[1].offset) {
-            return Err(format!("the client gave records out of order near offset {}", records[0].offset));
+            return Err(format!(
+                "the client gave records out of order near offset {}",
+                records[0].offset
+            ));
         }
         let end = last.offset + 1;
         let decoded = self
@@ -266,7 +285,11 @@ impl ConsumerThread {
             rejected: decoded.rejected(),
             source_epoch: None,
         };
-        match self.options.memtable.append(Chunk { span, rows: decoded.rows, rejects: decoded.rejects }) {
+        match self.options.memtable.append(Chunk {
+            span,
+            rows: decoded.rows,
+            rejects: decoded.rejects,
+        }) {
             Ok(()) => Ok(end),
             Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
                 Err("being assigned anew".into())
@@ -360,7 +383,9 @@ fn poll_run(client: &BaseConsumer<Context>) -> Result<Vec<BorrowedMessage<'_>>, 
 fn headers_text(message: &BorrowedMessage<'_>) -> Option<String> {
     let headers = message.headers()?;
     let pairs = headers.iter().map(|h| {
-        let value = h.value.map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
+        let value = h
+            .value
+            .map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
         (h.key.to_owned(), value.unwrap_or(serde_json::Value::Null))
     });
     Some(serde_json::Value::Object(pairs.collect()).to_string())
@@ -374,7 +399,9 @@ struct Context {
 
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
-        let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
         let mut ends = lock(&self.shared.ends);
         for (partition, p) in &topic.partitions {
             // A reader of committed records sees up to the last stable offset.

@@ -45,15 +45,17 @@ fn connect(source: &KafkaSource) -> Result<BaseConsumer, SourceError> {
     // An inspection is one question; statistics and prefetching would only cost.
     config.set("statistics.interval.ms", "0");
     config.create().map_err(|e| match e {
-        KafkaError::ClientConfig(_, why, name, value) => SourceError(format!(
-            "the Kafka client does not take {name} = '{value}': {why}"
-        )),
+        KafkaError::ClientConfig(_, why, name, value) => {
+            SourceError(format!("the Kafka client does not take {name} = '{value}': {why}"))
+        }
         other => SourceError(format!("the Kafka client cannot be set up: {other}")),
     })
 }
 
 fn partitions(consumer: &BaseConsumer, source: &KafkaSource) -> Result<Vec<i32>, SourceError> {
-    let metadata = consumer.fetch_metadata(Some(&source.topic), PATIENCE).map_err(|e| unreachable(source, &e))?;
+    let metadata = consumer
+        .fetch_metadata(Some(&source.topic), PATIENCE)
+        .map_err(|e| unreachable(source, &e))?;
     let topic = metadata.topics().iter().find(|t| t.name() == source.topic);
     let missing = || {
         SourceError(format!(
@@ -65,7 +67,10 @@ fn partitions(consumer: &BaseConsumer, source: &KafkaSource) -> Result<Vec<i32>,
     if let Some(error) = topic.error() {
         return Err(match RDKafkaErrorCode::from(error) {
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
-            code => SourceError(format!("the broker at {} does not give topic '{}': {code}", source.brokers, source.topic)),
+            code => SourceError(format!(
+                "the broker at {} does not give topic '{}': {code}",
+                source.brokers, source.topic
+            )),
         });
     }
     let mut ids: Vec<i32> = topic.partitions().iter().map(|p| p.id()).collect();
@@ -93,7 +98,8 @@ fn resolve(
                 .add_partition_offset(&source.topic, *partition, KafkaOffset::Offset(*ms))
                 .map_err(|e| unreachable(source, &e))?;
         }
-        let found = patiently(|| consumer.offsets_for_times(wanted.clone(), PATIENCE)).map_err(|e| unreachable(source, &e))?;
+        let found =
+            patiently(|| consumer.offsets_for_times(wanted.clone(), PATIENCE)).map_err(|e| unreachable(source, &e))?;
         return found
             .elements()
             .iter()

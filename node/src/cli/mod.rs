@@ -6,6 +6,7 @@
 //! is made by pure functions. Starting a node is not done here.
 
 mod csv;
+pub mod dev;
 mod fault;
 pub mod init;
 mod meta;

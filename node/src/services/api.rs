@@ -15,7 +15,8 @@ use tidemill_core::view::{CatalogRead, ViewError};
 use tidemill_proto::api::query_reply::Kind;
 use tidemill_proto::api::tidemill_server::Tidemill;
 use tidemill_proto::api::{
-    ClusterStatusReply, ClusterStatusRequest, ErrorDetail, NodeReport, NodeStatus, QueryReply, QueryRequest, ShardStatus,
+    ClusterStatusReply, ClusterStatusRequest, ErrorDetail, NodeReport, NodeStatus, QueryReply, QueryRequest,
+    ShardStatus,
 };
 use tidemill_query::{Answer, Engine, ErrorKind, QueryError};
 use tidemill_raft::Catalog;
@@ -55,7 +56,9 @@ impl Tidemill for ApiService {
         self.metrics.query(began.elapsed(), answer.is_err());
         match answer.map_err(|e| status_of(&e))? {
             Answer::Done { message } => {
-                let reply = QueryReply { kind: Some(Kind::Message(message)) };
+                let reply = QueryReply {
+                    kind: Some(Kind::Message(message)),
+                };
                 Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply)))))
             }
             Answer::Rows { schema, mut stream } => {
@@ -89,7 +92,13 @@ async fn send_all(sender: &mpsc::Sender<Result<QueryReply, Status>>, pieces: Res
     match pieces {
         Ok(pieces) => {
             for piece in pieces {
-                if sender.send(Ok(QueryReply { kind: Some(Kind::Ipc(piece.into())) })).await.is_err() {
+                if sender
+                    .send(Ok(QueryReply {
+                        kind: Some(Kind::Ipc(piece.into())),
+                    }))
+                    .await
+                    .is_err()
+                {
                     return false;
                 }
             }
@@ -112,7 +121,12 @@ fn status_of(error: &QueryError) -> Status {
         ErrorKind::Internal => (Code::Internal, false),
     };
     let (line, column, length) = error.place.map_or((0, 0, 0), |p| (p.line, p.column, p.length));
-    let detail = ErrorDetail { line, column, length, retryable };
+    let detail = ErrorDetail {
+        line,
+        column,
+        length,
+        retryable,
+    };
     Status::with_details(code, error.message.clone(), detail.encode_to_vec().into())
 }
 
@@ -170,9 +184,14 @@ impl ApiService {
 
 /// Records that the source has and the shard's leader has not read.
 fn lag_of(shard: &Shard, reports: &[NodeReport]) -> u64 {
-    let tasks = reports.iter().filter_map(|r| r.progress.as_ref()).flat_map(|p| &p.tasks);
+    let tasks = reports
+        .iter()
+        .filter_map(|r| r.progress.as_ref())
+        .flat_map(|p| &p.tasks);
     let own = tasks.filter(|t| t.table == shard.id.table.0 && t.shard == shard.id.index && t.epoch == shard.epoch.0);
-    own.flat_map(|t| &t.partitions).filter_map(|p| Some(p.end?.saturating_sub(p.position))).sum()
+    own.flat_map(|t| &t.partitions)
+        .filter_map(|p| Some(p.end?.saturating_sub(p.position)))
+        .sum()
 }
 
 /// How long a client may be silent before its connection is given up.

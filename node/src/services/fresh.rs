@@ -24,9 +24,15 @@ impl Fresh for FreshService {
 
     async fn pin(&self, request: Request<PinRequest>) -> Result<Response<Self::PinStream>, Status> {
         let request = request.into_inner();
-        let shard = ShardId { table: TableId(request.table), index: request.shard };
+        let shard = ShardId {
+            table: TableId(request.table),
+            index: request.shard,
+        };
         let pinned = self.supervisor.pin(shard, Epoch(request.epoch)).ok_or_else(|| {
-            Status::failed_precondition(format!("this node does not lead shard {shard} in epoch {}", request.epoch))
+            Status::failed_precondition(format!(
+                "this node does not lead shard {shard} in epoch {}",
+                request.epoch
+            ))
         })?;
         let replies = replies(pinned)?;
         Ok(Response::new(Box::pin(tokio_stream::iter(replies.into_iter().map(Ok)))))
@@ -48,8 +54,14 @@ fn replies(pinned: PinnedShard) -> Result<Vec<PinReply>, Status> {
         from: p.from.0,
         to: p.to.0,
     });
-    let header = PinHeader { epoch: pinned.epoch.0, partitions: partitions.collect(), batches };
-    let mut replies = vec![PinReply { kind: Some(Kind::Header(header)) }];
+    let header = PinHeader {
+        epoch: pinned.epoch.0,
+        partitions: partitions.collect(),
+        batches,
+    };
+    let mut replies = vec![PinReply {
+        kind: Some(Kind::Header(header)),
+    }];
     if let Some(first) = pinned.batches.first() {
         let mut writer = PieceWriter::new(&first.rows.schema()).map_err(internal)?;
         let mut pieces = Vec::new();
@@ -57,7 +69,9 @@ fn replies(pinned: PinnedShard) -> Result<Vec<PinReply>, Status> {
             pieces.extend(writer.write(&batch.rows).map_err(internal)?);
         }
         pieces.extend(writer.finish().map_err(internal)?);
-        replies.extend(pieces.into_iter().map(|piece| PinReply { kind: Some(Kind::Ipc(piece.into())) }));
+        replies.extend(pieces.into_iter().map(|piece| PinReply {
+            kind: Some(Kind::Ipc(piece.into())),
+        }));
     }
     Ok(replies)
 }

@@ -19,14 +19,23 @@ pub struct ManagerService {
 impl Manager for ManagerService {
     async fn beat(&self, request: Request<BeatRequest>) -> Result<Response<BeatReply>, Status> {
         if !self.catalog.leadership().borrow().is_self {
-            return Ok(Response::new(BeatReply { accepted: false, refused: String::new() }));
+            return Ok(Response::new(BeatReply {
+                accepted: false,
+                refused: String::new(),
+            }));
         }
         let refused = self.reports.take(request.into_inner()).unwrap_or_default();
-        Ok(Response::new(BeatReply { accepted: true, refused }))
+        Ok(Response::new(BeatReply {
+            accepted: true,
+            refused,
+        }))
     }
 
     async fn progress(&self, _: Request<ProgressRequest>) -> Result<Response<ProgressReply>, Status> {
         let manager = self.catalog.leadership().borrow().is_self;
-        Ok(Response::new(ProgressReply { manager, nodes: self.reports.all() }))
+        Ok(Response::new(ProgressReply {
+            manager,
+            nodes: self.reports.all(),
+        }))
     }
 }

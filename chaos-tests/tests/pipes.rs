@@ -1,0 +1,178 @@
+//! A pipe's life on a real broker: pause and resume, a topic that grows, graceful ends, dropping.
+
+use std::process::Command;
+use std::time::Duration;
+use tidemill_chaos_tests::events::{Events, Plan};
+use tidemill_chaos_tests::reader::{count, number, rows};
+use tidemill_chaos_tests::scenario::{TABLE, statements, wait_until_read};
+use tidemill_chaos_tests::world::{World, checkout, output};
+
+async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Plan) {
+    let world = World::start(3).await.unwrap();
+    let plan = Plan {
+        topic: TABLE.into(),
+        partitions,
+        count,
+        bad: 0,
+        rate,
+        seed: 7,
+    };
+    Events::create_topic(&world.brokers, &plan).unwrap();
+    for sql in statements(&world.brokers, TABLE, 1000) {
+        world.run(&sql).await.unwrap();
+    }
+    (world, plan)
+}
+
+async fn ask(world: &World, sql: &str) -> i64 {
+    number(&rows(&world.client().unwrap(), sql).await.unwrap(), 0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_and_a_resume_loses_and_doubles_nothing() {
+    let (world, plan) = prepared(8, 120_000, Some(20_000)).await;
+    let events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        world.run("ALTER PIPE events PAUSE").await.unwrap();
+        let held = ask(&world, "SELECT sum(committed) FROM system.partitions").await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(
+            ask(&world, "SELECT sum(committed) FROM system.partitions").await,
+            held,
+            "a paused pipe moved"
+        );
+        let seen = count(&world.client().unwrap(), TABLE).await.unwrap();
+        assert_eq!(seen.rows, seen.distinct);
+        world.run("ALTER PIPE events RESUME").await.unwrap();
+    }
+    let produced = events.finish().await.unwrap();
+    wait_until_read(&world, &produced).await.unwrap();
+    let counted = count(&world.client().unwrap(), TABLE).await.unwrap();
+    assert_eq!((counted.rows, counted.distinct), (120_000, 120_000));
+    assert_eq!(counted.sum_event_id, produced.sum_event_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_end_commits_and_hands_over_and_a_restart_of_all_keeps_everything() {
+    let (mut world, plan) = prepared(8, 40_000, None).await;
+    let produced = Events::start(world.folder(), &world.brokers, &plan)
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    let committed = async |world: &World| ask(world, "SELECT count(*) FROM events").await;
+    world
+        .wait_for("the rows", Duration::from_secs(30), async |world| {
+            Ok(committed(world).await == 40_000)
+        })
+        .await
+        .unwrap();
+    for i in 0..3 {
+        let took = world.stop_node(i).unwrap();
+        assert!(took < Duration::from_secs(15), "n{} took {took:?} to end", i + 1);
+        assert_eq!(count(&world.client().unwrap(), TABLE).await.unwrap().rows, 40_000);
+        world.start_node(i).unwrap();
+        world
+            .wait_for("all nodes", Duration::from_secs(30), async |world| {
+                let status = world.client()?.cluster_status().await?;
+                Ok(status.nodes.iter().all(|n| n.state == "Ready"))
+            })
+            .await
+            .unwrap();
+    }
+    for i in 0..3 {
+        world.kill_node(i).unwrap();
+    }
+    for i in 0..3 {
+        world.start_node(i).unwrap();
+    }
+    world
+        .wait_for(
+            "the cluster after a restart of all",
+            Duration::from_secs(60),
+            async |world| Ok(count(&world.client()?, TABLE).await?.rows == 40_000),
+        )
+        .await
+        .unwrap();
+    wait_until_read(&world, &produced).await.unwrap();
+    let counted = count(&world.client().unwrap(), TABLE).await.unwrap();
+    assert_eq!(
+        (counted.rows, counted.distinct, counted.sum_event_id),
+        (40_000, 40_000, produced.sum_event_id)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_to_a_topic_are_read_from_their_beginning() {
+    let (world, mut plan) = prepared(2, 10_000, None).await;
+    let first = Events::start(world.folder(), &world.brokers, &plan)
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    let mut kafka = Command::new(checkout().join("scripts/kafka"));
+    kafka.arg("--dir").arg(world.folder().join("kafka"));
+    output(kafka.args(["topic", "grow", TABLE, "6"])).unwrap();
+    plan.partitions = 6;
+    let second = Events::start(world.folder(), &world.brokers, &plan)
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    let all = first.count + second.count;
+    world
+        .wait_for("the rows of all partitions", Duration::from_secs(90), async |world| {
+            Ok(count(&world.client()?, TABLE).await?.rows == all as i64)
+        })
+        .await
+        .unwrap();
+    assert_eq!(ask(&world, "SELECT count(DISTINCT _partition) FROM events").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_table_is_gone_with_its_files_and_its_name_is_free() {
+    let (world, plan) = prepared(4, 20_000, None).await;
+    let produced = Events::start(world.folder(), &world.brokers, &plan)
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    wait_until_read(&world, &produced).await.unwrap();
+    assert!(
+        world.run("DROP TABLE events").await.is_err(),
+        "a table was dropped under its pipe"
+    );
+    world.run("DROP PIPE events").await.unwrap();
+    assert_eq!(
+        count(&world.client().unwrap(), TABLE).await.unwrap().rows,
+        20_000,
+        "dropping a pipe took rows"
+    );
+    world.run("DROP TABLE events").await.unwrap();
+    for sql in statements(&world.brokers, TABLE, 1000) {
+        world.run(&sql).await.unwrap();
+    }
+    wait_until_read(&world, &produced).await.unwrap();
+    assert_eq!(count(&world.client().unwrap(), TABLE).await.unwrap().rows, 20_000);
+    // The collector takes the old table's files once no query can read them any more.
+    let old_files = world.folder().join("parts/1");
+    world
+        .wait_for(
+            "the files of the dropped table to go",
+            Duration::from_secs(90),
+            async |_| {
+                let mut left = 0;
+                let mut folders = vec![old_files.clone()];
+                while let Some(folder) = folders.pop() {
+                    for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+                        let path = entry?.path();
+                        if path.is_dir() { folders.push(path) } else { left += 1 }
+                    }
+                }
+                Ok(left == 0)
+            },
+        )
+        .await
+        .unwrap();
+}
