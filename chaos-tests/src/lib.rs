@@ -7,5 +7,6 @@
 pub mod events;
 pub mod reader;
 pub mod scenario;
+pub mod throughput;
 pub mod visibility;
 pub mod world;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{scenario, visibility};
+use tidemill_chaos_tests::{scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -43,6 +43,15 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Measure how fast a backlog is read, and what it costs
+    Throughput {
+        /// Events to produce first
+        #[arg(long, default_value_t = 3_000_000)]
+        rows: u64,
+        /// Nodes that read them
+        #[arg(long, default_value_t = 3)]
+        nodes: u16,
+    },
 }
 
 #[tokio::main]
@@ -73,6 +82,18 @@ async fn main() -> anyhow::Result<()> {
             println!(
                 "{} rows at {rate}/s: visible after p50 {} ms, p99 {} ms, max {} ms ({} polls)",
                 v.rows, v.p50_ms, v.p99_ms, v.max_ms, v.polls
+            );
+        }
+        Command::Throughput { rows, nodes } => {
+            let t = throughput::measure(rows, nodes).await?;
+            let seconds = t.took.as_secs_f64();
+            println!(
+                "{} rows ({:.2} GiB) on {nodes} nodes in {seconds:.1} s: {:.0} rows/s, {:.1} CPU-s/GiB, peak {} MiB per node",
+                t.rows,
+                t.gib,
+                t.rows as f64 / seconds,
+                t.cpu_seconds / t.gib,
+                t.peak_mib
             );
         }
     }

@@ -176,3 +176,41 @@ async fn a_dropped_table_is_gone_with_its_files_and_its_name_is_free() {
         .await
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_the_source_deleted_unread_stop_their_partition_alone_and_say_so() {
+    let (world, plan) = prepared(2, 10_000, None).await;
+    let first = Events::start(world.folder(), &world.brokers, &plan)
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    wait_until_read(&world, &first).await.unwrap();
+    world.run("ALTER PIPE events PAUSE").await.unwrap();
+    let next = ask(&world, "SELECT committed FROM system.partitions WHERE partition = 0").await;
+    let other = ask(&world, "SELECT committed FROM system.partitions WHERE partition = 1").await;
+    let second = Events::start(world.folder(), &world.brokers, &plan).unwrap();
+    second.finish().await.unwrap();
+    let mut kafka = Command::new(checkout().join("scripts/kafka"));
+    kafka.arg("--dir").arg(world.folder().join("kafka"));
+    output(kafka.args(["delete-records", TABLE, &format!("0:{}", next + 1000)])).unwrap();
+    world.run("ALTER PIPE events RESUME").await.unwrap();
+    world
+        .wait_for(
+            "partition 0 to stop and partition 1 to go on",
+            Duration::from_secs(60),
+            async |world| {
+                let stopped = "SELECT count(*) FROM system.partitions WHERE partition = 0 \
+                           AND waiting_for LIKE 'the source lost data%'";
+                let went_on = "SELECT committed FROM system.partitions WHERE partition = 1";
+                let client = world.client()?;
+                Ok(number(&rows(&client, stopped).await?, 0)? == 1
+                    && number(&rows(&client, went_on).await?, 0)? > other)
+            },
+        )
+        .await
+        .unwrap();
+    // Nothing was skipped: the partition is where it was.
+    let sql = "SELECT committed FROM system.partitions WHERE partition = 0";
+    assert_eq!(ask(&world, sql).await, next);
+}

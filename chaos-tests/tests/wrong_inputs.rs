@@ -134,6 +134,7 @@ async fn statements_that_cannot_be_done_say_why_and_where() {
     refused(&world, "ALTER PIPE nosuch PAUSE", &["'nosuch'"]);
     refused(&world, "DROP TABLE nosuch", &["'nosuch'"]);
     refused(&world, "INSERT INTO t VALUES (1)", &["INSERT"]);
+    world.run("SET tidemill.consistency = DEFAULT").await.unwrap();
     refused(&world, "SET tidemill.consistency = 'strong'", &["strong", "fresh"]);
 }
 
@@ -163,6 +164,11 @@ async fn nodes_that_cannot_run_say_why() {
         )
     });
     will_not_start(&foreign, &["'demo'", "'other'"]);
+    // A new cluster over the parts of an old one.
+    let second = changed_config(&world, "second", |text| {
+        text.replace("cluster = \"demo\"", "cluster = \"second\"")
+    });
+    will_not_start(&second, &["belongs to another cluster", "demo"]);
     let twice = changed_config(&world, "twice", |text| {
         let members = text.find("[[members]]").unwrap();
         let again = text[members..].to_owned();

@@ -4,12 +4,12 @@
 //! difference; it ends when it is fenced, told to stop, or drained. After its end the memtable
 //! refuses rows and scans, so nobody reads or commits from a task that no longer leads.
 
-use crate::budget::Budget;
+use crate::budget::{Account, Budget};
 use crate::decode::JsonDecoder;
 use crate::kafka::{Consumer, ConsumerOptions, PartitionStatus};
 use crate::writer::{Committer, Flushed, ShardWriter};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{Pipe, SourcePartition, Table};
@@ -57,11 +57,11 @@ pub struct ShardTask {
     shard: ShardId,
     epoch: Epoch,
     memtable: Arc<Memtable>,
+    account: Account,
     wake: Arc<Notify>,
     consumers: Mutex<BTreeMap<PipeId, (Consumer, BTreeSet<SpanKey>)>>,
     command: watch::Sender<Command>,
     ended: Arc<AtomicBool>,
-    rows_read: Arc<AtomicU64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -79,6 +79,7 @@ impl ShardTask {
         let wake = Arc::new(Notify::new());
         let ended = Arc::new(AtomicBool::new(false));
         let (command, commands) = watch::channel(Command::Run);
+        let account = context.budget.open();
         let writer = ShardWriter {
             table: table.clone(),
             shard,
@@ -86,7 +87,7 @@ impl ShardTask {
             memtable: memtable.clone(),
             store: context.store.clone(),
             committer: context.committer.clone(),
-            budget: context.budget.clone(),
+            account: account.clone(),
         };
         let attention = context.attention.clone();
         let run = write_until_told(writer, wake.clone(), commands, ended.clone(), attention);
@@ -98,11 +99,11 @@ impl ShardTask {
             shard,
             epoch,
             memtable,
+            account,
             wake,
             consumers: Mutex::default(),
             command,
             ended,
-            rows_read: Arc::default(),
         }
     }
 
@@ -203,7 +204,7 @@ impl ShardTask {
                     decoder: JsonDecoder::new(&self.table, &pipe.source.topic),
                     pipe,
                     memtable: self.memtable.clone(),
-                    budget: self.context.budget.clone(),
+                    account: self.account.clone(),
                     wake: self.wake.clone(),
                 })?;
                 entry.insert((consumer, keys))
@@ -231,12 +232,6 @@ impl ShardTask {
             .collect()
     }
 
-    /// Records read so far, for rates.
-    pub fn records_read(&self) -> u64 {
-        let read: u64 = self.memtable.stats().positions.iter().map(|(_, at)| at.0).sum();
-        self.rows_read.fetch_max(read, Ordering::Relaxed).max(read)
-    }
-
     /// Stops reading, commits what was read, and ends; `false` when that did not succeed within `patience`.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -258,7 +253,7 @@ impl ShardTask {
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             writer.abort();
         }
-        self.context.budget.report(self.shard, 0);
+        self.account.report(0);
     }
 }
 

@@ -7,7 +7,7 @@
 //! forgotten, the offset check refuses it. After *no* the refused histories are dropped and the rest is
 //! committed anew. A part that no commit names is left for the collector.
 
-use crate::budget::Budget;
+use crate::budget::Account;
 use async_trait::async_trait;
 use rand::random;
 use std::sync::Arc;
@@ -23,6 +23,11 @@ use tracing::{debug, error, warn};
 
 /// How long to wait before something that failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The most parts that the rows of one commit are split into. A part's entry in the catalog takes up to a few
+/// kilobytes, and a command has a limit; a partition expression with more values than this in one cut gets
+/// one part without a partition value, which costs pruning and nothing else.
+const MAX_PARTS: usize = 48;
 
 /// Nobody knows whether the commit was applied, or it surely was not; proposing it again is safe both ways.
 #[derive(Debug, Error)]
@@ -49,20 +54,27 @@ pub enum Flushed {
 
 /// Writes the parts of one shard in one epoch.
 pub struct ShardWriter {
-    pub(crate) table: Arc<Table>,
-    pub(crate) shard: ShardId,
-    pub(crate) epoch: Epoch,
-    pub(crate) memtable: Arc<Memtable>,
-    pub(crate) store: Arc<dyn PartStore>,
-    pub(crate) committer: Arc<dyn Committer>,
-    pub(crate) budget: Arc<Budget>,
+    /// The table.
+    pub table: Arc<Table>,
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch in which this node leads it.
+    pub epoch: Epoch,
+    /// The rows to write.
+    pub memtable: Arc<Memtable>,
+    /// Where parts go.
+    pub store: Arc<dyn PartStore>,
+    /// Where commits go.
+    pub committer: Arc<dyn Committer>,
+    /// What the memtable's size is reported to.
+    pub account: Account,
 }
 
 impl ShardWriter {
     /// Whether the memtable should be cut now.
     pub fn is_due(&self) -> bool {
         let stats = self.memtable.stats();
-        self.budget.report(self.shard, stats.bytes);
+        self.account.report(stats.bytes);
         let policy = &self.table.flush;
         let has_something = stats.oldest_age.is_some();
         has_something
@@ -71,7 +83,7 @@ impl ShardWriter {
                 || stats
                     .oldest_age
                     .is_some_and(|age| age >= Duration::from_millis(policy.age_ms))
-                || self.budget.wants_flush_of(self.shard))
+                || self.account.should_flush())
     }
 
     /// Cuts the memtable and commits the cut. Returns only when its fate is known; drop the future to give up,
@@ -86,7 +98,7 @@ impl ShardWriter {
             match self.decide(commit).await {
                 Ok(()) => {
                     self.memtable.commit_cut();
-                    self.budget.report(self.shard, self.memtable.stats().bytes);
+                    self.account.report(self.memtable.stats().bytes);
                     return Flushed::Committed(lost);
                 }
                 Err(Refusal::Spans(refused)) => {
@@ -159,10 +171,17 @@ type Encoded = (Vec<WrittenPart>, Vec<(tidemill_core::PipeId, WrittenPart)>);
 
 fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Encoded, String> {
     let mut new_id = || PartId(random());
-    let parts = match cut.rows.is_empty() {
-        true => Vec::new(),
-        false => write_parts(table, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?,
-    };
+    let mut parts = Vec::new();
+    if !cut.rows.is_empty() {
+        parts = write_parts(table, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
+        if parts.len() > MAX_PARTS {
+            let whole = Table {
+                partition_by: None,
+                ..table.clone()
+            };
+            parts = write_parts(&whole, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
+        }
+    }
     let mut by_pipe = std::collections::BTreeMap::<_, Vec<_>>::new();
     for (pipe, batch) in &cut.rejects {
         by_pipe.entry(*pipe).or_default().push(batch.clone());

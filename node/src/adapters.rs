@@ -12,8 +12,8 @@ use tidemill_core::catalog::KafkaSource;
 use tidemill_core::command::CommitPart;
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{
-    Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, ShardId, SpanKey, TableId,
-    Version,
+    Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, Refusal, ShardId, SpanKey,
+    TableId, Version,
 };
 use tidemill_ingest::kafka;
 use tidemill_ingest::writer::{CommitUnknown, Committer};
@@ -59,10 +59,12 @@ impl tidemill_query::Catalog for SharedCatalog {
     }
 
     async fn propose(&self, command: Command) -> Result<(Version, Outcome), CatalogError> {
-        propose(&self.0, command, STATEMENT).await.map_err(|e| match e {
-            ProposeError::NotSent(why) => CatalogError::Unavailable(why),
-            other => CatalogError::Unknown(other.to_string()),
-        })
+        match propose(&self.0, command, STATEMENT).await {
+            Err(error @ ProposeError::TooLarge { .. }) => Ok((self.0.status().applied, too_large(&error))),
+            Err(ProposeError::NotSent(why)) => Err(CatalogError::Unavailable(why)),
+            Err(ProposeError::Unknown(why)) => Err(CatalogError::Unknown(why)),
+            Ok(applied) => Ok(applied),
+        }
     }
 }
 
@@ -76,11 +78,17 @@ fn read_error(error: ReadError) -> CatalogError {
 #[async_trait]
 impl Committer for SharedCatalog {
     async fn commit(&self, commit: CommitPart) -> Result<Outcome, CommitUnknown> {
-        let proposed = propose(&self.0, Command::CommitPart(commit), COMMIT).await;
-        proposed
-            .map(|(_, outcome)| outcome)
-            .map_err(|e| CommitUnknown(e.to_string()))
+        match propose(&self.0, Command::CommitPart(commit), COMMIT).await {
+            Ok((_, outcome)) => Ok(outcome),
+            Err(error @ ProposeError::TooLarge { .. }) => Ok(too_large(&error)),
+            Err(unknown) => Err(CommitUnknown(unknown.to_string())),
+        }
     }
+}
+
+/// A command that no log will ever take is a *no*, not a *don't know*.
+fn too_large(error: &ProposeError) -> Outcome {
+    Err(Refusal::Definition(error.to_string()))
 }
 
 /// Connections to other nodes, one for each address.

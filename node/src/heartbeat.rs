@@ -20,6 +20,9 @@ pub const BEAT: Duration = Duration::from_millis(200);
 /// How long a manager may take to answer.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(600);
 
+/// How recent the answer of a quorum must be for a leader to count as one.
+const QUORUM: Duration = Duration::from_secs(2);
+
 /// When a manager last took a heartbeat of this node.
 #[derive(Debug)]
 pub struct Contact {
@@ -84,7 +87,11 @@ impl Heart {
                 if let Some(why) = self.reports.take(beat) {
                     refused.send_replace(Some(why));
                 }
-                self.contact.touch();
+                // A leader that is cut off still calls itself one; only a quorum that answers counts.
+                let alone = self.catalog.peers().len() == 1;
+                if alone || self.catalog.status().quorum_seen.is_some_and(|ago| ago < QUORUM) {
+                    self.contact.touch();
+                }
                 continue;
             }
             let Some(leader) = leadership.leader else { continue };

@@ -18,6 +18,7 @@ use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
 use tidemill_proto::api::{BeatRequest, NodeProgress, NodeReport};
 use tidemill_raft::Catalog;
 use tidemill_storage::store::PartStore;
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 /// How long a node may be silent before it is down.
@@ -112,6 +113,7 @@ pub struct Manager {
     catalog: Catalog,
     reports: Arc<Reports>,
     store: Arc<dyn PartStore>,
+    chores_runtime: tokio::runtime::Handle,
 }
 
 /// What a term of management remembers.
@@ -119,18 +121,25 @@ struct Term {
     since: Instant,
     balanced: Instant,
     chores: Instant,
+    chores_task: Option<JoinHandle<()>>,
     /// The catalog's version at the last chores: what was buried before it is unknown to no heartbeat now.
     chores_version: Version,
     ready_since: BTreeMap<NodeId, Instant>,
 }
 
 impl Manager {
-    /// A manager; it does nothing until this node leads.
-    pub fn new(catalog: Catalog, reports: Arc<Reports>, store: Arc<dyn PartStore>) -> Self {
+    /// A manager; it does nothing until this node leads. What takes long and is not urgent runs on `chores_runtime`.
+    pub fn new(
+        catalog: Catalog,
+        reports: Arc<Reports>,
+        store: Arc<dyn PartStore>,
+        chores_runtime: tokio::runtime::Handle,
+    ) -> Self {
         Self {
             catalog,
             reports,
             store,
+            chores_runtime,
         }
     }
 
@@ -153,6 +162,7 @@ impl Manager {
                 since: now,
                 balanced: now,
                 chores: now,
+                chores_task: None,
                 chores_version: Version(0),
                 ready_since: BTreeMap::new(),
             };
@@ -170,11 +180,13 @@ impl Manager {
         let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
         self.judge_nodes(term, &*state()?).await?;
         self.place_shards(term, &*state()?).await?;
-        if term.chores.elapsed() >= CHORES {
+        // One round at a time: a source that does not answer makes it long.
+        let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);
+        if free && term.chores.elapsed() >= CHORES {
             term.chores = Instant::now();
             let state = state()?;
             let buried_before = std::mem::replace(&mut term.chores_version, state.version());
-            self.spawn_chores(state, buried_before);
+            term.chores_task = Some(self.spawn_chores(state, buried_before));
         }
         Ok(())
     }
@@ -243,9 +255,13 @@ impl Manager {
                 .is_some_and(|since| since.elapsed() >= REBALANCE)
         });
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
+        let mut assignments = Vec::new();
         for m in place(&problem) {
-            if m.reason == MoveReason::Balance && !may_balance {
-                continue;
+            if m.reason == MoveReason::Balance {
+                if !may_balance {
+                    continue;
+                }
+                term.balanced = Instant::now();
             }
             let Some(shard) = state.get::<Shard>(&m.shard)? else {
                 continue;
@@ -255,21 +271,24 @@ impl Manager {
                 replaces: shard.epoch,
                 leader: m.to,
             };
-            let outcome = propose(&self.catalog, Command::AssignLeader(command), Duration::from_secs(2)).await;
+            // All at once: a node that led many shards must not hold up the last of them.
+            assignments.push(async move {
+                let command = Command::AssignLeader(command);
+                (m, propose(&self.catalog, command, Duration::from_secs(2)).await)
+            });
+        }
+        for (m, outcome) in futures::future::join_all(assignments).await {
             match outcome {
                 Ok((_, Ok(_))) => info!(shard = %m.shard, to = ?m.to, reason = ?m.reason, "the shard gets a leader"),
                 // The state has moved on; the next look sees how.
                 other => debug!(shard = %m.shard, ?other, "the assignment was not taken"),
-            }
-            if m.reason == MoveReason::Balance {
-                term.balanced = Instant::now();
             }
         }
         Ok(())
     }
 
     /// What is not urgent and may take long runs beside.
-    fn spawn_chores(&self, state: Arc<dyn CatalogSnapshot>, buried_before: Version) {
+    fn spawn_chores(&self, state: Arc<dyn CatalogSnapshot>, buried_before: Version) -> JoinHandle<()> {
         let pinned = self
             .reports
             .all()
@@ -278,14 +297,14 @@ impl Manager {
         let oldest = pinned.filter(|v| *v > 0).map(Version).min();
         let may_delete_up_to = oldest.map_or(buried_before, |oldest| oldest.min(buried_before));
         let (catalog, store) = (self.catalog.clone(), self.store.clone());
-        tokio::spawn(async move {
+        self.chores_runtime.spawn(async move {
             if let Err(error) = add_partitions(&catalog, &*state).await {
                 warn!("new partitions cannot be taken up: {error}");
             }
             if let Err(error) = collector::collect(&catalog, &*store, may_delete_up_to).await {
                 warn!("unreferenced files cannot be collected: {error}");
             }
-        });
+        })
     }
 }
 
@@ -324,7 +343,11 @@ async fn add_partitions(catalog: &Catalog, state: &dyn CatalogSnapshot) -> anyho
                 pipe: pipe.id,
                 partitions: added,
             });
-            propose(catalog, command, Duration::from_secs(5)).await?.1?;
+            // A pipe that was dropped meanwhile, or no leader for the moment, is no reason to leave out the others.
+            match propose(catalog, command, Duration::from_secs(5)).await {
+                Ok((_, Ok(_))) => {}
+                other => warn!(pipe = %pipe.name, ?other, "its new partitions are not taken up yet"),
+            }
         }
     }
     Ok(())

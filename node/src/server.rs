@@ -12,13 +12,13 @@ use crate::http::{self, Pages};
 use crate::manager::{Manager, Reports};
 use crate::metrics::Metrics;
 use crate::services::{ApiService, FreshService, ManagerService};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidemill_core::BootId;
-use tidemill_core::catalog::{Addresses, Shard};
+use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Shard};
 use tidemill_core::view::CatalogRead;
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::task::TaskContext;
@@ -27,7 +27,7 @@ use tidemill_proto::api::manager_server::ManagerServer;
 use tidemill_proto::api::tidemill_server::TidemillServer;
 use tidemill_query::{Engine, EngineConfig};
 use tidemill_raft::{Catalog, RaftConfig};
-use tidemill_storage::store::{self, PartStore};
+use tidemill_storage::store::{self, PartStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -37,6 +37,9 @@ use tracing::{info, warn};
 
 /// How long a graceful end may take for commits, and again for moving shards away.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// The file in a part store that says whose it is.
+const MARK: &str = "cluster.id";
 
 /// Runs a node until it is told to end or cannot go on.
 ///
@@ -245,6 +248,7 @@ impl Running {
             founded = self.catalog.wait_founded() => founded?,
             () = signals.next() => return Ok(()),
         }
+        self.claim_part_store(config).await?;
         let service = ApiService {
             engine: self.engine.clone(),
             catalog: self.catalog.clone(),
@@ -260,11 +264,18 @@ impl Running {
             .add_service(TidemillServer::new(service))
             .add_service(FreshServer::new(fresh))
             .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));
-        query.spawn(api_server);
-        ingest.spawn(self.supervisor.clone().run());
         let (refused, mut refusal) = watch::channel(None);
-        tokio::spawn(self.heart.clone().run(refused));
-        tokio::spawn(Manager::new(self.catalog.clone(), self.reports.clone(), self.parts.clone()).run());
+        let manager = Manager::new(
+            self.catalog.clone(),
+            self.reports.clone(),
+            self.parts.clone(),
+            ingest.handle().clone(),
+        );
+        // None of these ends while the node lives; if one does, the node must not go on half alive.
+        let mut api_task = query.spawn(api_server);
+        let mut supervisor_task = ingest.spawn(self.supervisor.clone().run());
+        let mut heart_task = tokio::spawn(self.heart.clone().run(refused));
+        let mut manager_task = tokio::spawn(manager.run());
         info!(node = %config.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
 
         let mut raft_stopped = self.catalog.stopped();
@@ -278,13 +289,58 @@ impl Running {
                 let why = why.ok().and_then(|w| w.clone()).unwrap_or_default();
                 return Err(anyhow!("Raft has stopped: {why}"));
             }
+            ended = &mut api_task => return Err(anyhow!("the api server has ended: {ended:?}")),
+            ended = &mut supervisor_task => return Err(anyhow!("the supervisor has ended: {ended:?}")),
+            ended = &mut heart_task => return Err(anyhow!("the heartbeats have ended: {ended:?}")),
+            ended = &mut manager_task => return Err(anyhow!("the manager has ended: {ended:?}")),
         }
         info!("ending: commit, hand over, stop");
         tokio::select! {
             () = self.hand_over() => {}
+            () = self.quorum_lost() => warn!("no quorum is left to commit to or hand over to: ending without"),
             () = signals.next() => warn!("told again: ending at once"),
         }
         Ok(())
+    }
+
+    /// Marks the part store as this cluster's. Two clusters in one would collect each other's files, since
+    /// neither knows what the other refers to.
+    async fn claim_part_store(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        let cluster = self.catalog.snapshot()?.get::<Cluster>(&ClusterKey)?;
+        let cluster = cluster.context("the cluster is founded but has no record of itself")?;
+        let mark = format!("{} {}\n", cluster.id, cluster.name);
+        match self.parts.put(MARK, mark.into()).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::Exists { .. }) => {
+                let found = self.parts.get(MARK).await.unwrap_or_default();
+                Err(anyhow!(
+                    "the part store {} belongs to another cluster ({}); every cluster needs one of its own. \
+                     Set part_store to an empty folder, in the configurations of all nodes",
+                    config.part_store,
+                    String::from_utf8_lossy(&found).trim()
+                ))
+            }
+            Err(error) => Err(error).context("the part store cannot be used"),
+        }
+    }
+
+    /// Ends when there has been no leader with a quorum for a while, as when all nodes are told to end at once.
+    async fn quorum_lost(&self) {
+        let mut since = Instant::now();
+        while since.elapsed() < ALONE / 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let status = self.catalog.status();
+            let has_quorum = match status.leader {
+                None => false,
+                Some(leader) if leader == status.node => {
+                    self.catalog.peers().len() == 1 || status.quorum_seen.is_some_and(|ago| ago < ALONE / 2)
+                }
+                Some(_) => self.contact.silence() < ALONE / 2,
+            };
+            if has_quorum {
+                since = Instant::now();
+            }
+        }
     }
 
     async fn hand_over(&self) {

@@ -32,7 +32,7 @@ pub(crate) const SETTINGS: &[Setting] = &[Setting {
     default: "fresh",
     values: &["fresh", "committed"],
     description: "fresh: committed rows and those still in memory, which needs the leaders of all shards; \
-                  committed: committed rows only, which needs no leader",
+                  committed: committed rows only, which needs no leader of a shard",
 }];
 
 /// The settings of one call, checked.

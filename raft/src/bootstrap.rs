@@ -215,7 +215,10 @@ async fn check_namesake(node: &Arc<Node>) -> Result<(), StartError> {
         return Ok(());
     };
     // No answer proves nothing: behind NAT a node may not reach itself.
-    let Some(answer) = ask(node, me).await.filter(|answer| answer.instance != own.instance.to_string()) else {
+    let Some(answer) = ask(node, me)
+        .await
+        .filter(|answer| answer.instance != own.instance.to_string())
+    else {
         return Ok(());
     };
     check_place(&node.config, me, &answer)?;

@@ -7,7 +7,7 @@
 //! memtable checks every chunk once more and takes only what continues a history.
 
 use super::client_config;
-use crate::budget::Budget;
+use crate::budget::Account;
 use crate::decode::{JsonDecoder, SourceRecord};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -35,6 +35,11 @@ const RUN_TIME: Duration = Duration::from_millis(20);
 /// How long an empty poll waits, and so how soon a control message is seen.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How long a passing trouble is shown after it was last heard of.
+const TROUBLE: Duration = Duration::from_secs(3);
+/// How long to wait before a client that could not be set up is tried again.
+const CONNECT_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a consumer thread needs.
 pub struct ConsumerOptions {
     /// The cluster's name, for the group under which the client shows itself to the broker.
@@ -45,8 +50,8 @@ pub struct ConsumerOptions {
     pub decoder: JsonDecoder,
     /// Takes the chunks.
     pub memtable: Arc<Memtable>,
-    /// Says when to wait.
-    pub budget: Arc<Budget>,
+    /// Says when to wait, and is told what the memtable holds.
+    pub account: Account,
     /// Is notified when rows arrived, memory is short, or a partition has to be opened again.
     pub wake: Arc<Notify>,
 }
@@ -90,6 +95,7 @@ impl Consumer {
             shared: shared.clone(),
             positions: BTreeMap::new(),
             client: None,
+            troubled: None,
         };
         let name = format!("kafka-{}", thread.options.pipe.name);
         std::thread::Builder::new().name(name).spawn(move || thread.run())?;
@@ -125,6 +131,8 @@ struct ConsumerThread {
     /// Where each partition goes on; a partition that had to stop is not in it.
     positions: BTreeMap<i32, (SpanKey, i64)>,
     client: Option<BaseConsumer<Context>>,
+    /// When a passing trouble of all partitions was last told.
+    troubled: Option<Instant>,
 }
 
 impl ConsumerThread {
@@ -135,22 +143,30 @@ impl ConsumerThread {
                 self.take_assignment(wanted);
             }
             let Some(client) = self.client.take() else {
-                std::thread::sleep(POLL);
+                if self.positions.is_empty() {
+                    std::thread::sleep(POLL);
+                } else {
+                    // It could not be set up, and that was told; what kept it may pass.
+                    std::thread::sleep(CONNECT_AGAIN);
+                    self.connect();
+                }
                 continue;
             };
-            if self.options.budget.is_spent() {
+            if self.options.account.is_spent() {
+                self.troubled = Some(Instant::now());
                 self.wait_all("memory: the memtables of this node are at their limit");
                 self.options.wake.notify_one();
                 std::thread::sleep(POLL / 4);
                 self.client = Some(client);
                 continue;
             }
-            let keep = match poll_run(&client) {
-                Ok(run) if run.is_empty() => true,
-                Ok(run) => self.take_run(run),
-                Err(error) => self.take_error(&client, &error),
-            };
-            if keep {
+            if self.troubled.is_some_and(|at| at.elapsed() > TROUBLE) {
+                self.troubled = None;
+                self.wait_all("");
+            }
+            let (run, fault) = poll_run(&client);
+            let intact = run.is_empty() || self.take_run(run);
+            if fault.is_none_or(|fault| self.take_error(&client, &fault)) && intact {
                 self.client = Some(client);
             } else {
                 drop(client);
@@ -242,6 +258,7 @@ impl ConsumerThread {
                 }
             }
         }
+        self.options.account.report(self.options.memtable.stats().bytes);
         self.options.wake.notify_one();
         intact
     }
@@ -310,10 +327,20 @@ impl ConsumerThread {
                 self.stop_out_of_range(client);
                 false
             }
-            other => {
-                warn!(%pipe, error = %other, "the Kafka client reports a fault and tries on");
-                self.wait_all(&format!("the broker: {other}"));
+            KafkaError::MessageConsumption(code) if passes_by_itself(*code) => {
+                warn!(%pipe, error = %error, "the Kafka client reports a fault and tries on");
+                self.troubled = Some(Instant::now());
+                self.wait_all(&format!("the broker: {error}"));
                 true
+            }
+            // A batch that fails its checksum or cannot be decompressed is skipped by the client, which goes on
+            // behind it. Its records are not known to be absent, so read again from where we are.
+            other => {
+                error!(%pipe, error = %other, "the Kafka client cannot read on here; it is asked again");
+                self.troubled = Some(Instant::now());
+                self.wait_all(&format!("records that can be read: {other}"));
+                std::thread::sleep(CONNECT_AGAIN);
+                false
             }
         }
     }
@@ -353,31 +380,50 @@ impl ConsumerThread {
     }
 }
 
-fn poll_run(client: &BaseConsumer<Context>) -> Result<Vec<BorrowedMessage<'_>>, KafkaError> {
+/// Whether the client gets over a fault without passing over a record.
+fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::BrokerNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::LeaderNotAvailable
+            | Code::NetworkException
+            | Code::NotCoordinator
+            | Code::NotLeaderForPartition
+            | Code::OperationTimedOut
+            | Code::ReplicaNotAvailable
+            | Code::RequestTimedOut
+            | Code::Resolve
+            | Code::UnknownPartition
+            | Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+    )
+}
+
+/// Gathers a run. A fault behind it is given with it: the client reports some faults only once.
+fn poll_run(client: &BaseConsumer<Context>) -> (Vec<BorrowedMessage<'_>>, Option<KafkaError>) {
     let mut run = Vec::new();
     let mut bytes = 0;
-    let Some(first) = client.poll(POLL) else { return Ok(run) };
+    let mut next = client.poll(POLL);
     let began = Instant::now();
-    let mut next = Some(first);
     while let Some(message) = next {
         match message {
             Ok(message) => {
                 bytes += message.payload_len();
                 run.push(message);
             }
-            // What was gathered is good; the fault will be reported again.
-            Err(error) if run.is_empty() => return Err(error),
-            Err(error) => {
-                warn!(%error, "the Kafka client reports a fault behind a run of records");
-                break;
-            }
+            Err(error) => return (run, Some(error)),
         }
         if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
             break;
         }
         next = client.poll(Duration::ZERO);
     }
-    Ok(run)
+    (run, None)
 }
 
 fn headers_text(message: &BorrowedMessage<'_>) -> Option<String> {

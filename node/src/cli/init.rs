@@ -25,7 +25,7 @@ pub struct Args {
     /// Node i listens on PORT+i (raft), PORT+100+i (api) and PORT+200+i (http)
     #[arg(long, value_name = "PORT", default_value_t = 7300)]
     base_port: u16,
-    /// The shared folder or bucket for parts [default: DIR/parts]
+    /// The folder for parts that all nodes share, file:///… or local:///… [default: DIR/parts]
     #[arg(long, value_name = "URL")]
     parts: Option<String>,
     /// Overwrite configurations that are already there
@@ -122,7 +122,7 @@ cluster = {cluster}
 name = \"n{i}\"
 # The folder for the Raft log, the catalog and temporary files, relative to this file. Wiping it makes this a new node.
 data_dir = \"data\"
-# Where parts are stored: a folder or bucket that every node reaches under the same URL.
+# Where parts are stored: a folder that every node reaches under the same URL. It belongs to one cluster.
 part_store = {parts}
 # The set of nodes that this one works with.
 warehouse = \"default\"

@@ -279,8 +279,13 @@ fn set(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {
         cursor.expect("TO", &["TO"])?;
     }
     let place = cursor.place();
-    let value = cursor.word_or_literal("a value")?;
-    let value = settings::check_value(setting, &value).map_err(|e| e.at(place))?;
+    let value = match cursor.accept("DEFAULT") {
+        true => setting.default,
+        false => {
+            let value = cursor.word_or_literal("a value")?;
+            settings::check_value(setting, &value).map_err(|e| e.at(place))?
+        }
+    };
     cursor.end()?;
     Ok(Statement::Set {
         name: setting.name,

@@ -1,0 +1,297 @@
+//! The commit protocol against an adversary: requests get lost, replies get lost, requests arrive twice and
+//! late, pipes are paused between reading and committing, and the shard changes its leader. The catalog is the real
+//! `apply`, the memtable and the parts are the real ones. In the end every offset below the committed
+//! one is in exactly one committed part, once.
+
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Int32Type, Int64Type};
+use async_trait::async_trait;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tidemill_core::catalog::*;
+use tidemill_core::command::*;
+use tidemill_core::invariants::{check_state, check_step};
+use tidemill_core::schema::{Column, ColumnType};
+use tidemill_core::view::{CatalogRead, MemView, Overlay};
+use tidemill_core::*;
+use tidemill_ingest::budget::Budget;
+use tidemill_ingest::writer::{CommitUnknown, Committer, Flushed, ShardWriter};
+use tidemill_storage::memtable::{Chunk, Memtable};
+use tidemill_storage::part::read_part;
+use tidemill_storage::schema::arrow_schema;
+use tidemill_storage::store;
+
+const SHARD: ShardId = ShardId {
+    table: TableId(1),
+    index: 0,
+};
+const PARTITIONS: u32 = 3;
+
+struct Catalog {
+    state: MemView,
+    index: u64,
+    rng: StdRng,
+    /// Commits that are still on their way although their sender gave up on them.
+    late: Vec<CommitPart>,
+}
+
+impl Catalog {
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.index += 1;
+        let before = self.state.clone();
+        let mut overlay = Overlay::new(&before);
+        let outcome = apply(&mut overlay, Version(self.index), &Proposal::new(0, command)).unwrap();
+        self.state.write(overlay.into_writes());
+        assert_eq!(check_state(&self.state).unwrap(), vec![]);
+        assert_eq!(check_step(&before, &self.state).unwrap(), vec![]);
+        outcome
+    }
+
+    fn pause_and_resume(&mut self) {
+        for paused in [true, false] {
+            self.apply(Command::SetPipePaused(SetPipePaused {
+                name: "p".into(),
+                paused,
+            }))
+            .unwrap();
+        }
+    }
+
+    fn partitions(&self) -> Vec<SourcePartition> {
+        self.state.partitions_of(PipeId(1)).unwrap()
+    }
+
+    fn new_leader(&mut self) -> Epoch {
+        let epoch = self.state.get::<Shard>(&SHARD).unwrap().unwrap().epoch;
+        let assign = AssignLeader {
+            shard: SHARD,
+            replaces: epoch,
+            leader: Some(NodeId(1)),
+        };
+        self.apply(Command::AssignLeader(assign)).unwrap();
+        epoch.next()
+    }
+}
+
+struct Network(Mutex<Catalog>);
+
+#[async_trait]
+impl Committer for Network {
+    async fn commit(&self, commit: CommitPart) -> Result<Outcome, CommitUnknown> {
+        let catalog = &mut *self.0.lock().unwrap();
+        let lost = |what: &str| Err(CommitUnknown(what.to_owned()));
+        // What was late may arrive at any time.
+        if !catalog.late.is_empty() && catalog.rng.random_bool(0.3) {
+            let late = catalog.late.remove(0);
+            let _ = catalog.apply(Command::CommitPart(late));
+        }
+        match catalog.rng.random_range(0..100) {
+            0..15 => lost("the request is lost"),
+            15..25 => {
+                catalog.late.push(commit);
+                lost("the request is late")
+            }
+            25..45 => {
+                let _ = catalog.apply(Command::CommitPart(commit));
+                lost("the reply is lost")
+            }
+            45..55 => {
+                let first = catalog.apply(Command::CommitPart(commit.clone()));
+                let second = catalog.apply(Command::CommitPart(commit));
+                assert!(
+                    first.is_err() || matches!(second, Err(Refusal::AlreadyCommitted(_))),
+                    "{first:?} {second:?}"
+                );
+                Ok(second)
+            }
+            55..60 => {
+                catalog.pause_and_resume();
+                Ok(catalog.apply(Command::CommitPart(commit)))
+            }
+            60..64 => {
+                catalog.new_leader();
+                Ok(catalog.apply(Command::CommitPart(commit)))
+            }
+            _ => Ok(catalog.apply(Command::CommitPart(commit))),
+        }
+    }
+}
+
+fn found(seed: u64) -> (Catalog, Table) {
+    let mut c = Catalog {
+        state: MemView::default(),
+        index: 0,
+        rng: StdRng::seed_from_u64(seed),
+        late: vec![],
+    };
+    let member = FoundingMember {
+        node: NodeId(1),
+        name: "n1".into(),
+        instance: InstanceId(1),
+        warehouse: "w".into(),
+        addresses: Addresses::default(),
+    };
+    c.apply(Command::FoundCluster(FoundCluster {
+        cluster: ClusterId(1),
+        name: "c".into(),
+        members: vec![member],
+    }))
+    .unwrap();
+    let up = NodeUp {
+        node: NodeId(1),
+        instance: InstanceId(1),
+        boot: BootId(1),
+        addresses: Addresses::default(),
+    };
+    c.apply(Command::NodeUp(up)).unwrap();
+    let table = CreateTable {
+        name: "t".into(),
+        if_not_exists: false,
+        columns: vec![Column {
+            name: "x".into(),
+            data_type: ColumnType::Int64,
+            nullable: false,
+        }],
+        order_by: vec!["x".into()],
+        partition_by: None,
+        shards: 1,
+        flush: FlushPolicy::default(),
+    };
+    c.apply(Command::CreateTable(table)).unwrap();
+    let source = KafkaSource {
+        brokers: "b:1".into(),
+        topic: "s".into(),
+        client: BTreeMap::new(),
+    };
+    let partitions = (0..PARTITIONS).map(|p| (PartitionId(p), Offset(0))).collect();
+    let pipe = CreatePipe {
+        name: "p".into(),
+        if_not_exists: false,
+        table: "t".into(),
+        source,
+        partitions,
+    };
+    c.apply(Command::CreatePipe(pipe)).unwrap();
+    let table = c.state.table_named("t").unwrap().unwrap();
+    (c, table)
+}
+
+/// The source: the row at an offset is always the same.
+fn rows(table: &Table, partition: u32, from: u64, to: u64) -> RecordBatch {
+    let n = (to - from) as usize;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(
+            (from..to).map(|o| (o as i64 * 7919) % 1000),
+        )),
+        Arc::new(StringArray::from_iter_values(vec!["s"; n])),
+        Arc::new(Int32Array::from_iter_values(vec![partition as i32; n])),
+        Arc::new(Int64Array::from_iter_values((from..to).map(|o| o as i64))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(vec![0; n])),
+        Arc::new(StringArray::from(vec![None::<&str>; n])),
+    ];
+    RecordBatch::try_new(arrow_schema(table), columns).unwrap()
+}
+
+fn key_of(p: &SourcePartition) -> SpanKey {
+    SpanKey {
+        pipe: p.pipe,
+        partition: p.partition,
+        incarnation: p.incarnation,
+    }
+}
+
+async fn run(seed: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store::open(&format!("local://{}", folder.path().display())).unwrap();
+    let (mut catalog, table) = found(seed);
+    let mut epoch = catalog.new_leader();
+    let network = Arc::new(Network(Mutex::new(catalog)));
+    let mut rng = StdRng::seed_from_u64(seed ^ 0xfeed);
+    let mut memtable = Arc::new(Memtable::new(SHARD, epoch));
+    for _ in 0..60 {
+        // Reconcile, as the task does.
+        let open: Vec<SpanKey> = memtable.stats().positions.into_iter().map(|(key, _)| key).collect();
+        for p in network.0.lock().unwrap().partitions() {
+            if !open.contains(&key_of(&p)) {
+                memtable.open_partition(key_of(&p), p.offset);
+            }
+        }
+        // Read on.
+        for (key, at) in memtable.stats().positions {
+            let width = rng.random_range(0..40);
+            if width > 0 {
+                let end = at.0 + width;
+                let rows = rows(&table, key.partition.0, at.0, end);
+                let span = Span {
+                    key,
+                    start: at,
+                    end: Offset(end),
+                    stored: width,
+                    rejected: 0,
+                    source_epoch: None,
+                };
+                memtable
+                    .append(Chunk {
+                        span,
+                        rows: Some(rows),
+                        rejects: None,
+                    })
+                    .unwrap();
+            }
+        }
+        if rng.random_bool(0.1) {
+            network.0.lock().unwrap().pause_and_resume();
+        }
+        let writer = ShardWriter {
+            table: Arc::new(table.clone()),
+            shard: SHARD,
+            epoch,
+            memtable: memtable.clone(),
+            store: store.clone(),
+            committer: network.clone(),
+            account: Arc::new(Budget::new(1 << 30)).open(),
+        };
+        if let Flushed::Fenced(refusal) = writer.flush().await {
+            assert!(matches!(refusal, Refusal::StaleEpoch { .. }), "{refusal}");
+            memtable.close();
+            epoch = network.0.lock().unwrap().new_leader();
+            memtable = Arc::new(Memtable::new(SHARD, epoch));
+        }
+    }
+    let parts = network.0.lock().unwrap().state.list::<Part>(&[]).unwrap();
+    let mut seen: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+    for part in parts {
+        let bytes = store.get(&part.file.path).await.unwrap();
+        for batch in read_part(bytes, &part.file).unwrap() {
+            let partitions = batch.column_by_name("_partition").unwrap().as_primitive::<Int32Type>();
+            let offsets = batch.column_by_name("_offset").unwrap().as_primitive::<Int64Type>();
+            for (partition, offset) in partitions.values().iter().zip(offsets.values()) {
+                seen.entry(*partition as u32).or_default().push(*offset);
+            }
+        }
+    }
+    let mut total = 0;
+    for p in network.0.lock().unwrap().partitions() {
+        let mut offsets = seen.remove(&p.partition.0).unwrap_or_default();
+        offsets.sort_unstable();
+        assert_eq!(
+            offsets,
+            (0..p.offset.0 as i64).collect::<Vec<_>>(),
+            "seed {seed}, partition {}",
+            p.partition
+        );
+        assert_eq!(p.stored, p.offset.0);
+        total += p.offset.0;
+    }
+    assert!(total > 100, "seed {seed}: hardly anything was committed: {total}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_offset_is_committed_exactly_once_whatever_the_network_does() {
+    let seeds: Vec<_> = (0..25).map(|seed| tokio::spawn(run(seed))).collect();
+    for seed in seeds {
+        seed.await.unwrap();
+    }
+}
