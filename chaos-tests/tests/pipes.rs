@@ -1,5 +1,7 @@
 //! A pipe's life on a real broker: pause and resume, a topic that grows, graceful ends, dropping.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::process::Command;
 use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};

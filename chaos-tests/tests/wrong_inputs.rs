@@ -1,5 +1,7 @@
 //! What a user gets wrong, as the user meets it: the binary's exit code and what it says.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! Random and hostile command sequences against `apply`: after every step all invariants hold, a
 //! refusal changes nothing, and the digest is the one that a full count gives.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use proptest::prelude::*;
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;

@@ -8,7 +8,7 @@ mod consumer;
 mod inspect;
 mod mock;
 
-pub use consumer::{Consumer, ConsumerOptions, PartitionStatus};
+pub use consumer::{Assignment, Consumer, ConsumerOptions, PartitionStatus};
 pub use inspect::{StartPosition, added_partitions, start_offsets};
 pub use mock::{MOCK_PARTITION_BYTES, MOCK_PARTITION_MESSAGES, MockBroker};
 

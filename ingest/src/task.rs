@@ -6,7 +6,7 @@
 
 use crate::budget::{Account, Budget};
 use crate::decode::JsonDecoder;
-use crate::kafka::{Consumer, ConsumerOptions, PartitionStatus};
+use crate::kafka::{Assignment, Consumer, ConsumerOptions, PartitionStatus};
 use crate::writer::{Committer, Flushed, ShardWriter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +50,9 @@ pub struct PartitionProgress {
     pub waiting_for: String,
 }
 
+/// The consumer thread of each pipe, with the partitions that it was given.
+type Consumers = BTreeMap<PipeId, (Consumer, BTreeSet<SpanKey>)>;
+
 /// A running task.
 pub struct ShardTask {
     context: Arc<TaskContext>,
@@ -59,7 +62,7 @@ pub struct ShardTask {
     memtable: Arc<Memtable>,
     account: Account,
     wake: Arc<Notify>,
-    consumers: Mutex<BTreeMap<PipeId, (Consumer, BTreeSet<SpanKey>)>>,
+    consumers: Mutex<Consumers>,
     command: watch::Sender<Command>,
     ended: Arc<AtomicBool>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -158,7 +161,7 @@ impl ShardTask {
                 continue;
             }
             let keys: BTreeSet<SpanKey> = partitions.iter().map(key_of).collect();
-            let assignment: Vec<(SpanKey, Option<Offset>)> = partitions
+            let assignment: Assignment = partitions
                 .iter()
                 .map(|p| {
                     let key = key_of(p);
@@ -188,7 +191,7 @@ impl ShardTask {
 
     fn consumer<'c>(
         &self,
-        consumers: &'c mut BTreeMap<PipeId, (Consumer, BTreeSet<SpanKey>)>,
+        consumers: &'c mut Consumers,
         pipe: Pipe,
         keys: BTreeSet<SpanKey>,
     ) -> std::io::Result<&'c Consumer> {

@@ -3,6 +3,8 @@
 //! `apply`, the memtable and the parts are the real ones. In the end every offset below the committed
 //! one is in exactly one committed part, once.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use async_trait::async_trait;

@@ -40,6 +40,9 @@ const TROUBLE: Duration = Duration::from_secs(3);
 /// How long to wait before a client that could not be set up is tried again.
 const CONNECT_AGAIN: Duration = Duration::from_secs(1);
 
+/// The partitions that a consumer reads. `Some(offset)` begins there; `None` goes on where the thread is.
+pub type Assignment = Vec<(SpanKey, Option<Offset>)>;
+
 /// What a consumer thread needs.
 pub struct ConsumerOptions {
     /// The cluster's name, for the group under which the client shows itself to the broker.
@@ -76,7 +79,7 @@ pub struct Consumer {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    wanted: Mutex<Option<Vec<(SpanKey, Option<Offset>)>>>,
+    wanted: Mutex<Option<Assignment>>,
     ends: Mutex<BTreeMap<i32, i64>>,
     waits: Mutex<BTreeMap<SpanKey, String>>,
 }
@@ -102,8 +105,8 @@ impl Consumer {
         Ok(Self { shared })
     }
 
-    /// Replaces the set of partitions. `Some(offset)` begins there; `None` goes on where the thread is.
-    pub fn assign(&self, partitions: Vec<(SpanKey, Option<Offset>)>) {
+    /// Replaces the set of partitions.
+    pub fn assign(&self, partitions: Assignment) {
         *lock(&self.shared.wanted) = Some(partitions);
     }
 
@@ -175,7 +178,7 @@ impl ConsumerThread {
         }
     }
 
-    fn take_assignment(&mut self, wanted: Vec<(SpanKey, Option<Offset>)>) {
+    fn take_assignment(&mut self, wanted: Assignment) {
         let mut positions = BTreeMap::new();
         let mut waits = BTreeMap::new();
         for (key, start) in wanted {
