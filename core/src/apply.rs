@@ -4,7 +4,7 @@
 //! the command stands for or writes nothing and says why. It must never read a clock, a random
 //! number or the order of a hash map; what a command needs of those travels inside it.
 //!
-//! The commit of parts and offsets is in [`commit`]; it is the heart of exactly-once.
+//! The commit of parts and offsets is in `apply/commit.rs`; it is the heart of exactly-once.
 
 mod cluster;
 mod commit;

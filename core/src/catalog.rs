@@ -1,4 +1,4 @@
-//! The records of the catalog and how each is found. What may change them is in [`crate::apply`].
+//! The records of the catalog and how each is found. What may change them is in [`crate::apply()`].
 
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};

@@ -1,5 +1,5 @@
 //! `tidemill sql`: runs statements from the command line, a file or the standard input, or hands
-//! over to the [`shell`]. Rows go to the standard output and everything else to
+//! over to the `shell`. Rows go to the standard output and everything else to
 //! the standard error, so that a script reads nothing but rows.
 
 use super::fault::{self, Origin};
