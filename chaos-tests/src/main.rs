@@ -115,10 +115,14 @@ fn report(outcome: &scenario::Outcome) {
     );
     let mut recoveries = outcome.recoveries.clone();
     recoveries.sort();
-    println!(
-        "recovered {}",
-        recoveries.iter().map(seconds).collect::<Vec<_>>().join(", ")
-    );
+    if let (Some(middle), Some(last)) = (recoveries.get(recoveries.len() / 2), recoveries.last()) {
+        println!(
+            "recovered after {} kills: p50 {}, max {}",
+            recoveries.len(),
+            seconds(middle),
+            seconds(last)
+        );
+    }
     println!(
         "all rows in the table after {}: {:.0} rows/s",
         seconds(&outcome.took),
