@@ -63,6 +63,11 @@ fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
+        let cause = error.root_cause().downcast_ref::<std::io::Error>();
+        if cause.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            // Whoever read the output has seen enough, as `head` does.
+            return ExitCode::SUCCESS;
+        }
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
