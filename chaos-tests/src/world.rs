@@ -25,13 +25,12 @@ struct NodeProcess {
     child: Option<Child>,
 }
 
-/// The root of the checkout.
+/// The root of the checkout: the folder above this package when cargo runs it, else the current folder. Asked when
+/// run, not when built: checkouts may share a target folder, and then one must not use the scripts of another.
 pub fn checkout() -> PathBuf {
-    // The manifest's folder always has a parent: the workspace.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let root = package.and_then(|package| package.parent().map(Path::to_path_buf));
+    root.or_else(|| std::env::current_dir().ok()).unwrap_or_default()
 }
 
 /// The binary under test: `TIDEMILL_BIN`, or the one built beside this program.
