@@ -9,6 +9,7 @@
 mod cluster;
 mod commit;
 mod definitions;
+mod membership;
 
 use crate::command::{COMMAND_FORMAT, Command, Outcome, Proposal, Refusal, Response};
 use crate::ids::Version;
@@ -85,5 +86,8 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::AddPartitions(c) => definitions::add_partitions(state, at, c),
         Command::CommitPart(c) => commit::commit_part(state, at, c),
         Command::ForgetTombstones(parts) => definitions::forget_tombstones(state, parts),
+        Command::AddNode(c) => membership::add_node(state, c),
+        Command::SetNodeIntent(c) => membership::set_node_intent(state, c),
+        Command::RemoveNode(node) => membership::remove_node(state, *node),
     }
 }

@@ -28,6 +28,8 @@ pub enum NodeState {
     Draining,
     /// Silent for too long.
     Down,
+    /// Gone for good: neither its id nor its data folder ever takes part again.
+    Removed,
 }
 
 impl std::fmt::Display for NodeState {
@@ -37,6 +39,29 @@ impl std::fmt::Display for NodeState {
             NodeState::Ready => "Ready",
             NodeState::Draining => "Draining",
             NodeState::Down => "Down",
+            NodeState::Removed => "Removed",
+        })
+    }
+}
+
+/// What the operators want of a node. The state follows it, as far as the node can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeIntent {
+    /// It works.
+    #[default]
+    Serve,
+    /// It gives up its shards and stays a member.
+    Drain,
+    /// It gives up its shards, leaves the voters, and is removed.
+    Leave,
+}
+
+impl std::fmt::Display for NodeIntent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            NodeIntent::Serve => "serve",
+            NodeIntent::Drain => "drain",
+            NodeIntent::Leave => "leave",
         })
     }
 }
@@ -58,6 +83,9 @@ pub struct Node {
     pub addresses: Addresses,
     /// Where it is in its life.
     pub state: NodeState,
+    /// What the operators want of it.
+    #[serde(default)]
+    pub intent: NodeIntent,
 }
 
 /// A table.

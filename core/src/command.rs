@@ -1,6 +1,6 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
-use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeState, PartFile};
+use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeIntent, NodeState, PartFile};
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};
 use crate::span::{Span, SpanKey};
@@ -62,6 +62,12 @@ pub enum Command {
     CommitPart(CommitPart),
     /// Forgets files that the collector has deleted.
     ForgetTombstones(Vec<PartId>),
+    /// Admits a node to the cluster and gives it its id.
+    AddNode(AddNode),
+    /// Says what the operators want of a node.
+    SetNodeIntent(SetNodeIntent),
+    /// Ends the life of a node that has left the voters.
+    RemoveNode(NodeId),
 }
 
 /// See [`Command::FoundCluster`].
@@ -206,6 +212,28 @@ pub struct CommitPart {
     pub spans: Vec<Span>,
 }
 
+/// See [`Command::AddNode`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddNode {
+    /// Its name; no other living node has it.
+    pub name: String,
+    /// Its data folder; a repetition is recognised by it.
+    pub instance: InstanceId,
+    /// Its warehouse.
+    pub warehouse: String,
+    /// Where it is reached.
+    pub addresses: Addresses,
+}
+
+/// See [`Command::SetNodeIntent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetNodeIntent {
+    /// The node: by id, so that a repetition never meets another node that has taken its name.
+    pub node: NodeId,
+    /// What is wanted.
+    pub intent: NodeIntent,
+}
+
 /// What a command gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
@@ -219,6 +247,8 @@ pub enum Response {
     Pipe(PipeId),
     /// The shard has this epoch now.
     Epoch(Epoch),
+    /// The node has this id.
+    Node(NodeId),
 }
 
 /// What a command came to: an answer, or a *no* that left everything as it was.

@@ -51,7 +51,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
         if let Some(leader) = shard.leader {
             let node = view.get::<Node>(&leader)?;
-            if node.is_none_or(|node| node.state == NodeState::Down || node.state == NodeState::Joining) {
+            if node.is_none_or(|node| !matches!(node.state, NodeState::Ready | NodeState::Draining)) {
                 found.push(violation(
                     "OWN-1",
                     format!("shard {} is led by node {leader}, which cannot lead", shard.id),
@@ -59,6 +59,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             }
         }
     }
+    found.extend(check_nodes(view)?);
     let mut ids = BTreeMap::new();
     for (id, what) in parts
         .iter()
@@ -70,6 +71,33 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
         if view.get::<Tombstone>(&id)?.is_some() {
             found.push(violation("CAT-1", format!("{what} {id} is live and buried")));
+        }
+    }
+    Ok(found)
+}
+
+/// MEM-1: ids are given out once, data folders are known once, living nodes have names of their own, and a node
+/// that shall give up its shards is not ready for more.
+fn check_nodes<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, ViewError> {
+    let mut found = Vec::new();
+    let next = view.get::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_node);
+    let (mut names, mut folders) = (BTreeMap::new(), BTreeMap::new());
+    for node in view.list::<Node>(&[])? {
+        let mut broken =
+            |what: String| found.push(violation("MEM-1", format!("node {} ({}): {what}", node.id, node.name)));
+        if next.is_none_or(|next| node.id >= next) {
+            broken(format!("its id would be given out again, next is {next:?}"));
+        }
+        if let Some(other) = folders.insert(node.instance, node.id) {
+            broken(format!("node {other} has the same data folder"));
+        }
+        if node.state != NodeState::Removed
+            && let Some(other) = names.insert(node.name.clone(), node.id)
+        {
+            broken(format!("node {other} has the same name"));
+        }
+        if node.intent != NodeIntent::Serve && node.state == NodeState::Ready {
+            broken(format!("it is ready although it shall {}", node.intent));
         }
     }
     Ok(found)
@@ -88,6 +116,15 @@ where
         };
         if new.epoch < old.epoch || (new.leader != old.leader && new.epoch == old.epoch) {
             found.push(violation("OWN-1", format!("shard {}: {old:?} became {new:?}", old.id)));
+        }
+    }
+    for old in before.list::<Node>(&[])? {
+        let new = after.get::<Node>(&old.id)?;
+        let same = new
+            .as_ref()
+            .is_some_and(|new| new.instance == old.instance && new.name == old.name);
+        if !same || (old.state == NodeState::Removed && new.as_ref() != Some(&old)) {
+            found.push(violation("MEM-2", format!("{old:?} became {new:?}")));
         }
     }
     for old in before.list::<SourcePartition>(&[])? {

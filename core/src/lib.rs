@@ -1,5 +1,5 @@
 //! The rules of Tidemill, and nothing else: ids, source spans, the catalog's commands and how they
-//! are applied, placement, and the invariants that everything else is tested against.
+//! are applied, placement, membership, and the invariants that everything else is tested against.
 //!
 //! This crate knows no file, socket, clock, thread or random number. Time arrives in commands as
 //! a value; state is read through a [`view::CatalogView`] and changed through a [`view::WriteSet`].
@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod command;
 pub mod ids;
 pub mod invariants;
+pub mod membership;
 pub mod placement;
 pub mod schema;
 pub mod span;

@@ -143,12 +143,28 @@ impl World {
 }
 
 fn node_up(i: u64, boot: u128) -> Command {
-    let instance = InstanceId(i as u128);
+    node_of(i, i as u128, boot)
+}
+
+fn node_of(i: u64, instance: u128, boot: u128) -> Command {
+    let instance = InstanceId(instance);
     Command::NodeUp(NodeUp {
         node: NodeId(i),
         instance,
         boot: BootId(boot),
         addresses: Addresses::default(),
+    })
+}
+
+fn add_node(name: u64, instance: u128, port: u64) -> Command {
+    Command::AddNode(AddNode {
+        name: format!("n{name}"),
+        instance: InstanceId(instance),
+        warehouse: "default".into(),
+        addresses: Addresses {
+            raft: format!("h:{port}"),
+            ..Addresses::default()
+        },
     })
 }
 
@@ -229,6 +245,16 @@ enum Act {
     DropPipe,
     DropTable,
     Create,
+    AddNode {
+        name: u64,
+        instance: u128,
+        port: u64,
+    },
+    Intent {
+        node: u64,
+        intent: NodeIntent,
+    },
+    RemoveNode(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,21 +286,35 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Spoil::TooManyRows),
         Just(Spoil::MorePartRows),
     ];
-    let state = prop_oneof![Just(NodeState::Ready), Just(NodeState::Draining), Just(NodeState::Down)];
+    let state = prop_oneof![
+        Just(NodeState::Joining),
+        Just(NodeState::Ready),
+        Just(NodeState::Draining),
+        Just(NodeState::Down),
+        Just(NodeState::Removed)
+    ];
+    let intent = prop_oneof![
+        Just(NodeIntent::Serve),
+        Just(NodeIntent::Drain),
+        Just(NodeIntent::Leave)
+    ];
     prop_oneof![
         8 => (0u32..2, 0u64..50).prop_map(|(shard, width)| Act::Commit { shard, width }),
         8 => (0u32..2, 1u64..50, spoil).prop_map(|(shard, width, how)| Act::CommitSpoiled { shard, width, how }),
         3 => (0usize..100).prop_map(|which| Act::Replay { which }),
         2 => (0u32..2, 0usize..100).prop_map(|(shard, which)| Act::ReuseId { shard, which }),
-        4 => (0u32..3, 0u64..2, proptest::option::of(1u64..5))
+        4 => (0u32..3, 0u64..2, proptest::option::of(1u64..8))
             .prop_map(|(shard, behind, leader)| Act::Assign { shard, behind, leader }),
-        2 => (1u64..5, 1u128..3).prop_map(|(node, boot)| Act::NodeUp { node, boot }),
-        2 => (1u64..5, 1u128..3, state).prop_map(|(node, boot, state)| Act::NodeState { node, boot, state }),
+        2 => (1u64..8, 1u128..3).prop_map(|(node, boot)| Act::NodeUp { node, boot }),
+        2 => (1u64..8, 1u128..3, state).prop_map(|(node, boot, state)| Act::NodeState { node, boot, state }),
         2 => any::<bool>().prop_map(Act::Pause),
         1 => (0u32..8).prop_map(Act::AddPartition),
         1 => Just(Act::DropPipe),
         1 => Just(Act::DropTable),
         1 => Just(Act::Create),
+        2 => (1u64..6, 1u128..10, 0u64..4).prop_map(|(name, instance, port)| Act::AddNode { name, instance, port }),
+        2 => (1u64..8, intent).prop_map(|(node, intent)| Act::Intent { node, intent }),
+        2 => (1u64..8).prop_map(Act::RemoveNode),
     ]
 }
 
@@ -405,6 +445,29 @@ fn step(world: &mut World, i: usize, act: Act) {
                 if_exists: false,
             }))
         }
+        Act::AddNode { name, instance, port } => {
+            let before: Vec<Node> = world.state.list(&[]).unwrap();
+            let known = before.iter().find(|node| node.instance == InstanceId(instance));
+            let taken = |node: &&Node| node.state != NodeState::Removed && node.name == format!("n{name}");
+            match world.apply(add_node(name, instance, port)) {
+                Ok(Response::Node(id)) => match known {
+                    Some(known) => assert!(known.id == id && known.state != NodeState::Removed),
+                    None => assert!(before.iter().all(|node| node.id < id) && before.iter().find(taken).is_none()),
+                },
+                Err(Refusal::Node(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        Act::Intent { node, intent } => {
+            let node = NodeId(node);
+            _ = world.apply(Command::SetNodeIntent(SetNodeIntent { node, intent }));
+        }
+        Act::RemoveNode(node) => {
+            let before: Option<Node> = world.state.get(&NodeId(node)).unwrap();
+            let outcome = world.apply(Command::RemoveNode(NodeId(node)));
+            let left = before.is_some_and(|node| node.intent == NodeIntent::Leave);
+            assert!(outcome.is_err() || left, "a node was removed that did not leave");
+        }
         Act::Create => {
             _ = world.apply(create_table("t"));
             _ = world.apply(create_pipe("p", "t"));
@@ -533,4 +596,127 @@ fn dropping_a_table_buries_its_files_and_needs_its_pipes_gone() {
     assert_eq!(world.state.list::<Part>(&[]).unwrap().len(), 0);
     // Its id is not given out again.
     assert_eq!(world.apply(create_table("t")), Ok(Response::Table(TableId(2))));
+}
+
+fn refused(outcome: Outcome, text: &str) {
+    let refusal = outcome.unwrap_err().to_string();
+    assert!(refusal.contains(text), "{refusal}");
+}
+
+fn intent(node: u64, intent: NodeIntent) -> Command {
+    let node = NodeId(node);
+    Command::SetNodeIntent(SetNodeIntent { node, intent })
+}
+
+impl World {
+    fn node(&self, id: u64) -> Node {
+        self.state.get(&NodeId(id)).unwrap().unwrap()
+    }
+}
+
+#[test]
+fn a_node_is_admitted_once_however_often_it_asks() {
+    let mut world = World::new();
+    assert_eq!(world.apply(add_node(4, 44, 1)), Ok(Response::Node(NodeId(4))));
+    assert_eq!(world.apply(add_node(4, 44, 1)), Ok(Response::Node(NodeId(4))));
+    // Until it has been heard of, it may still change where it is.
+    assert_eq!(world.apply(add_node(4, 44, 2)), Ok(Response::Node(NodeId(4))));
+    assert_eq!(world.node(4).addresses.raft, "h:2");
+    assert_eq!(world.node(4).state, NodeState::Joining);
+    refused(world.apply(add_node(5, 44, 2)), "belongs to node 'n4', not 'n5'");
+    refused(world.apply(add_node(4, 45, 3)), "already a node called 'n4'");
+    refused(
+        world.apply(add_node(5, 55, 2)),
+        "h:2 is already an address of node 'n4'",
+    );
+    let unnamed = AddNode {
+        name: "a b".into(),
+        instance: InstanceId(66),
+        warehouse: "default".into(),
+        addresses: Addresses::default(),
+    };
+    refused(world.apply(Command::AddNode(unnamed)), "'a b' cannot be the name");
+    assert_eq!(world.apply(add_node(5, 55, 3)), Ok(Response::Node(NodeId(5))));
+}
+
+#[test]
+fn a_removed_node_never_comes_back_and_its_id_is_not_used_again() {
+    let mut world = World::new();
+    world.apply(add_node(4, 44, 1)).unwrap();
+    world.apply(node_of(4, 44, 1)).unwrap();
+    let shard = world.shard(0).unwrap();
+    world.apply(assign(shard.id, shard.epoch, Some(NodeId(4)))).unwrap();
+    refused(world.apply(Command::RemoveNode(NodeId(4))), "shall serve, not leave");
+    world.apply(intent(4, NodeIntent::Leave)).unwrap();
+    assert_eq!(world.node(4).state, NodeState::Draining);
+    assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
+    // Whatever it had not given up by then, it has lost now.
+    let commit = world.good_commit(0, 9, 10).unwrap();
+    world.apply(Command::RemoveNode(NodeId(4))).unwrap();
+    assert_eq!(world.shard(0).unwrap().leader, None);
+    assert!(matches!(
+        world.apply(Command::CommitPart(commit)),
+        Err(Refusal::StaleEpoch { .. })
+    ));
+    for again in [Command::RemoveNode(NodeId(4)), intent(4, NodeIntent::Leave)] {
+        assert_eq!(world.apply(again), Ok(Response::Unchanged));
+    }
+    let shard = world.shard(0).unwrap();
+    refused(
+        world.apply(assign(shard.id, shard.epoch, Some(NodeId(4)))),
+        "it cannot lead",
+    );
+    refused(world.apply(node_of(4, 44, 2)), "was removed from the cluster");
+    refused(
+        world.apply(intent(4, NodeIntent::Serve)),
+        "was removed from the cluster",
+    );
+    refused(world.apply(add_node(4, 44, 1)), "can never come back");
+    // Its name and its addresses are free for another folder, which is another node.
+    assert_eq!(world.apply(add_node(4, 45, 1)), Ok(Response::Node(NodeId(5))));
+    assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
+    assert_eq!(world.node(5).intent, NodeIntent::Serve);
+}
+
+#[test]
+fn a_node_that_gives_up_its_shards_gets_none_until_it_serves_again() {
+    let mut world = World::new();
+    world.apply(intent(1, NodeIntent::Drain)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Draining);
+    // Its shard is its own until it is given away.
+    assert_eq!(world.shard(0).unwrap().leader, Some(NodeId(1)));
+    let shard = world.shard(0).unwrap();
+    refused(
+        world.apply(assign(shard.id, shard.epoch, Some(NodeId(1)))),
+        "cannot lead",
+    );
+    // Neither a restart nor a judgement makes it ready.
+    world.apply(node_up(1, 2)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Draining);
+    let ready = SetNodeState {
+        node: NodeId(1),
+        boot: Some(BootId(2)),
+        state: NodeState::Ready,
+    };
+    refused(world.apply(Command::SetNodeState(ready)), "shall drain");
+    world.apply(intent(1, NodeIntent::Serve)).unwrap();
+    world.apply(node_up(1, 2)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Ready);
+}
+
+#[test]
+fn the_last_node_stays() {
+    let mut world = World::new();
+    for node in [1, 2] {
+        world.apply(intent(node, NodeIntent::Leave)).unwrap();
+    }
+    refused(world.apply(intent(3, NodeIntent::Leave)), "'n3' is the last one");
+    for node in [1, 2] {
+        world.apply(Command::RemoveNode(NodeId(node))).unwrap();
+    }
+    // A removal that was called off is off.
+    world.apply(add_node(4, 44, 1)).unwrap();
+    world.apply(intent(3, NodeIntent::Leave)).unwrap();
+    world.apply(intent(3, NodeIntent::Serve)).unwrap();
+    refused(world.apply(Command::RemoveNode(NodeId(3))), "not leave");
 }

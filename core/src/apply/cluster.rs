@@ -1,7 +1,7 @@
 //! Founding, the life of nodes, and who leads which shard.
 
 use super::Verdict;
-use crate::catalog::{Cluster, ClusterKey, Node, NodeState, Shard};
+use crate::catalog::{Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
 use crate::command::{AssignLeader, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
 use crate::ids::*;
 use crate::view::{CatalogRead, Overlay};
@@ -32,6 +32,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
             warehouse: member.warehouse.clone(),
             addresses: member.addresses.clone(),
             state: NodeState::Joining,
+            intent: NodeIntent::Serve,
         };
         state.put(&node.id, &node)?;
     }
@@ -47,7 +48,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
 }
 
 pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
-    let mut node = known_node(state, c.node)?;
+    let mut node = living_node(state, c.node)?;
     if node.instance != c.instance {
         return Err(Refusal::Node(format!(
             "node '{}' is known with data folder {}, not {}: a wiped or copied folder cannot take its place",
@@ -55,7 +56,11 @@ pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
         ))
         .into());
     }
-    if node.boot == Some(c.boot) && node.state == NodeState::Ready && node.addresses == c.addresses {
+    let up = match node.intent {
+        NodeIntent::Serve => NodeState::Ready,
+        NodeIntent::Drain | NodeIntent::Leave => NodeState::Draining,
+    };
+    if node.boot == Some(c.boot) && node.state == up && node.addresses == c.addresses {
         return Ok(Response::Unchanged);
     }
     if node.boot != Some(c.boot) {
@@ -65,13 +70,25 @@ pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
     }
     node.boot = Some(c.boot);
     node.addresses = c.addresses.clone();
-    node.state = NodeState::Ready;
+    node.state = up;
     state.put(&node.id, &node)?;
     Ok(Response::Done)
 }
 
 pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdict {
-    let mut node = known_node(state, c.node)?;
+    let mut node = living_node(state, c.node)?;
+    let possible = match c.state {
+        NodeState::Ready => node.intent == NodeIntent::Serve,
+        NodeState::Draining | NodeState::Down => true,
+        NodeState::Joining | NodeState::Removed => false,
+    };
+    if !possible {
+        let why = format!(
+            "node '{}' shall {}: it cannot be made {}",
+            node.name, node.intent, c.state
+        );
+        return Err(Refusal::Node(why).into());
+    }
     if node.boot != c.boot {
         return Err(Refusal::Node(format!("node '{}' has been restarted since", node.name)).into());
     }
@@ -109,7 +126,7 @@ pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdic
 }
 
 /// Ends the terms of office of `node` in all its shards.
-fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
+pub(super) fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
     for mut shard in state.list::<Shard>(&[])? {
         if shard.leader == Some(node) {
             shard.leader = None;
@@ -120,8 +137,21 @@ fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
     Ok(())
 }
 
-fn known_node(state: &Overlay<'_>, id: NodeId) -> Result<Node, super::Stop> {
+pub(super) fn known_node(state: &Overlay<'_>, id: NodeId) -> Result<Node, super::Stop> {
     Ok(state
         .get::<Node>(&id)?
         .ok_or_else(|| Refusal::Node(format!("there is no node {id}")))?)
+}
+
+/// A node that was not removed.
+fn living_node(state: &Overlay<'_>, id: NodeId) -> Result<Node, super::Stop> {
+    let node = known_node(state, id)?;
+    if node.state == NodeState::Removed {
+        return Err(Refusal::Node(format!(
+            "node '{}' ({id}) was removed from the cluster; its data folder {} can never come back",
+            node.name, node.instance
+        ))
+        .into());
+    }
+    Ok(node)
 }
