@@ -6,10 +6,11 @@
 //! group with another folder under its own name stops: what it promised before is gone with its
 //! old folder, and it must not promise anything again under that name.
 //!
-//! What the answers mean is decided by [`judge`], which does no I/O.
+//! What the answers mean is decided by [`judge`], which does no I/O. A node that joins founds nothing: it has its
+//! number from the cluster already, and waits for the leader to send the log.
 
 use crate::{
-    config::{MemberConfig, RaftConfig},
+    config::{MemberConfig, Origin, RaftConfig},
     error::StartError,
     identity,
     node::Node,
@@ -57,7 +58,7 @@ pub(crate) fn judge(
     let mut folders = BTreeMap::new();
     let mut silent = Vec::new();
     let mut belongs = false;
-    for ((number, member), answer) in (1u64..).zip(&config.members).zip(answers) {
+    for ((number, member), answer) in (1u64..).zip(config.founding()).zip(answers) {
         let answer = match answer {
             None => {
                 folders.insert(number, instance);
@@ -112,7 +113,7 @@ fn check_place(config: &RaftConfig, member: &MemberConfig, answer: &IdentityRepl
 }
 
 fn check_list(config: &RaftConfig, answer: &IdentityReply) -> Result<(), StartError> {
-    let ours: Vec<&str> = config.members.iter().map(|member| member.name.as_str()).collect();
+    let ours: Vec<&str> = config.founding().iter().map(|member| member.name.as_str()).collect();
     if ours == answer.configured {
         return Ok(());
     }
@@ -147,6 +148,14 @@ fn check_membership(config: &RaftConfig, instance: InstanceId, answer: &Identity
 pub(crate) async fn establish(node: &Arc<Node>) -> Result<(), StartError> {
     while node.is_blank() {
         check_namesake(node).await?;
+        if matches!(node.config.origin, Origin::Joining(_)) {
+            let cluster = &node.identity.cluster_name;
+            node.waits_for(Some(format!(
+                "waiting for the leader of cluster '{cluster}' to send the log"
+            )));
+            tokio::time::sleep(ROUND).await;
+            continue;
+        }
         let answers = ask_all(node).await;
         match judge(&node.config, node.identity.instance, &answers)? {
             Verdict::Found(folders) if node.identity.node == 1 => initialize(node, &folders).await?,
@@ -211,11 +220,11 @@ fn check_own_folder(node: &Node) -> Result<(), StartError> {
 /// Asks at this node's own address, as the others see it: another process may answer there under the same name.
 async fn check_namesake(node: &Arc<Node>) -> Result<(), StartError> {
     let own = &node.identity;
-    let Some(me) = node.config.members.iter().find(|member| member.name == own.name) else {
+    let Some(me) = node.config.own() else {
         return Ok(());
     };
     // No answer proves nothing: behind NAT a node may not reach itself.
-    let Some(answer) = ask(node, me)
+    let Some(answer) = ask(node, &me.name, &me.raft_addr)
         .await
         .filter(|answer| answer.instance != own.instance.to_string())
     else {
@@ -231,34 +240,32 @@ async fn check_namesake(node: &Arc<Node>) -> Result<(), StartError> {
 }
 
 async fn ask_all(node: &Arc<Node>) -> Vec<Option<Option<IdentityReply>>> {
-    let questions = node.config.members.iter().map(|member| async {
+    let questions = node.config.founding().iter().map(|member| async {
         if member.name == node.identity.name {
             None
         } else {
-            Some(ask(node, member).await)
+            Some(ask(node, &member.name, &member.raft_addr).await)
         }
     });
     futures::future::join_all(questions).await
 }
 
-async fn ask(node: &Node, member: &MemberConfig) -> Option<IdentityReply> {
+/// Asks who is at an address.
+pub(crate) async fn ask(node: &Node, name: &str, address: &str) -> Option<IdentityReply> {
     let request = IdentityRequest {
         cluster: node.identity.cluster_name.clone(),
         node: node.identity.name.clone(),
+        instance: node.identity.instance.to_string(),
     };
     let asked = async {
-        let mut client = node.peers.client(&member.raft_addr, Lane::Control)?;
+        let mut client = node.peers.client(address, Lane::Control)?;
         client.identity(request).await
     };
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(Ok(answer)) => Some(answer.into_inner()),
         Ok(Err(status)) => {
-            node.peers.failed(&member.raft_addr, Lane::Control, &status);
-            tracing::debug!(
-                "node '{}' at {} does not answer: {status}",
-                member.name,
-                member.raft_addr
-            );
+            node.peers.failed(address, Lane::Control, &status);
+            tracing::debug!("node '{name}' at {address} does not answer: {status}");
             None
         }
         Err(_) => None,
@@ -267,7 +274,7 @@ async fn ask(node: &Node, member: &MemberConfig) -> Option<IdentityReply> {
 
 async fn initialize(node: &Node, folders: &BTreeMap<u64, InstanceId>) -> Result<(), StartError> {
     let members: BTreeMap<u64, Member> = (1u64..)
-        .zip(&node.config.members)
+        .zip(node.config.founding())
         .map(|(number, member)| {
             let member = Member {
                 name: member.name.clone(),
@@ -291,11 +298,17 @@ async fn initialize(node: &Node, folders: &BTreeMap<u64, InstanceId>) -> Result<
     }
 }
 
+/// Milliseconds since 1970. Only for people to read; a clock before 1970 is shown as 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Proposes the first command. Whoever leads does so until it is applied: the one who initialized
 /// the group may have failed before. The catalog refuses a second founding.
 async fn propose_founding(node: &Node) -> Result<(), String> {
     let warehouse_of = |name: &str| {
-        let member = node.config.members.iter().find(|member| member.name == name);
+        let member = node.config.founding().iter().find(|member| member.name == name);
         member
             .map(|member| member.warehouse.clone())
             .ok_or_else(|| format!("node '{name}' is not configured"))
@@ -321,10 +334,7 @@ async fn propose_founding(node: &Node) -> Result<(), String> {
         name: node.identity.cluster_name.clone(),
         members,
     });
-    // Only for people to read; a clock before 1970 is shown as 1970.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    match node.propose(Proposal::new(at_ms, command), FOUNDING).await {
+    match node.propose(Proposal::new(now_ms(), command), FOUNDING).await {
         Ok((_, Ok(_))) => Ok(()),
         Ok((_, Err(refusal))) => Err(refusal.to_string()),
         Err(crate::node::Attempt::NotLeader(_)) => Err("this node does not lead any more".into()),

@@ -1,11 +1,11 @@
-//! What a node must be told before it can start: where its data is, who the founding members are,
+//! What a node must be told before it can start: where its data is, how it comes into its cluster,
 //! and how patient it shall be. Defaults suit a local network and an ordinary disk.
 
 use crate::log_writer::{FailureHook, abort_process};
 use openraft::SnapshotPolicy;
 use std::{path::PathBuf, time::Duration};
 
-/// One of the founding members, as configured on every node alike.
+/// A node as the others see it. Founding members are configured on every node alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberConfig {
     /// Its name.
@@ -20,6 +20,15 @@ pub struct MemberConfig {
     pub warehouse: String,
 }
 
+/// How a node comes into its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It founds the cluster with these, itself among them: the same list in the same order on every node.
+    Founding(Vec<MemberConfig>),
+    /// It joins a cluster that exists; this is itself. The cluster gives it its number.
+    Joining(MemberConfig),
+}
+
 /// See the module.
 #[derive(Clone)]
 pub struct RaftConfig {
@@ -27,10 +36,10 @@ pub struct RaftConfig {
     pub data_dir: PathBuf,
     /// The name of the cluster; nodes of another cluster are refused.
     pub cluster_name: String,
-    /// The name of this node, one of `members`.
+    /// The name of this node.
     pub name: String,
-    /// The founding members, the same list in the same order on every node.
-    pub members: Vec<MemberConfig>,
+    /// How it comes into the cluster.
+    pub origin: Origin,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
     /// Bounds of the random time after which a silent leader is replaced.
@@ -46,24 +55,56 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
-    /// A configuration with the default timings.
+    /// The configuration of a founding member, with the default timings.
     pub fn new(
         data_dir: impl Into<PathBuf>,
         cluster_name: impl Into<String>,
         name: impl Into<String>,
         members: Vec<MemberConfig>,
     ) -> Self {
+        Self::with_origin(data_dir, cluster_name, name, Origin::Founding(members))
+    }
+
+    /// The configuration of a node that joins, with the default timings.
+    pub fn joining(data_dir: impl Into<PathBuf>, cluster_name: impl Into<String>, own: MemberConfig) -> Self {
+        let name = own.name.clone();
+        Self::with_origin(data_dir, cluster_name, name, Origin::Joining(own))
+    }
+
+    /// A configuration with the default timings.
+    pub fn with_origin(
+        data_dir: impl Into<PathBuf>,
+        cluster_name: impl Into<String>,
+        name: impl Into<String>,
+        origin: Origin,
+    ) -> Self {
         Self {
             data_dir: data_dir.into(),
             cluster_name: cluster_name.into(),
             name: name.into(),
-            members,
+            origin,
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(400), Duration::from_millis(800)),
             snapshot_entries: 20_000,
             keep_entries: 5_000,
             connect_timeout: Duration::from_millis(500),
             on_failure: abort_process(),
+        }
+    }
+
+    /// The founding members; none for a node that joins.
+    pub(crate) fn founding(&self) -> &[MemberConfig] {
+        match &self.origin {
+            Origin::Founding(members) => members,
+            Origin::Joining(_) => &[],
+        }
+    }
+
+    /// This node as the others see it.
+    pub(crate) fn own(&self) -> Option<&MemberConfig> {
+        match &self.origin {
+            Origin::Founding(members) => members.iter().find(|member| member.name == self.name),
+            Origin::Joining(own) => Some(own),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What can go wrong, as callers must tell it apart: a node that cannot start, a command that is
 //! certainly not in the log, a command of which that is not known, and a read that was not answered.
 
-use crate::{identity::Identity, log_store::LogOpenError};
+use crate::log_store::LogOpenError;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tidemill_core::{InstanceId, Version};
@@ -14,16 +14,16 @@ pub enum StartError {
     Config(String),
     /// The folder holds the data of another node.
     #[error(
-        "the data folder {folder} belongs to node '{}' of cluster '{}', but this is node '{name}' of cluster \
-         '{cluster}'; start it with its own folder, or an empty one",
-        .found.name,
-        .found.cluster_name
+        "the data folder {folder} belongs to node '{found_name}' of cluster '{found_cluster}', but this is node \
+         '{name}' of cluster '{cluster}'; start it with its own folder, or an empty one"
     )]
     ForeignFolder {
         /// The folder.
         folder: PathBuf,
-        /// Who the folder is.
-        found: Box<Identity>,
+        /// The name in the folder.
+        found_name: Box<str>,
+        /// The cluster in the folder.
+        found_cluster: Box<str>,
         /// The configured name.
         name: String,
         /// The configured cluster.
@@ -42,6 +42,27 @@ pub enum StartError {
         /// The number by the configuration.
         given: u64,
     },
+    /// The folder was removed from its cluster.
+    #[error(
+        "node '{name}' was removed from cluster '{cluster}', and its data folder {folder} can never come back. Delete \
+         the folder; with an empty one this machine can join as a new node (tidemill init --join)"
+    )]
+    Removed {
+        /// The folder.
+        folder: PathBuf,
+        /// The cluster.
+        cluster: String,
+        /// The name.
+        name: String,
+    },
+    /// The folder was made to join a cluster, which has not given it a number yet.
+    #[error("the data folder {folder} has not been admitted to cluster '{cluster}' yet; start it with `join` set")]
+    NotAdmitted {
+        /// The folder.
+        folder: PathBuf,
+        /// The cluster.
+        cluster: String,
+    },
     /// The folder's identity is gone or unreadable although there is data.
     #[error("the data folder {folder} has data but no identity that can be read ({reason}); move it away as a whole")]
     LostIdentity {
@@ -53,8 +74,8 @@ pub enum StartError {
     /// The folder was part of a cluster, and its log is gone.
     #[error(
         "the data folder {folder} was part of cluster '{cluster}', but its Raft log is gone. With it went what this \
-         node had promised to the others, so it must not go on as the same node: move the folder away as a whole and \
-         let this machine join under a new name"
+         node had promised to the others, so it must not go on as the same node: move the folder away as a whole, \
+         remove the node from the cluster and let this machine join anew (tidemill init --join)"
     )]
     LostLog {
         /// The folder.
@@ -65,7 +86,8 @@ pub enum StartError {
     /// The cluster knows this name with other data.
     #[error(
         "data folder {folder} (instance {instance}) is not the one that cluster '{cluster}' knows for node '{name}' \
-         (instance {known}). A wiped node is a new node: give it back its own folder, or let it join under a new name"
+         (instance {known}). A wiped node is a new node: give it back its own folder, or remove the node from the \
+         cluster (tidemill node remove {name}) and let this machine join anew (tidemill init --join)"
     )]
     Replaced {
         /// This folder.
@@ -80,7 +102,10 @@ pub enum StartError {
         known: Box<str>,
     },
     /// The cluster exists and does not know this name.
-    #[error("cluster '{cluster}' was founded without a node called '{name}'")]
+    #[error(
+        "cluster '{cluster}' exists and has no node called '{name}', or none any more; to join it, write a \
+         configuration with tidemill init --join"
+    )]
     NotAMember {
         /// The cluster.
         cluster: String,

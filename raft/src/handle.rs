@@ -7,17 +7,20 @@ use crate::{
     catalog_store::CatalogStore,
     config::RaftConfig,
     error::{ProposeError, ReadError, StartError},
-    folder, identity,
+    folder,
+    identity::{self, Claim},
     log_store::{LogOptions, LogStore},
     network::Network,
     node::{Attempt, Leadership, Node},
     peers::{Lane, Peers, never_sent},
+    retire,
     service::RaftService,
     status::RaftStatus,
     types::{Member, Raft, decode, encode},
 };
 use openraft::async_runtime::watch::WatchReceiver;
 use std::{
+    collections::BTreeSet,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -81,6 +84,7 @@ impl Catalog {
             runtime: tokio::runtime::Handle::current(),
             leadership: watch::Sender::new(Leadership::default()),
             founding: watch::Sender::new(None),
+            removed: watch::Sender::new(false),
             waiting_for: Mutex::default(),
             stopped: watch::Sender::new(None),
             tasks: Mutex::default(),
@@ -96,14 +100,25 @@ impl Catalog {
                 node.founding.send_replace(Some(result));
             }
         });
+        let retire = tokio::spawn(retire::watch(node.clone())).abort_handle();
         node.tasks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .extend([follow, establish.abort_handle()]);
+            .extend([follow, establish.abort_handle(), retire]);
         Ok((Catalog { node: node.clone() }, RaftService::new(node)))
     }
 
-    /// This node's number, by its position among the founding members.
+    /// How far the configured data folder has come on its way into the cluster; makes its identity if it is empty.
+    pub fn claim(config: &RaftConfig) -> Result<Claim, StartError> {
+        identity::claim(config)
+    }
+
+    /// Takes down the number that the cluster has given to the configured data folder. [`Catalog::start`] needs it.
+    pub fn admit(config: &RaftConfig, node: NodeId) -> Result<(), StartError> {
+        identity::admit(config, node)
+    }
+
+    /// This node's number: its position among the founding members, or what the cluster gave it when it joined.
     pub fn node_id(&self) -> NodeId {
         NodeId(self.node.identity.node)
     }
@@ -118,7 +133,13 @@ impl Catalog {
     pub async fn wait_founded(&self) -> Result<(), StartError> {
         let mut founding = self.node.founding.subscribe();
         let mut stopped = self.node.stopped.subscribe();
+        let mut removed = self.node.removed.subscribe();
         tokio::select! {
+            _ = removed.wait_for(|removed| *removed) => Err(StartError::Removed {
+                folder: self.node.config.data_dir.clone(),
+                cluster: self.node.identity.cluster_name.clone(),
+                name: self.node.identity.name.clone(),
+            }),
             done = founding.wait_for(Option::is_some) => match done.map(|done| done.clone()) {
                 Ok(Some(result)) => result,
                 _ => Err(StartError::Raft("this node has stopped".into())),
@@ -206,12 +227,17 @@ impl Catalog {
         self.node.stopped.subscribe()
     }
 
+    /// Whether this node was removed from the cluster; it must end then. Known to be true it never changes.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.node.removed.subscribe()
+    }
+
     /// Everything worth showing.
     pub fn status(&self) -> RaftStatus {
         RaftStatus::of(&self.node)
     }
 
-    /// Hands leadership to `to`, or to the follower that has most of the log. Does nothing if this
+    /// Hands leadership to `to`, or to the voter that has most of the log. Does nothing if this
     /// node does not lead. Answers whether another node leads by the deadline.
     pub async fn transfer_leadership(&self, to: Option<NodeId>, deadline: Duration) -> bool {
         let node = self.node.clone();
@@ -263,8 +289,15 @@ impl Catalog {
         self.on_runtime(work).await;
     }
 
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// Does the work on Raft's runtime; `None` if that is gone.
-    async fn on_runtime<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    pub(crate) async fn on_runtime<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         self.node.runtime.spawn(work).await.ok()
     }
 }
@@ -304,15 +337,16 @@ fn open_stores(config: &RaftConfig) -> Result<(identity::Identity, LogStore, Cat
     Ok((identity, log, store))
 }
 
-/// The follower that has most of the log.
+/// The voter that has most of the log: a learner cannot be elected.
 fn best_follower(node: &Node) -> Option<u64> {
     let metrics = node.raft.metrics();
     let metrics = metrics.borrow_watched();
+    let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
     let followers = metrics
         .replication
         .iter()
         .flatten()
-        .filter(|(id, _)| **id != node.identity.node);
+        .filter(|(id, _)| **id != node.identity.node && voters.contains(id));
     followers
         .max_by_key(|(_, matched)| matched.as_ref().map(|matched| matched.index))
         .map(|(id, _)| *id)

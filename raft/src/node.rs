@@ -21,7 +21,7 @@ use std::{
 };
 use tidemill_core::{
     NodeId, Outcome, Proposal, Version,
-    catalog::{Cluster, ClusterKey},
+    catalog::{self, Cluster, ClusterKey, NodeState},
     view::CatalogRead,
 };
 use tokio::{sync::watch, task::AbortHandle};
@@ -54,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) founding: watch::Sender<Founding>,
+    /// Whether this node was removed from the cluster.
+    pub(crate) removed: watch::Sender<bool>,
     /// Why the founding is not done yet, for people.
     pub(crate) waiting_for: Mutex<Option<String>>,
     /// Why Raft does not run any more.
@@ -91,6 +93,17 @@ impl Node {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().get_node(&id).cloned()
+    }
+
+    /// Whether a data folder was removed from the cluster, by the catalog of this node.
+    pub(crate) fn was_removed(&self, is_it: impl Fn(&catalog::Node) -> bool) -> bool {
+        let nodes = self
+            .catalog
+            .pin()
+            .ok()
+            .and_then(|state| state.list::<catalog::Node>(&[]).ok());
+        let removed = |node: &catalog::Node| node.state == NodeState::Removed && is_it(node);
+        nodes.is_some_and(|nodes| nodes.iter().any(removed))
     }
 
     /// Whether the catalog of this node says that the cluster is founded.

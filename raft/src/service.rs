@@ -77,8 +77,17 @@ impl RaftService {
                 "node {} is known with data folder {known}, not {}",
                 header.from_node, header.from_instance
             )),
-            // A blank node does not know anybody yet; it learns from whoever knows its folder.
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            // It may be a member that this node has not heard of yet, as everybody is to a blank node; a leader
+            // that was elected by members that this node does not know must be listened to. But what was removed is
+            // out of the group for good, whatever its own log makes it believe.
+            None if self
+                .node
+                .was_removed(|node| node.instance.to_string() == header.from_instance) =>
+            {
+                refuse(format!("node {} was removed from the cluster", header.from_node))
+            }
+            None => Ok(()),
         }
     }
 
@@ -198,7 +207,13 @@ impl raft_server::Raft for RaftService {
             tracing::warn!("node '{}' of cluster '{}' asked who is here", asked.node, asked.cluster);
         }
         let members = self.node.members();
+        let removed = asked.cluster == own.cluster_name
+            && !asked.instance.is_empty()
+            && self
+                .node
+                .was_removed(|node| node.instance.to_string() == asked.instance);
         Ok(Response::new(IdentityReply {
+            removed,
             cluster: own.cluster_name.clone(),
             node: own.name.clone(),
             instance: own.instance.to_string(),
@@ -206,7 +221,7 @@ impl raft_server::Raft for RaftService {
             configured: self
                 .node
                 .config
-                .members
+                .founding()
                 .iter()
                 .map(|member| member.name.clone())
                 .collect(),

@@ -3,7 +3,7 @@
 
 use crate::{node::Node, types::LogId};
 use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
-use std::{sync::PoisonError, time::Duration};
+use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
 use tidemill_core::{InstanceId, NodeId, Version};
 
 /// See the module.
@@ -31,6 +31,10 @@ pub struct RaftStatus {
     pub snapshot: Option<u64>,
     /// Index up to which the log was purged.
     pub purged: Option<u64>,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Who gets the log and does not vote.
+    pub learners: BTreeSet<NodeId>,
     /// On the leader: how long ago a quorum last confirmed it.
     pub quorum_seen: Option<Duration>,
     /// On the leader: the others.
@@ -59,6 +63,7 @@ impl RaftStatus {
         let members = node.members();
         let metrics = node.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
         let index = |id: &Option<LogId>| id.as_ref().map(|id| id.index);
         let others = members.into_iter().filter(|(id, _)| *id != node.identity.node);
         let followers = match &metrics.replication {
@@ -89,6 +94,8 @@ impl RaftStatus {
             applied: *node.catalog.version().borrow(),
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
             quorum_seen: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
             followers,
             waiting_for: node.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone(),

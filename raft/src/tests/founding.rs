@@ -27,6 +27,7 @@ fn blank(name: &str, instance: u128) -> IdentityReply {
         blank: true,
         configured: vec!["n1".into(), "n2".into(), "n3".into()],
         members: vec![],
+        removed: false,
     }
 }
 
