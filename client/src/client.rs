@@ -125,6 +125,10 @@ impl Client {
         };
     }
 
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
     fn session(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         // Held for one map operation only, which leaves the map whole even when it panics.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)

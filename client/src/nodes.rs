@@ -141,12 +141,18 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// A connection to the next node that can be reached.
+    /// The next node that can be reached, for statements.
     pub(crate) async fn next(&mut self) -> Result<TidemillClient<Channel>, ClientError> {
+        let channel = self.channel().await?;
+        Ok(TidemillClient::new(channel).max_decoding_message_size(MAX_PIECE_BYTES))
+    }
+
+    /// A connection to the next node that can be reached.
+    pub(crate) async fn channel(&mut self) -> Result<Channel, ClientError> {
         loop {
             let node = &self.nodes.nodes[self.at];
             match self.nodes.connect(node).await {
-                Ok(channel) => return Ok(TidemillClient::new(channel).max_decoding_message_size(MAX_PIECE_BYTES)),
+                Ok(channel) => return Ok(channel),
                 Err(failure) => self.failed(failure).await?,
             }
         }

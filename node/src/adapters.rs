@@ -2,13 +2,14 @@
 
 use crate::ipc::PieceReader;
 use crate::manager::Reports;
+use crate::services::role;
 use crate::supervisor::Supervisor;
 use crate::time::now_ms;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::KafkaSource;
+use tidemill_core::catalog::{KafkaSource, Node};
 use tidemill_core::command::CommitPart;
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{
@@ -98,7 +99,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    fn to(&self, address: &str) -> Result<Channel, String> {
+    /// The connection to `address`, made when it is first used.
+    pub fn to(&self, address: &str) -> Result<Channel, String> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = open.get(address) {
             return Ok(channel.clone());
@@ -228,6 +230,11 @@ impl ClusterProgress {
 impl Progress for ClusterProgress {
     async fn progress(&self) -> Option<Vec<NodeProgress>> {
         Some(self.reports().await?.into_iter().map(node_progress).collect())
+    }
+
+    fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
+        let raft = self.catalog.status();
+        nodes.iter().map(|node| role(node, &raft)).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use tidemill_raft::MemberConfig;
+use tidemill_raft::{MemberConfig, Origin};
 
 /// One setting of `node.toml`.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Name of the cluster. A data folder belongs to one cluster for good.",
     ),
-    setting("", "name", "", "Name of this node; one of the members."),
+    setting(
+        "",
+        "name",
+        "",
+        "Name of this node: one of the members, or, with `join`, one that no node of the cluster has.",
+    ),
     setting(
         "",
         "data_dir",
@@ -58,21 +63,46 @@ pub const SETTINGS: &[Setting] = &[
         "The set of nodes that this one belongs to.",
     ),
     setting(
+        "",
+        "join",
+        "[]",
+        "Api addresses of nodes of a cluster that exists, `[\"host:port\"]`; one that answers is enough. The node asks there \
+         to be admitted when its data folder is new. Instead of [[members]].",
+    ),
+    setting(
+        "advertise",
+        "raft",
+        "required with `join`",
+        "Address at which the others reach its Raft, `host:port`.",
+    ),
+    setting(
+        "advertise",
+        "api",
+        "required with `join`",
+        "Address at which clients and the others reach its api, `host:port`.",
+    ),
+    setting(
+        "advertise",
+        "http",
+        "required with `join`",
+        "Address at which its HTTP is reached, `host:port`.",
+    ),
+    setting(
         "listen",
         "raft",
-        "the member's address",
+        "the address for the others",
         "Address to bind for Raft and heartbeats.",
     ),
     setting(
         "listen",
         "api",
-        "the member's address",
+        "the address for the others",
         "Address to bind for clients and queries between nodes (gRPC).",
     ),
     setting(
         "listen",
         "http",
-        "the member's address",
+        "the address for the others",
         "Address to bind for /healthz, /readyz and /metrics.",
     ),
     setting(
@@ -90,25 +120,25 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "members",
         "name",
-        "",
-        "Name of a founding member. The list is the same in all files, in the same order.",
+        "required without `join`",
+        "Name of a founding member; one is enough. The list is the same in all files, in the same order.",
     ),
     setting(
         "members",
         "raft",
-        "",
+        "required without `join`",
         "Address at which the others reach its Raft, `host:port`.",
     ),
     setting(
         "members",
         "api",
-        "",
+        "required without `join`",
         "Address at which clients and the others reach its api, `host:port`.",
     ),
     setting(
         "members",
         "http",
-        "",
+        "required without `join`",
         "Address at which its HTTP is reached, `host:port`.",
     ),
 ];
@@ -136,8 +166,8 @@ pub fn reference() -> String {
 pub struct NodeConfig {
     /// Name of the cluster.
     pub cluster: String,
-    /// Name of this node.
-    pub name: String,
+    /// This node as the others see it.
+    pub own: MemberConfig,
     /// Its own folder.
     pub data_dir: PathBuf,
     /// URL of the part store.
@@ -150,8 +180,10 @@ pub struct NodeConfig {
     pub memtable_bytes: u64,
     /// Bytes for queries.
     pub query_bytes: u64,
-    /// The founding members.
+    /// The founding members; empty for a node that joins.
     pub members: Vec<MemberConfig>,
+    /// Api addresses of nodes of the cluster to join; empty for a founding member.
+    pub join: Vec<String>,
 }
 
 /// Addresses to bind, each `host:port`.
@@ -177,7 +209,18 @@ struct FileConfig {
     listen: FileListen,
     #[serde(default)]
     memory: FileMemory,
+    #[serde(default)]
+    join: Vec<String>,
+    advertise: Option<FileAdvertise>,
+    #[serde(default)]
     members: Vec<FileMember>,
+}
+
+#[derive(Deserialize)]
+struct FileAdvertise {
+    raft: String,
+    api: String,
+    http: String,
 }
 
 fn default_warehouse() -> String {
@@ -217,19 +260,20 @@ impl NodeConfig {
         Self::parse(&text, folder).with_context(|| format!("in the configuration {}", file.display()))
     }
 
+    /// How the node comes into its cluster.
+    pub fn origin(&self) -> Origin {
+        if self.join.is_empty() {
+            Origin::Founding(self.members.clone())
+        } else {
+            Origin::Joining(self.own.clone())
+        }
+    }
+
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
         let table: toml::Table = text.parse().context("it is not valid TOML")?;
         refuse_unknown_keys(&table)?;
         let file: FileConfig = toml::from_str(text)?;
-        let Some(me) = file.members.iter().find(|m| m.name == file.name) else {
-            let names: Vec<&str> = file.members.iter().map(|m| m.name.as_str()).collect();
-            bail!(
-                "name = \"{}\" is not one of the members ({})",
-                file.name,
-                names.join(", ")
-            );
-        };
-        check_members(&file.members)?;
+        let (own, members) = place(&file)?;
         let bytes = |name: &str, given: &Option<String>, default: u64| match given {
             None => Ok(default),
             Some(text) => parse_bytes(text).with_context(|| format!("[memory] {name} = \"{text}\"")),
@@ -237,28 +281,74 @@ impl NodeConfig {
         Ok(Self {
             data_dir: folder.join(&file.data_dir),
             listen: Listen {
-                raft: file.listen.raft.unwrap_or_else(|| me.raft.clone()),
-                api: file.listen.api.unwrap_or_else(|| me.api.clone()),
-                http: file.listen.http.unwrap_or_else(|| me.http.clone()),
+                raft: file.listen.raft.unwrap_or_else(|| own.raft_addr.clone()),
+                api: file.listen.api.unwrap_or_else(|| own.api_addr.clone()),
+                http: file.listen.http.unwrap_or_else(|| own.http_addr.clone()),
             },
             memtable_bytes: bytes("memtables", &file.memory.memtables, 512 << 20)?,
             query_bytes: bytes("queries", &file.memory.queries, 1 << 30)?,
-            members: file
-                .members
-                .into_iter()
-                .map(|m| MemberConfig {
-                    name: m.name,
-                    raft_addr: m.raft,
-                    api_addr: m.api,
-                    http_addr: m.http,
-                    warehouse: file.warehouse.clone(),
-                })
-                .collect(),
+            own,
+            members,
+            join: file.join,
             cluster: file.cluster,
-            name: file.name,
             part_store: file.part_store,
             warehouse: file.warehouse,
         })
+    }
+}
+
+/// The node as the others see it, and the founding members if it is one of them.
+fn place(file: &FileConfig) -> anyhow::Result<(MemberConfig, Vec<MemberConfig>)> {
+    let members: Vec<MemberConfig> = file
+        .members
+        .iter()
+        .map(|m| MemberConfig {
+            name: m.name.clone(),
+            raft_addr: m.raft.clone(),
+            api_addr: m.api.clone(),
+            http_addr: m.http.clone(),
+            warehouse: file.warehouse.clone(),
+        })
+        .collect();
+    match (&file.join[..], &file.advertise, &members[..]) {
+        ([], None, []) => bail!(
+            "neither `join` nor [[members]] is given: a node either founds a cluster with the members, or joins one. \
+             tidemill init writes both kinds of file"
+        ),
+        ([], None, _) => {}
+        ([], Some(_), _) => bail!("[advertise] is for nodes that join; the address of a member stands in [[members]]"),
+        ([_, ..], _, [_, ..]) => {
+            bail!("`join` and [[members]] exclude each other: a node founds a cluster or joins one")
+        }
+        ([_, ..], None, []) => bail!("with `join`, [advertise] must say where the others reach this node"),
+        (join, Some(advertise), []) => {
+            for address in join {
+                check_address("join", address)?;
+            }
+            let own = MemberConfig {
+                name: file.name.clone(),
+                raft_addr: advertise.raft.clone(),
+                api_addr: advertise.api.clone(),
+                http_addr: advertise.http.clone(),
+                warehouse: file.warehouse.clone(),
+            };
+            for address in [&advertise.raft, &advertise.api, &advertise.http] {
+                check_address("[advertise]", address)?;
+            }
+            return Ok((own, vec![]));
+        }
+    }
+    check_members(&file.members)?;
+    match members.iter().find(|m| m.name == file.name) {
+        Some(own) => Ok((own.clone(), members)),
+        None => {
+            let names: Vec<&str> = file.members.iter().map(|m| m.name.as_str()).collect();
+            bail!(
+                "name = \"{}\" is not one of the members ({})",
+                file.name,
+                names.join(", ")
+            )
+        }
     }
 }
 
@@ -271,16 +361,18 @@ fn check_members(members: &[FileMember]) -> anyhow::Result<()> {
             );
         }
         for address in [&member.raft, &member.api, &member.http] {
-            let valid = address
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-            if !valid {
-                bail!(
-                    "member \"{}\": \"{address}\" is not an address; write host:port",
-                    member.name
-                );
-            }
+            check_address(&format!("member \"{}\"", member.name), address)?;
         }
+    }
+    Ok(())
+}
+
+fn check_address(of: &str, address: &str) -> anyhow::Result<()> {
+    let valid = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !valid {
+        bail!("{of}: \"{address}\" is not an address; write host:port");
     }
     Ok(())
 }
@@ -395,6 +487,25 @@ mod tests {
         assert!(error(&GOOD.replace("64MiB", "64 bananas")).contains("`bananas` is not a unit"));
         let twice = format!("{GOOD}\n[[members]]\nname = \"n1\"\nraft = \"a:1\"\napi = \"a:2\"\nhttp = \"a:3\"");
         assert!(error(&twice).contains("two members are called \"n1\""));
+    }
+
+    #[test]
+    fn a_node_founds_or_joins() {
+        let members = GOOD.find("[[members]]").unwrap();
+        let neither = &GOOD[..members];
+        assert!(error(neither).contains("neither `join` nor [[members]]"));
+        let advertise = "[advertise]\nraft = \"h:1\"\napi = \"h:2\"\nhttp = \"h:3\"\n";
+        let join = |text: &str| text.replace("[memory]", "join = [\"a:1\", \"b:1\"]\n[memory]");
+        assert!(error(&join(neither)).contains("[advertise] must say"));
+        assert!(error(&join(GOOD)).contains("exclude each other"));
+        assert!(error(&format!("{GOOD}{advertise}")).contains("for nodes that join"));
+        let good = format!("{}{advertise}", join(neither));
+        assert!(error(&good.replace("b:1", "b")).contains("join: \"b\" is not an address"));
+        assert!(error(&good.replace("h:2", "h")).contains("[advertise]: \"h\" is not an address"));
+        let config = NodeConfig::parse(&good, Path::new("/etc")).unwrap();
+        assert_eq!((config.join.len(), config.members.len()), (2, 0));
+        assert_eq!(config.listen.api, "h:2");
+        assert!(matches!(config.origin(), Origin::Joining(own) if own.name == "n1" && own.raft_addr == "h:1"));
     }
 
     #[test]

@@ -88,8 +88,9 @@ impl Heart {
                     refused.send_replace(Some(why));
                 }
                 // A leader that is cut off still calls itself one; only a quorum that answers counts.
-                let alone = self.catalog.peers().len() == 1;
-                if alone || self.catalog.status().quorum_seen.is_some_and(|ago| ago < QUORUM) {
+                let status = self.catalog.status();
+                let alone = status.voters.len() == 1;
+                if alone || status.quorum_seen.is_some_and(|ago| ago < QUORUM) {
                     self.contact.touch();
                 }
                 continue;

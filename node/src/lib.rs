@@ -11,6 +11,7 @@ pub mod config;
 pub mod heartbeat;
 pub mod http;
 pub mod ipc;
+pub mod join;
 pub mod manager;
 pub mod metrics;
 pub mod server;

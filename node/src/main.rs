@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tidemill_node::cli::{dev, init, sql, status};
+use tidemill_node::cli::{dev, init, node, sql, status};
 use tidemill_node::config::{self, NodeConfig};
 use tidemill_node::server;
 
@@ -17,13 +17,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node
+    /// Run a node, or say what becomes of one
+    #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
     Node {
-        /// Its configuration
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(subcommand)]
+        command: Option<node::Command>,
+        /// The configuration of the node to run
+        #[arg(long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
     },
-    /// Write configurations for a new cluster
+    /// Write configurations for a new cluster, or for a node that joins one
     Init(init::Args),
     /// Run SQL, in a shell or from the command line
     Sql(sql::Args),
@@ -50,7 +53,10 @@ enum ClusterCommand {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Node { config } => run_node(config),
+        Command::Node {
+            command: Some(command), ..
+        } => on_runtime(node::run(command)),
+        Command::Node { config, .. } => config.map_or_else(|| Ok(ExitCode::FAILURE), run_node),
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Sql(args) => on_runtime(sql::run(args)),
         Command::Cluster {

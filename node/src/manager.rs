@@ -1,5 +1,5 @@
-//! The manager: what the Raft leader does besides. It hears the heartbeats, says who is down, and
-//! gives shards their leaders.
+//! The manager: what the Raft leader does besides. It hears the heartbeats, says who is down,
+//! gives shards their leaders, and takes nodes into the Raft group and out of it.
 //!
 //! What it hears is soft and stays in memory; what it decides is a command, checked in apply against
 //! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
@@ -7,16 +7,17 @@
 
 use crate::adapters::propose;
 use crate::collector;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeState, Pipe, Shard};
+use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, Shard};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, SetNodeState};
+use tidemill_core::membership::Plan;
 use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
 use tidemill_proto::api::{BeatRequest, NodeProgress, NodeReport};
-use tidemill_raft::Catalog;
+use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
@@ -27,6 +28,8 @@ pub const SILENT: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often shards may move for the sake of balance alone.
 const REBALANCE: Duration = Duration::from_secs(5);
+/// How long one step of membership may take before it is looked at anew.
+const MEMBERSHIP_STEP: Duration = Duration::from_secs(10);
 /// How often sources are asked for new partitions, and unreferenced files are looked for.
 const CHORES: Duration = Duration::from_secs(15);
 
@@ -35,6 +38,10 @@ const CHORES: Duration = Duration::from_secs(15);
 pub struct Reports {
     heard: Mutex<BTreeMap<NodeId, Report>>,
     refused: Mutex<BTreeMap<BootId, String>>,
+    /// Since when this node is the manager; `None` while it is not.
+    since: Mutex<Option<Instant>>,
+    /// What a change of membership waits for.
+    waiting: Mutex<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,8 +110,38 @@ impl Reports {
             .insert(boot, why);
     }
 
-    fn clear(&self) {
+    /// Who is heard; `None` while that is not known, since this node is not the manager or has only just become it.
+    pub fn alive(&self) -> Option<BTreeSet<NodeId>> {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|since| since.elapsed() >= SILENT)?;
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = heard.iter().filter(|(_, report)| report.at.elapsed() < SILENT);
+        Some(alive.map(|(node, _)| *node).collect())
+    }
+
+    /// What a change of membership waits for, if anything.
+    pub fn waiting(&self) -> Option<String> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what a change of membership waits for; logs what is new.
+    fn wait_for(&self, what: Option<String>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = what.as_ref().filter(|_| *waiting != what) {
+            info!("a change of membership waits: {why}");
+        }
+        *waiting = what;
+    }
+
+    /// Forgets what was heard before this term of management.
+    fn begin(&self) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.wait_for(None);
     }
 }
 
@@ -125,6 +162,8 @@ struct Term {
     /// The catalog's version at the last chores: what was buried before it is unknown to no heartbeat now.
     chores_version: Version,
     ready_since: BTreeMap<NodeId, Instant>,
+    /// The step of membership that is under way; one at a time.
+    membership: Option<JoinHandle<Result<Plan, MembershipError>>>,
 }
 
 impl Manager {
@@ -156,7 +195,7 @@ impl Manager {
                 continue;
             }
             info!("this node is the manager");
-            self.reports.clear();
+            self.reports.begin();
             let now = Instant::now();
             let mut term = Term {
                 since: now,
@@ -165,6 +204,7 @@ impl Manager {
                 chores_task: None,
                 chores_version: Version(0),
                 ready_since: BTreeMap::new(),
+                membership: None,
             };
             while leadership.borrow().is_self {
                 if let Err(error) = self.look(&mut term).await {
@@ -172,6 +212,7 @@ impl Manager {
                 }
                 tokio::time::sleep(LOOK).await;
             }
+            self.reports.end();
             info!("this node is not the manager any more");
         }
     }
@@ -180,6 +221,7 @@ impl Manager {
         let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
         self.judge_nodes(term, &*state()?).await?;
         self.place_shards(term, &*state()?).await?;
+        self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);
         if free && term.chores.elapsed() >= CHORES {
@@ -191,17 +233,52 @@ impl Manager {
         Ok(())
     }
 
+    /// Begins the next step towards the members that the catalog asks for, if none is under way. Beside the rest: a step
+    /// that waits for a quorum must not keep shards from getting leaders.
+    async fn tend_membership(&self, term: &mut Term) {
+        if term.membership.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        if let Some(task) = term.membership.take() {
+            match task.await {
+                Ok(Ok(Plan::Step(step))) => {
+                    info!("membership: {step:?} is done");
+                    self.reports.wait_for(None);
+                }
+                Ok(Ok(Plan::Wait(why))) => self.reports.wait_for(Some(why)),
+                Ok(Ok(Plan::Settled)) => self.reports.wait_for(None),
+                Ok(Err(error)) => self.reports.wait_for(Some(error.to_string())),
+                Err(error) => warn!("a step of membership has failed: {error}"),
+            }
+        }
+        if let Some(alive) = self.reports.alive() {
+            let catalog = self.catalog.clone();
+            term.membership = Some(tokio::spawn(async move {
+                catalog.tend_membership(alive, MEMBERSHIP_STEP).await
+            }));
+        }
+    }
+
     async fn judge_nodes(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
         for node in state.list::<Node>(&[])? {
             let report = self.reports.get(node.id);
             let alive = report.as_ref().filter(|r| r.at.elapsed() < SILENT);
             let judged = match alive {
+                Some(r) if node.state == NodeState::Removed => {
+                    let why = format!("node '{}' ({}) was removed from the cluster", node.name, node.id);
+                    self.reports.refuse(r.boot, why);
+                    None
+                }
                 Some(r) if r.draining && node.boot == Some(r.boot) => {
                     (node.state != NodeState::Draining).then(|| set_state(&node, NodeState::Draining))
                 }
                 Some(r) => {
                     let known = node.boot == Some(r.boot) && node.addresses == r.addresses;
-                    (!known || node.state != NodeState::Ready).then(|| {
+                    let wanted = match node.intent {
+                        NodeIntent::Serve => NodeState::Ready,
+                        NodeIntent::Drain | NodeIntent::Leave => NodeState::Draining,
+                    };
+                    (!known || node.state != wanted).then(|| {
                         Command::NodeUp(NodeUp {
                             node: node.id,
                             instance: r.instance,

@@ -1,7 +1,7 @@
 //! Starting a node, in order, and ending it, in order.
 //!
-//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store,
-//! Raft, and the founding; then heartbeats and, once the cluster knows this run of the process, tasks.
+//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the
+//! admission of a node that joins, Raft, and the founding; then heartbeats and, once the cluster knows this run of the process, tasks.
 //! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on,
 //! and only then do the servers stop.
 
@@ -9,9 +9,10 @@ use crate::adapters::{ClusterProgress, ClusterRows, Connections, KafkaSources, S
 use crate::config::NodeConfig;
 use crate::heartbeat::{Contact, Heart};
 use crate::http::{self, Pages};
+use crate::join;
 use crate::manager::{Manager, Reports};
 use crate::metrics::Metrics;
-use crate::services::{ApiService, FreshService, ManagerService};
+use crate::services::{ApiService, FreshService, ManagerService, MembershipService};
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tidemill_ingest::budget::Budget;
 use tidemill_ingest::task::TaskContext;
 use tidemill_proto::api::fresh_server::FreshServer;
 use tidemill_proto::api::manager_server::ManagerServer;
+use tidemill_proto::api::membership_server::MembershipServer;
 use tidemill_proto::api::tidemill_server::TidemillServer;
 use tidemill_query::{Engine, EngineConfig};
 use tidemill_raft::{Catalog, RaftConfig};
@@ -37,6 +39,9 @@ use tracing::{info, warn};
 
 /// How long a graceful end may take for commits, and again for moving shards away.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a node that is refused waits for its own catalog to say why.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// The file in a part store that says whose it is.
 const MARK: &str = "cluster.id";
@@ -90,12 +95,13 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
         http: bind("http", &config.listen.http).await?,
     };
     let parts = store::open(&config.part_store).context("the part store cannot be used")?;
-    let raft_config = RaftConfig::new(
+    let raft_config = RaftConfig::with_origin(
         config.data_dir.clone(),
         config.cluster.clone(),
-        config.name.clone(),
-        config.members.clone(),
+        config.own.name.clone(),
+        config.origin(),
     );
+    join::admitted(&config, &raft_config).await?;
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
     let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, query)?);
@@ -112,6 +118,7 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
     let raft_server = Server::builder()
         .add_service(raft_service.into_server())
         .add_service(ManagerServer::new(manager_service))
+        .add_service(MembershipServer::new(node.membership()))
         .serve_with_incoming_shutdown(TcpIncoming::from(listeners.raft).with_nodelay(Some(true)), until());
     let raft_server = tokio::spawn(raft_server);
     tokio::spawn(http::serve(listeners.http, node.pages(), until()));
@@ -138,6 +145,7 @@ struct Running {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     parts: Arc<dyn PartStore>,
+    membership: MembershipService,
 }
 
 impl Running {
@@ -165,6 +173,11 @@ impl Running {
             reports: reports.clone(),
             connections: connections.clone(),
         });
+        let membership = MembershipService {
+            catalog: catalog.clone(),
+            reports: reports.clone(),
+            connections: connections.clone(),
+        };
         let rows = ClusterRows {
             node: id,
             supervisor: supervisor.clone(),
@@ -184,14 +197,10 @@ impl Running {
             progress.clone(),
             Arc::new(KafkaSources),
             parts.clone(),
-            config.name.clone(),
+            config.own.name.clone(),
         );
         let engine = Arc::new(engine.map_err(|e| anyhow!("the query engine cannot be set up: {}", e.message))?);
-        let me = config
-            .members
-            .iter()
-            .find(|m| m.name == config.name)
-            .context("this node is not a member")?;
+        let me = &config.own;
         let pinned = engine.clone();
         let heart = Arc::new(Heart {
             node: id,
@@ -210,7 +219,7 @@ impl Running {
             pinned: Box::new(move || pinned.oldest_pinned_version()),
         });
         let metrics = Arc::new(Metrics::default());
-        let name = config.name.clone();
+        let name = config.own.name.clone();
         Ok(Self {
             name,
             catalog,
@@ -222,7 +231,12 @@ impl Running {
             engine,
             metrics,
             parts,
+            membership,
         })
+    }
+
+    fn membership(&self) -> MembershipService {
+        self.membership.clone()
     }
 
     fn pages(&self) -> Pages {
@@ -242,10 +256,11 @@ impl Running {
         ingest: &Runtime,
         query: &Runtime,
     ) -> anyhow::Result<()> {
-        info!(node = %config.name, cluster = %config.cluster, "waiting for the cluster");
+        info!(node = %config.own.name, cluster = %config.cluster, "waiting for the cluster");
         let mut signals = Signals::new()?;
         tokio::select! {
             founded = self.catalog.wait_founded() => founded?,
+            refused = join::refused(config, self.catalog.instance()) => return Err(refused),
             () = signals.next() => return Ok(()),
         }
         self.claim_part_store(config).await?;
@@ -263,6 +278,7 @@ impl Running {
             .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
             .add_service(TidemillServer::new(service))
             .add_service(FreshServer::new(fresh))
+            .add_service(MembershipServer::new(self.membership()))
             .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));
         let (refused, mut refusal) = watch::channel(None);
         let manager = Manager::new(
@@ -276,13 +292,25 @@ impl Running {
         let mut supervisor_task = ingest.spawn(self.supervisor.clone().run());
         let mut heart_task = tokio::spawn(self.heart.clone().run(refused));
         let mut manager_task = tokio::spawn(manager.run());
-        info!(node = %config.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
+        info!(node = %config.own.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
 
         let mut raft_stopped = self.catalog.stopped();
+        let mut removed = self.catalog.removed();
         tokio::select! {
             () = signals.next() => {}
+            // Its shards have been given away, and its vote: there is nothing left to hand over.
+            _ = removed.wait_for(|removed| *removed) => {
+                farewell(config);
+                return Ok(());
+            }
             why = refusal.wait_for(Option::is_some) => {
                 let why = why.ok().and_then(|w| w.clone()).unwrap_or_default();
+                // The manager may say that this node was removed a moment before its own catalog does.
+                let mut removed = self.catalog.removed();
+                if tokio::time::timeout(MOMENT, removed.wait_for(|removed| *removed)).await.is_ok() {
+                    farewell(config);
+                    return Ok(());
+                }
                 return Err(anyhow!("the cluster does not take this node: {why}"));
             }
             why = raft_stopped.wait_for(Option::is_some) => {
@@ -309,6 +337,14 @@ impl Running {
         let cluster = self.catalog.snapshot()?.get::<Cluster>(&ClusterKey)?;
         let cluster = cluster.context("the cluster is founded but has no record of itself")?;
         let mark = format!("{} {}\n", cluster.id, cluster.name);
+        if !config.join.is_empty() && self.parts.get(MARK).await.is_err() {
+            return Err(anyhow!(
+                "the part store {} is not that of cluster '{}': all nodes need the same. Set part_store as the other \
+                 nodes have it",
+                config.part_store,
+                cluster.name
+            ));
+        }
         match self.parts.put(MARK, mark.into()).await {
             Ok(()) => Ok(()),
             Err(StoreError::Exists { .. }) => {
@@ -347,10 +383,15 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        if self.catalog.peers().len() > 1 {
+        if self.catalog.status().voters.len() > 1 {
             self.catalog.transfer_leadership(None, Duration::from_secs(2)).await;
         }
     }
+}
+
+fn farewell(config: &NodeConfig) {
+    let (name, folder) = (&config.own.name, config.data_dir.display());
+    info!("node '{name}' was removed from the cluster: ending. Its data folder {folder} can be deleted");
 }
 
 /// SIGINT and SIGTERM.

@@ -3,7 +3,9 @@
 mod api;
 mod fresh;
 mod manager;
+mod membership;
 
 pub use api::{ApiService, KEEPALIVE};
 pub use fresh::FreshService;
 pub use manager::ManagerService;
+pub use membership::{MembershipService, role};

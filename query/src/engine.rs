@@ -226,6 +226,7 @@ impl Engine {
         let source = system::Source {
             snapshot: reading.snapshot.clone(),
             progress: progress.as_deref(),
+            group: &*self.progress,
             settings,
         };
         let mut tables = Vec::new();

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use std::sync::Arc;
 use thiserror::Error;
-use tidemill_core::catalog::KafkaSource;
+use tidemill_core::catalog::{KafkaSource, Node};
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{Command, Epoch, NodeId, Offset, Outcome, PartitionId, ShardId, SpanKey, Version};
 use tidemill_storage::memtable::PinnedShard;
@@ -63,6 +63,11 @@ pub enum PinError {
 pub trait Progress: Send + Sync {
     /// What every node last said; `None` when no manager is known at the moment.
     async fn progress(&self) -> Option<Vec<NodeProgress>>;
+
+    /// The part that each of `nodes` has in the Raft group, in one word; empty where that is not known.
+    fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
+        vec![""; nodes.len()]
+    }
 }
 
 /// What a node last said of itself.

@@ -1,5 +1,8 @@
-//! `tidemill init`: writes ready configurations for a cluster on this machine, one folder per node,
-//! and says how to start them. It starts nothing and never overwrites without being told to.
+//! `tidemill init`: writes ready configurations for a cluster on this machine, one folder per node, or
+//! for one node that joins a cluster, and says how to start them. It starts nothing and never overwrites without
+//! being told to.
+
+mod joining;
 
 use anyhow::{Context, bail, ensure};
 use std::fmt::Write as _;
@@ -10,7 +13,7 @@ use std::process::ExitCode;
 /// The command that starts a node; the path of its configuration follows.
 const START: &str = "tidemill node --config";
 
-/// Writes the configuration of a new cluster on this machine
+/// Writes the configuration of a new cluster on this machine, or of a node that joins one
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The folder that gets n1/node.toml, n2/node.toml, …
@@ -31,6 +34,25 @@ pub struct Args {
     /// Overwrite configurations that are already there
     #[arg(long)]
     force: bool,
+    /// Instead of a new cluster, one node that joins the cluster with these api addresses
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        requires = "name",
+        conflicts_with = "nodes"
+    )]
+    join: Vec<String>,
+    /// The name of the node that joins; no other node of the cluster has it
+    #[arg(long, value_name = "NAME", requires = "join")]
+    name: Option<String>,
+    /// The node that joins listens on PORT (raft), PORT+100 (api) and PORT+200 (http) [default: the base port and the
+    /// number at the end of its name]
+    #[arg(long, value_name = "PORT", requires = "join")]
+    port: Option<u16>,
+    /// Where the others reach the node that joins
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", requires = "join")]
+    host: String,
 }
 
 /// Writes the files and prints what to do next.
@@ -38,6 +60,11 @@ pub struct Args {
 /// # Errors
 /// When a name or port makes no sense, a file is there already or cannot be written.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.name {
+        let path = joining::write(&args, name)?;
+        print!("{}", joining::next_steps(&args, name, &path));
+        return Ok(ExitCode::SUCCESS);
+    }
     let made = write(&args)?;
     print!("{}", next_steps(&args, &made));
     Ok(ExitCode::SUCCESS)
@@ -80,13 +107,17 @@ fn write(args: &Args) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn check(args: &Args) -> anyhow::Result<()> {
+fn check_name(what: &str, name: &str) -> anyhow::Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     ensure!(
-        !args.cluster.is_empty() && args.cluster.chars().all(fits),
-        "the cluster name '{}' may have letters, digits, '-' and '_' only",
-        args.cluster
+        !name.is_empty() && name.chars().all(fits),
+        "the {what} name '{name}' may have letters, digits, '-' and '_' only"
     );
+    Ok(())
+}
+
+fn check(args: &Args) -> anyhow::Result<()> {
+    check_name("cluster", &args.cluster)?;
     ensure!(
         args.base_port
             .checked_add(200)
@@ -95,6 +126,10 @@ fn check(args: &Args) -> anyhow::Result<()> {
         "--base-port {} is too high: ports end at 65535",
         args.base_port
     );
+    check_parts(args)
+}
+
+fn check_parts(args: &Args) -> anyhow::Result<()> {
     if let Some(url) = &args.parts {
         let known = url.split_once("://").is_some_and(|(scheme, rest)| {
             !scheme.is_empty() && !rest.is_empty() && (!["file", "local"].contains(&scheme) || rest.starts_with('/'))
@@ -106,6 +141,14 @@ fn check(args: &Args) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// The settings that a node may have beside those that it must have, commented out.
+const OPTIONAL: &str = "\
+# What memtables and queries may use.
+# [memory]
+# memtables = \"512MiB\"
+# queries = \"1GiB\"
+";
 
 /// The configuration of node `i`, from 1. The ports were checked to fit.
 fn node_toml(args: &Args, i: u16, parts: &str) -> String {
@@ -133,11 +176,7 @@ warehouse = \"default\"
 # api  = \"0.0.0.0:{api}\"
 # http = \"0.0.0.0:{http}\"
 
-# What memtables and queries may use.
-# [memory]
-# memtables = \"512MiB\"
-# queries = \"1GiB\"
-
+{OPTIONAL}
 # The founding members: the same, in the same order, in the files of all nodes.
 ",
         raft = args.base_port + i,
@@ -225,7 +264,7 @@ mod tests {
     use super::*;
     use crate::config::NodeConfig;
 
-    fn args(dir: &Path) -> Args {
+    pub(super) fn args(dir: &Path) -> Args {
         Args {
             dir: dir.to_owned(),
             cluster: "demo".to_owned(),
@@ -233,6 +272,10 @@ mod tests {
             base_port: 7300,
             parts: None,
             force: false,
+            join: vec![],
+            name: None,
+            port: None,
+            host: "127.0.0.1".to_owned(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The command line for people and scripts: a SQL shell, the state of the cluster, and the
+//! The command line for people and scripts: a SQL shell, the state of the cluster, its nodes, and the
 //! configuration of a new one.
 //!
 //! Everything here talks to a cluster through `tidemill-client` only, or writes configuration
@@ -10,6 +10,7 @@ pub mod dev;
 mod fault;
 pub mod init;
 mod meta;
+pub mod node;
 mod output;
 mod shell;
 pub mod sql;

@@ -83,6 +83,7 @@ fn write(status: &ClusterStatusReply, problems: &[String], out: &mut impl Write)
     let mut nodes = Table::new(&[
         "node",
         "state",
+        "role",
         "warehouse",
         ">shards",
         ">rows/s",
@@ -125,12 +126,13 @@ fn write(status: &ClusterStatusReply, problems: &[String], out: &mut impl Write)
     Ok(())
 }
 
-fn node_row(status: &ClusterStatusReply, node: &NodeStatus) -> [String; 10] {
+fn node_row(status: &ClusterStatusReply, node: &NodeStatus) -> [String; 11] {
     let mark = if node.name == status.leader { " *" } else { "" };
     let known = |text: String| if status.progress_known { text } else { "?".to_owned() };
     [
         format!("{}{mark}", node.name),
         node.state.clone(),
+        node.role.clone(),
         node.warehouse.clone(),
         node.shards.to_string(),
         known(format!("{:.0}", node.rows_per_second)),
@@ -193,6 +195,7 @@ fn json(status: &ClusterStatusReply, problems: &[String]) -> Value {
             "id": node.id,
             "name": node.name,
             "state": node.state,
+            "role": node.role,
             "warehouse": node.warehouse,
             "leader": node.name == status.leader,
             "raft": node.raft,
@@ -235,6 +238,7 @@ mod tests {
             id,
             name: format!("n{id}"),
             state: "Ready".to_owned(),
+            role: "voter".to_owned(),
             warehouse: "default".to_owned(),
             api: format!("127.0.0.1:740{id}"),
             rows_per_second: 1234.5,
@@ -275,7 +279,15 @@ mod tests {
             "{text}"
         );
         let line = text.lines().find(|line| line.contains("n3 *")).unwrap();
-        for cell in ["Ready", "default", "1234", "5.0 MiB", "120 ms", "127.0.0.1:7403"] {
+        for cell in [
+            "Ready",
+            "voter",
+            "default",
+            "1234",
+            "5.0 MiB",
+            "120 ms",
+            "127.0.0.1:7403",
+        ] {
             assert!(line.contains(cell), "{cell} in {line}");
         }
         assert!(

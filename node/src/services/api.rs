@@ -3,6 +3,7 @@
 use crate::adapters::ClusterProgress;
 use crate::ipc::PieceWriter;
 use crate::metrics::Metrics;
+use crate::services::role;
 use futures::StreamExt;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -167,6 +168,7 @@ impl ApiService {
                 rows_per_second: progress.rows_per_second,
                 memtable_bytes: progress.memtable_bytes,
                 silent_ms: report.map_or(0, |r| r.silent_ms.max(1)),
+                role: role(node, &raft).to_owned(),
             }
         });
         Ok(ClusterStatusReply {

@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use crate::error::QueryError;
-use crate::ports::NodeProgress;
+use crate::ports::{NodeProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use tidemill_core::catalog::{Node, Shard, Table};
@@ -13,6 +13,7 @@ use tidemill_core::{NodeId, TableId};
 pub(super) fn nodes(
     snapshot: &dyn CatalogSnapshot,
     progress: Option<&[NodeProgress]>,
+    group: &dyn Progress,
 ) -> Result<RecordBatch, QueryError> {
     let nodes: Vec<Node> = snapshot.list(&[])?;
     let mut led: BTreeMap<NodeId, u64> = BTreeMap::new();
@@ -28,6 +29,10 @@ pub(super) fn nodes(
         .number("id", nodes.iter().map(|node| Some(node.id.0)))
         .text("name", text(|node| node.name.clone()))
         .text("state", text(|node| node.state.to_string()))
+        .text(
+            "role",
+            group.roles(&nodes).into_iter().map(|role| Some(role.to_owned())),
+        )
         .text("warehouse", text(|node| node.warehouse.clone()))
         .text("raft_address", text(|node| node.addresses.raft.clone()))
         .text("api_address", text(|node| node.addresses.api.clone()))

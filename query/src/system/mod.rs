@@ -10,7 +10,7 @@ mod rejected;
 mod tables;
 
 use crate::error::QueryError;
-use crate::ports::NodeProgress;
+use crate::ports::{NodeProgress, Progress};
 use crate::settings::{SETTINGS, Settings};
 use arrow::array::RecordBatch;
 pub(crate) use columns::Columns;
@@ -35,6 +35,7 @@ pub(crate) const NAMES: &[&str] = &[
 pub(crate) struct Source<'s> {
     pub(crate) snapshot: Arc<dyn CatalogSnapshot>,
     pub(crate) progress: Option<&'s [NodeProgress]>,
+    pub(crate) group: &'s dyn Progress,
     pub(crate) settings: Settings,
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn needs_progress(name: &str) -> bool {
 pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn TableProvider>>, QueryError> {
     let snapshot = &*source.snapshot;
     let rows = match name {
-        "nodes" => cluster::nodes(snapshot, source.progress)?,
+        "nodes" => cluster::nodes(snapshot, source.progress, source.group)?,
         "shards" => cluster::shards(snapshot)?,
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,
