@@ -155,7 +155,13 @@ pub async fn wait_until_read(world: &World, produced: &Acknowledged) -> anyhow::
     done.await
 }
 
-async fn check(world: &World, produced: &Acknowledged, counted: &Counted, findings: &Findings) -> anyhow::Result<()> {
+/// Checks that the table holds what was produced, each event once, and that no reader saw anything else.
+pub async fn check(
+    world: &World,
+    produced: &Acknowledged,
+    counted: &Counted,
+    findings: &Findings,
+) -> anyhow::Result<()> {
     let expected = Counted {
         rows: produced.count as i64,
         distinct: produced.count as i64,

@@ -16,8 +16,13 @@ pub struct World {
     folder: tempfile::TempDir,
     /// Bootstrap servers of the broker.
     pub brokers: String,
+    /// Below the ports of the nodes.
+    base_port: u16,
     nodes: Vec<NodeProcess>,
 }
+
+/// Ports are kept free for so many nodes at least, since some may join later.
+const MOST_NODES: u16 = 9;
 
 struct NodeProcess {
     name: String,
@@ -97,13 +102,15 @@ impl World {
         Ok(Self {
             folder,
             brokers,
+            base_port: 0,
             nodes: vec![],
         })
     }
 
     /// Writes configurations, starts the nodes, waits until the cluster answers.
     pub async fn start_cluster(&mut self, nodes: u16) -> anyhow::Result<()> {
-        let base = free_base_port(nodes)?;
+        let base = free_base_port(nodes.max(MOST_NODES))?;
+        self.base_port = base;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
         output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
@@ -123,6 +130,50 @@ impl World {
             Ok(status.nodes.len() == nodes as usize && status.nodes.iter().all(|n| n.state == "Ready"))
         })
         .await
+    }
+
+    /// Configures one more node, which joins the cluster when it is started; gives its number here.
+    pub fn another_node(&mut self) -> anyhow::Result<usize> {
+        let number = self.nodes.len() as u16 + 1;
+        let name = format!("n{number}");
+        let mut init = Command::new(binary()?);
+        init.arg("init").arg("--dir").arg(self.folder.path());
+        init.args(["--join", &self.connect(), "--name", &name]);
+        output(init.args(["--base-port", &self.base_port.to_string()]))?;
+        let api = format!("127.0.0.1:{}", self.base_port + 100 + number);
+        self.nodes.push(NodeProcess { name, api, child: None });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Runs the binary with these arguments against the cluster; gives what it says.
+    pub fn tidemill(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(binary()?);
+        output(command.args(arguments).args(["--connect", &self.connect()]))
+    }
+
+    /// What the log of node `i` says.
+    pub fn log(&self, i: usize) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(
+            self.folder.path().join(&self.nodes[i].name).join("log"),
+        )?)
+    }
+
+    /// Waits until node `i` ends by itself; says whether it ended well.
+    pub async fn wait_for_end(&mut self, i: usize, patience: Duration) -> anyhow::Result<bool> {
+        let node = &mut self.nodes[i];
+        let child = node
+            .child
+            .as_mut()
+            .with_context(|| format!("{} does not run", node.name))?;
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                node.child = None;
+                return Ok(status.success());
+            }
+            ensure!(Instant::now() < until, "{} runs on after {patience:?}", node.name);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Where everything lies.

@@ -209,6 +209,31 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn nodes_that_come_and_go_move_only_what_must_move(
+            nodes in proptest::collection::btree_set(1u64..9, 2..8),
+            count in 0usize..40,
+            which in 0usize..8,
+        ) {
+            let all: Vec<u64> = nodes.iter().copied().collect();
+            let changed = all[which % all.len()];
+            let others: Vec<u64> = all.iter().copied().filter(|node| *node != changed).collect();
+            // It drains, is down or was removed: nobody else's shard moves.
+            let with = solved(&problem(&all, &vec![None; count]));
+            let mut without = with.clone();
+            without.candidates.retain(|node| *node != NodeId(changed));
+            for m in place(&without) {
+                let leader = with.shards.iter().find(|s| s.shard == m.shard).unwrap().leader;
+                proptest::prop_assert_eq!((leader, m.reason), (Some(NodeId(changed)), MoveReason::LeaderLost));
+            }
+            // It comes: it gets its share, and nobody else gets anything.
+            let mut new = solved(&problem(&others, &vec![None; count]));
+            new.candidates.push(NodeId(changed));
+            let moves = place(&new);
+            proptest::prop_assert_eq!(moves.len(), count / all.len());
+            proptest::prop_assert!(moves.iter().all(|m| m.to == Some(NodeId(changed))));
+        }
+
+        #[test]
         fn placement_settles_in_one_step(
             nodes in proptest::collection::btree_set(1u64..9, 0..8),
             shards in proptest::collection::vec((proptest::option::of(1u64..9), 0u64..5), 0..40),
