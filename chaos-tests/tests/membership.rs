@@ -20,7 +20,12 @@ async fn wait_for_group(world: &World, voters: usize, ready: usize) {
     let group = world.wait_for("the group to be as it should be", PATIENCE, async |world| {
         let nodes = world.client()?.cluster_status().await?.nodes;
         let votes = nodes.iter().filter(|n| n.role == "leader" || n.role == "voter").count();
-        let working = nodes.iter().filter(|n| n.state == "Ready").count();
+        // A node that was killed this moment is still called ready.
+        let heard = |ms: u64| (1..1000).contains(&ms);
+        let working = nodes
+            .iter()
+            .filter(|n| n.state == "Ready" && heard(n.silent_ms))
+            .count();
         anyhow::ensure!(
             (votes, working) == (voters, ready),
             "{votes} vote, {working} are ready: {nodes:?}"
@@ -265,6 +270,18 @@ async fn draining_moves_the_shards_and_wrong_requests_say_why() {
         "SELECT name, role FROM system.nodes WHERE state = 'Ready' ORDER BY id",
     ];
     assert_eq!(world.tidemill(&sql).unwrap(), "name,role\nn1,leader\nn2,learner\n");
+
+    // Removed while it was down, it learns that from the others, and remembers it.
+    world.kill_node(second).unwrap();
+    world.tidemill(&["node", "remove", "n2"]).unwrap();
+    world.start_node(second).unwrap();
+    assert!(world.wait_for_end(second, PATIENCE).await.unwrap());
+    let log = world.log(second).unwrap();
+    assert!(log.contains("node 'n2' was removed from the cluster: ending"), "{log}");
+    world.start_node(second).unwrap();
+    assert!(!world.wait_for_end(second, PATIENCE).await.unwrap());
+    let log = world.log(second).unwrap();
+    assert!(log.contains("can never come back"), "{log}");
 
     // A node of another cluster's configuration is not admitted.
     let stranger = world.another_node().unwrap();

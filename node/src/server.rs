@@ -40,8 +40,8 @@ use tracing::{info, warn};
 /// How long a graceful end may take for commits, and again for moving shards away.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long a node that is refused waits for its own catalog to say why.
-const MOMENT: Duration = Duration::from_secs(1);
+/// How long a node that is refused waits to learn whether it was removed.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// The file in a part store that says whose it is.
 const MARK: &str = "cluster.id";
@@ -305,7 +305,8 @@ impl Running {
             }
             why = refusal.wait_for(Option::is_some) => {
                 let why = why.ok().and_then(|w| w.clone()).unwrap_or_default();
-                // The manager may say that this node was removed a moment before its own catalog does.
+                // The manager may know that this node was removed before its own catalog does, if that ever will.
+                self.catalog.suspect_removal();
                 let mut removed = self.catalog.removed();
                 if tokio::time::timeout(MOMENT, removed.wait_for(|removed| *removed)).await.is_ok() {
                     farewell(config);

@@ -29,7 +29,10 @@ use tidemill_core::{
     InstanceId, NodeId, Outcome, Proposal, Version, command::MAX_COMMAND_BYTES, view::CatalogSnapshot,
 };
 use tidemill_proto::raft::{ProposeRequest, ReadIndexRequest, propose_reply, read_index_reply};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tonic::Code;
 
 /// How long to wait before asking again when nobody leads.
@@ -85,6 +88,7 @@ impl Catalog {
             leadership: watch::Sender::new(Leadership::default()),
             founding: watch::Sender::new(None),
             removed: watch::Sender::new(false),
+            suspicion: Notify::new(),
             waiting_for: Mutex::default(),
             stopped: watch::Sender::new(None),
             tasks: Mutex::default(),
@@ -230,6 +234,11 @@ impl Catalog {
     /// Whether this node was removed from the cluster; it must end then. Known to be true it never changes.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.node.removed.subscribe()
+    }
+
+    /// Asks the others at once whether this node was removed; [`Catalog::removed`] tells what came of it.
+    pub fn suspect_removal(&self) {
+        self.node.suspicion.notify_one();
     }
 
     /// Everything worth showing.

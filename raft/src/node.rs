@@ -24,7 +24,10 @@ use tidemill_core::{
     catalog::{self, Cluster, ClusterKey, NodeState},
     view::CatalogRead,
 };
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub(crate) struct Node {
     pub(crate) founding: watch::Sender<Founding>,
     /// Whether this node was removed from the cluster.
     pub(crate) removed: watch::Sender<bool>,
+    /// Wakes whoever finds that out.
+    pub(crate) suspicion: Notify,
     /// Why the founding is not done yet, for people.
     pub(crate) waiting_for: Mutex<Option<String>>,
     /// Why Raft does not run any more.

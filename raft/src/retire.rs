@@ -1,6 +1,6 @@
 //! How a node finds out that it was removed. While it runs, its own catalog says so: it gets the log until its process has
 //! ended. If it was down meanwhile, nobody sends it anything any more, and its own log may still call it a voter, with a
-//! leader; so a node whose catalog does not move asks the others. The answer is noted in the data folder, which never
+//! leader; so a node whose catalog does not move, or which is refused somewhere, asks the others. The answer is noted in the data folder, which never
 //! takes part again.
 
 use crate::{bootstrap, identity, node::Node};
@@ -26,13 +26,16 @@ pub(crate) async fn watch(node: Arc<Node>) {
                 break;
             }
         }
-        if moved.elapsed() >= QUIET && !node.leadership.borrow().is_self {
+        let suspected = tokio::select! {
+            () = tokio::time::sleep(LOOK) => false,
+            () = node.suspicion.notified() => true,
+        };
+        if suspected || (moved.elapsed() >= QUIET && !node.leadership.borrow().is_self) {
             if others_say_removed(&node).await {
                 break;
             }
             moved = Instant::now();
         }
-        tokio::time::sleep(LOOK).await;
     }
     let folder = node.config.data_dir.clone();
     let marked = tokio::task::spawn_blocking(move || identity::mark_removed(&folder)).await;
