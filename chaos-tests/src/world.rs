@@ -151,6 +151,12 @@ impl World {
         output(command.args(arguments).args(["--connect", &self.connect()]))
     }
 
+    /// The same, asking node `i` alone.
+    pub fn tidemill_at(&self, i: usize, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(binary()?);
+        output(command.args(arguments).args(["--connect", &self.nodes[i].api]))
+    }
+
     /// What the log of node `i` says.
     pub fn log(&self, i: usize) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(

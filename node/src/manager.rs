@@ -133,6 +133,10 @@ impl Reports {
         *waiting = what;
     }
 
+    fn forget(&self, node: NodeId) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
     /// Forgets what was heard before this term of management.
     fn begin(&self) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -263,6 +267,11 @@ impl Manager {
         for node in state.list::<Node>(&[])? {
             let report = self.reports.get(node.id);
             let alive = report.as_ref().filter(|r| r.at.elapsed() < SILENT);
+            if alive.is_none() && node.state == NodeState::Removed {
+                // What it last said must not keep files from being collected for ever.
+                self.reports.forget(node.id);
+                continue;
+            }
             let judged = match alive {
                 Some(r) if node.state == NodeState::Removed => {
                     let why = format!("node '{}' ({}) was removed from the cluster", node.name, node.id);

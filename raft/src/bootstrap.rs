@@ -149,9 +149,10 @@ pub(crate) async fn establish(node: &Arc<Node>) -> Result<(), StartError> {
     while node.is_blank() {
         check_namesake(node).await?;
         if matches!(node.config.origin, Origin::Joining(_)) {
+            let at = node.config.own().map(|own| own.raft_addr.as_str()).unwrap_or_default();
             let cluster = &node.identity.cluster_name;
             node.waits_for(Some(format!(
-                "waiting for the leader of cluster '{cluster}' to send the log"
+                "waiting for the leader of cluster '{cluster}' to send the log to {at}"
             )));
             tokio::time::sleep(ROUND).await;
             continue;
