@@ -201,6 +201,16 @@ impl Group {
     /// Does once what a manager does: says who is up and who is down, and takes a step of membership. `None` while
     /// nobody leads or the step failed.
     pub fn manage(&self) -> Option<Plan> {
+        let alive = self.judge()?;
+        let (_, manager) = self
+            .running
+            .iter()
+            .find(|(_, r)| r.catalog.leadership().borrow().is_self)?;
+        block_on(manager.catalog.tend_membership(alive, Duration::from_secs(3))).ok()
+    }
+
+    /// Says once who is up and who is down; gives those that are up.
+    pub fn judge(&self) -> Option<BTreeSet<NodeId>> {
         let (_, manager) = self
             .running
             .iter()
@@ -248,8 +258,7 @@ impl Group {
             );
         }
         let removed = |id: &NodeId| *ids[id].removed().borrow();
-        let alive: BTreeSet<NodeId> = ids.keys().filter(|id| !removed(id)).copied().collect();
-        block_on(manager.catalog.tend_membership(alive, Duration::from_secs(3))).ok()
+        Some(ids.keys().filter(|id| !removed(id)).copied().collect())
     }
 
     /// Manages until nothing is left to do, and all nodes that run have caught up.

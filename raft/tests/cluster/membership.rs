@@ -1,7 +1,7 @@
 //! Nodes come and go: learner, voter, removed; with crashes in between, and with what must be refused.
 
 use crate::group::{Group, PATIENCE, block_on, create, eventually, remove, tokio_timeout};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tidemill_core::{
     NodeId, Refusal, Response,
     catalog::{Node, NodeIntent, NodeState},
@@ -185,6 +185,48 @@ fn a_change_that_a_lost_leader_left_half_done_is_finished_by_the_next() {
         }
         group.same_everywhere();
     }
+}
+
+#[test]
+fn a_joint_configuration_that_was_left_behind_is_finished() {
+    let mut group = Group::founded(1);
+    for _ in 0..2 {
+        let number = group.another();
+        group.join(1, number);
+    }
+    let all: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+    eventually("both learners have caught up", || {
+        // The step that gives them the vote is not taken here.
+        match group.roles(1).1.len() {
+            2 => drop(group.judge()),
+            _ => drop(group.manage()),
+        }
+        let seen = group.catalog(1).group(&all).unwrap()?;
+        let able = |id: &NodeId| seen.nodes[id].state == NodeState::Ready && seen.nodes[id].caught_up;
+        (seen.learners.len() == 2 && all.iter().all(able)).then_some(())
+    });
+    // They are lost at the very moment at which they get the vote, and the leader after them.
+    group.kill(2);
+    group.kill(3);
+    let step = block_on(
+        group
+            .catalog(1)
+            .tend_membership(all.clone(), Duration::from_millis(500)),
+    );
+    assert!(step.is_err(), "{step:?}");
+    assert!(group.catalog(1).group(&all).unwrap().unwrap().joint);
+    group.kill(1);
+    for number in 1..=3 {
+        group.start(number);
+    }
+    let number = group.leader();
+    assert!(group.catalog(number).group(&all).unwrap().unwrap().joint);
+    group.create(number, "joint");
+    group.settle();
+    let seen = group.catalog(group.leader()).group(&all).unwrap().unwrap();
+    assert!(!seen.joint && seen.voters == all, "{seen:?}");
+    group.create(2, "done");
+    group.same_everywhere();
 }
 
 #[test]
