@@ -1,5 +1,6 @@
 //! The records of the catalog and how each is found. What may change them is in [`crate::apply()`].
 
+use crate::format::JsonFormat;
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};
 use crate::view::{CatalogRead, Key, Kind, Record, ViewError};
@@ -128,6 +129,9 @@ pub struct Pipe {
     pub table: TableId,
     /// What it reads.
     pub source: KafkaSource,
+    /// How its records become rows.
+    #[serde(default)]
+    pub format: JsonFormat,
     /// Whether it was paused.
     pub paused: bool,
     /// When it was created, milliseconds since 1970.

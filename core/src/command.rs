@@ -1,6 +1,7 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
 use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeState, PartFile};
+use crate::format::JsonFormat;
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};
 use crate::span::{Span, SpanKey};
@@ -153,6 +154,9 @@ pub struct CreatePipe {
     pub table: String,
     /// What it reads.
     pub source: KafkaSource,
+    /// How its records become rows.
+    #[serde(default)]
+    pub format: JsonFormat,
     /// The partitions of the source and where each begins; resolved to exact offsets by the
     /// proposer, so that no client default ever decides.
     pub partitions: Vec<(PartitionId, Offset)>,

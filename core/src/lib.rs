@@ -8,11 +8,13 @@
 pub mod apply;
 pub mod catalog;
 pub mod command;
+pub mod format;
 pub mod ids;
 pub mod invariants;
 pub mod placement;
 pub mod schema;
 pub mod span;
+pub mod value;
 pub mod view;
 
 pub use apply::apply;

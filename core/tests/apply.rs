@@ -160,6 +160,7 @@ fn create_table(name: &str) -> Command {
             name: "x".into(),
             data_type: ColumnType::Int64,
             nullable: true,
+            default: None,
         }],
         order_by: vec!["x".into()],
         partition_by: None,
@@ -179,6 +180,7 @@ fn create_pipe(name: &str, table: &str) -> Command {
         if_not_exists: false,
         table: table.into(),
         source,
+        format: Default::default(),
         partitions: (0..4).map(|p| (PartitionId(p), Offset(10 * p as u64))).collect(),
     })
 }

@@ -204,7 +204,7 @@ impl ShardTask {
             Entry::Vacant(entry) => {
                 let consumer = Consumer::start(ConsumerOptions {
                     cluster: self.context.cluster.clone(),
-                    decoder: JsonDecoder::new(&self.table, &pipe.source.topic),
+                    decoder: JsonDecoder::new(&self.table, &pipe.format, &pipe.source.topic),
                     pipe,
                     memtable: self.memtable.clone(),
                     account: self.account.clone(),

@@ -155,6 +155,7 @@ fn found(seed: u64) -> (Catalog, Table) {
             name: "x".into(),
             data_type: ColumnType::Int64,
             nullable: false,
+            default: None,
         }],
         order_by: vec!["x".into()],
         partition_by: None,
@@ -173,6 +174,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         if_not_exists: false,
         table: "t".into(),
         source,
+        format: Default::default(),
         partitions,
     };
     c.apply(Command::CreatePipe(pipe)).unwrap();

@@ -94,9 +94,11 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
             }
         };
     }
-    if snapshot.table_named(&pipe.table.name)?.is_none() {
+    let Some(table) = snapshot.table_named(&pipe.table.name)? else {
         return Err(no_table(&*snapshot, &pipe.table.name)?.at(pipe.table.place));
-    }
+    };
+    // The catalog checks it as well, but only after the source was asked.
+    pipe.format.check(&table).map_err(QueryError::invalid)?;
     let found = engine.sources.kafka_start(&pipe.source, &pipe.start).await;
     let partitions = found.map_err(|error| QueryError::invalid(error.0))?;
     if partitions.is_empty() {
@@ -121,6 +123,7 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
         if_not_exists: pipe.if_not_exists,
         table: pipe.table.name,
         source: pipe.source,
+        format: pipe.format,
         partitions,
     };
     propose(engine, Command::CreatePipe(command)).await?;

@@ -35,6 +35,7 @@ fn create(name: &str) -> Proposal {
             name: "a".into(),
             data_type: ColumnType::Int64,
             nullable: true,
+            default: None,
         }],
         order_by: vec![],
         partition_by: None,

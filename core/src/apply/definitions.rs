@@ -101,6 +101,7 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
     let table = state
         .table_named(&c.table)?
         .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    c.format.check(&table).map_err(Refusal::Definition)?;
     let id = cluster.next_pipe;
     cluster.next_pipe = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -110,6 +111,7 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         name: c.name.clone(),
         table: table.id,
         source: c.source.clone(),
+        format: c.format.clone(),
         paused: false,
         created_at_ms: at.ms,
     };
@@ -249,13 +251,13 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
         if c.columns[..i].iter().any(|other| other.name == column.name) {
             return no(format!("column '{}' is declared twice", column.name));
         }
-        if let ColumnType::Decimal { precision, scale } = column.data_type
-            && !(1..=38).contains(&precision) | !(0..=precision as i8).contains(&scale)
+        if let Some(fault) = column.data_type.fault() {
+            return no(format!("column '{}': {fault}", column.name));
+        }
+        if let Some(default) = &column.default
+            && let Err(fault) = default.check(&column.data_type)
         {
-            return no(format!(
-                "column '{}': DECIMAL takes 1 to 38 digits, and at most that many behind the point",
-                column.name
-            ));
+            return no(format!("column '{}': {fault}", column.name));
         }
     }
     let type_of = |name: &str| {
@@ -263,18 +265,22 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
             .columns
             .iter()
             .find(|column| column.name == name)
-            .map(|column| column.data_type);
+            .map(|column| &column.data_type);
         declared.or(match name {
-            crate::schema::TIMESTAMP => Some(ColumnType::Timestamp),
-            crate::schema::OFFSET => Some(ColumnType::Int64),
-            crate::schema::PARTITION => Some(ColumnType::Int32),
-            crate::schema::TOPIC | crate::schema::KEY => Some(ColumnType::Text),
+            crate::schema::TIMESTAMP => Some(&ColumnType::Timestamp),
+            crate::schema::OFFSET => Some(&ColumnType::Int64),
+            crate::schema::PARTITION => Some(&ColumnType::Int32),
+            crate::schema::TOPIC | crate::schema::KEY => Some(&ColumnType::Text),
             _ => None,
         })
     };
     for name in &c.order_by {
-        if type_of(name).is_none() {
-            return no(format!("ORDER BY names '{name}', which is not a column of the table"));
+        match type_of(name) {
+            None => return no(format!("ORDER BY names '{name}', which is not a column of the table")),
+            Some(nested) if nested.is_nested() => {
+                return no(format!("ORDER BY '{name}': values of {nested} have no order"));
+            }
+            Some(_) => {}
         }
     }
     if let Some(partition_by) = &c.partition_by {
@@ -288,6 +294,11 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
             (PartitionBy::Column(_), Some(ColumnType::Float32 | ColumnType::Float64)) => {
                 return no(format!(
                     "PARTITION BY '{column}': a floating-point column has no exact values to split by"
+                ));
+            }
+            (PartitionBy::Column(_), Some(nested)) if nested.is_nested() => {
+                return no(format!(
+                    "PARTITION BY '{column}': rows cannot be split by values of {nested}"
                 ));
             }
             (PartitionBy::Truncated { .. }, Some(ColumnType::Date | ColumnType::Timestamp)) => {}

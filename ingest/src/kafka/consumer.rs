@@ -8,7 +8,7 @@
 
 use super::client_config;
 use crate::budget::Account;
-use crate::decode::{JsonDecoder, SourceRecord};
+use crate::decode::{Decoded, JsonDecoder, SourceRecord};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -282,26 +282,37 @@ impl ConsumerThread {
                 headers: headers.as_deref(),
             })
             .collect();
-        let Some(last) = records.last() else {
-            return Ok(position);
-        };
         if records.windows(2).any(|pair| pair[0].offset >= pair[1].offset) {
             return Err(format!(
                 "the client gave records out of order near offset {}",
                 records[0].offset
             ));
         }
-        let end = last.offset + 1;
-        let decoded = self
-            .options
-            .decoder
-            .decode(key.partition.0 as i32, &records)
-            .map_err(|e| format!("a run of records from offset {position} cannot be put into columns: {e}"))?;
+        let (mut position, mut rest) = (position, records.as_slice());
+        while !rest.is_empty() {
+            let decoded = self.options.decoder.decode_some(key.partition.0 as i32, rest);
+            let (decoded, taken) = decoded
+                .map_err(|e| format!("a run of records from offset {position} cannot be put into columns: {e}"))?;
+            position = self.append_decoded(key, position, &rest[..taken], decoded)?;
+            rest = &rest[taken..];
+        }
+        Ok(position)
+    }
+
+    /// Appends what `records` became; returns the next position, or why the partition stops.
+    fn append_decoded(
+        &self,
+        key: SpanKey,
+        position: i64,
+        records: &[SourceRecord<'_>],
+        decoded: Decoded,
+    ) -> Result<i64, String> {
+        let end = records.last().map_or(position, |last| last.offset + 1);
         let span = Span {
             key,
             start: Offset(position as u64),
             end: Offset(end as u64),
-            stored: decoded.stored(),
+            stored: decoded.rows_count(),
             rejected: decoded.rejected(),
             source_epoch: None,
         };

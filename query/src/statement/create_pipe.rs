@@ -7,6 +7,7 @@ use crate::nearest::did_you_mean;
 use crate::ports::StartPosition;
 use std::collections::BTreeMap;
 use tidemill_core::catalog::KafkaSource;
+use tidemill_core::format::JsonFormat;
 
 const OPTIONS: &[&str] = &["brokers", "topic", "format", "start"];
 const CLIENT: &str = "client.";
@@ -27,6 +28,7 @@ struct Options {
     brokers: Option<String>,
     topic: Option<String>,
     start: Option<StartPosition>,
+    format: JsonFormat,
     client: BTreeMap<String, String>,
 }
 
@@ -55,6 +57,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<PipeDefinition, QueryErro
         if_not_exists,
         table,
         source,
+        format: options.format,
         start: options.start.unwrap_or(StartPosition::Earliest),
     })
 }
@@ -65,7 +68,7 @@ fn options(cursor: &mut Cursor<'_>) -> Result<Options, QueryError> {
     cursor.expect("(", &[])?;
     loop {
         let name = cursor.dotted_name("an option")?;
-        let key = name.name.to_lowercase();
+        let key = key_of(&name.name);
         if seen.contains(&key) {
             return Err(QueryError::invalid(format!("'{}' is given twice", name.name)).at(name.place));
         }
@@ -84,6 +87,30 @@ fn options(cursor: &mut Cursor<'_>) -> Result<Options, QueryError> {
     }
 }
 
+/// The option, in small letters. What names a column or a header keeps its own.
+fn key_of(name: &str) -> String {
+    match name.split_once('.') {
+        Some((option, rest)) => {
+            let option = option.to_lowercase();
+            match JsonFormat::NAMED_OPTIONS.contains(&option.as_str()) {
+                true => format!("{option}.{rest}"),
+                false => name.to_lowercase(),
+            }
+        }
+        None => name.to_lowercase(),
+    }
+}
+
+/// An option of the format, and the name behind its point.
+fn format_option(key: &str) -> Option<(&str, Option<&str>)> {
+    match key.split_once('.') {
+        Some((option, name)) => {
+            (JsonFormat::NAMED_OPTIONS.contains(&option) && !name.is_empty()).then_some((option, Some(name)))
+        }
+        None => JsonFormat::OPTIONS.contains(&key).then_some((key, None)),
+    }
+}
+
 fn check_name(name: &Named, key: &str) -> Result<(), QueryError> {
     if let Some(setting) = key.strip_prefix(CLIENT) {
         if OURS.contains(&setting) {
@@ -92,19 +119,24 @@ fn check_name(name: &Named, key: &str) -> Result<(), QueryError> {
         }
         return Ok(());
     }
-    if OPTIONS.contains(&key) {
+    if OPTIONS.contains(&key) || format_option(key).is_some() {
         return Ok(());
     }
     let hint = match key.contains('.') {
         true => format!("; settings of the client library are written client.{key}"),
-        false => did_you_mean(key, OPTIONS.iter().copied()),
+        false if key == "header" => "; a header is named behind a point: header.name = 'column'".to_owned(),
+        false => did_you_mean(key, OPTIONS.iter().chain(JsonFormat::OPTIONS).copied()),
     };
     Err(QueryError::invalid(format!("KAFKA has no option '{}'{hint}", name.name)).at(name.place))
 }
 
 fn take(options: &mut Options, key: &str, value: String) -> Result<(), QueryError> {
-    if value.trim().is_empty() && OPTIONS.contains(&key) {
+    let of_format = format_option(key);
+    if value.trim().is_empty() && (OPTIONS.contains(&key) || of_format.is_some()) {
         return Err(QueryError::invalid(format!("{key} must not be empty")));
+    }
+    if let Some((option, name)) = of_format {
+        return options.format.set(option, name, &value).map_err(QueryError::invalid);
     }
     match key {
         "brokers" => options.brokers = Some(value),

@@ -23,6 +23,7 @@ use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use tidemill_core::catalog::KafkaSource;
 use tidemill_core::command::CreateTable;
+use tidemill_core::format::JsonFormat;
 use words::{Cursor, Words};
 
 /// A name and where it stands.
@@ -86,6 +87,8 @@ pub struct PipeDefinition {
     pub table: Named,
     /// What it reads.
     pub source: KafkaSource,
+    /// How its records become rows.
+    pub format: JsonFormat,
     /// Where it begins.
     pub start: StartPosition,
 }

@@ -49,7 +49,7 @@ fn a_table_with_everything() {
     let columns: Vec<_> = table
         .columns
         .iter()
-        .map(|c| (c.name.as_str(), c.data_type, c.nullable))
+        .map(|c| (c.name.as_str(), c.data_type.clone(), c.nullable))
         .collect();
     assert_eq!(
         columns,

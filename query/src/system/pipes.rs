@@ -4,6 +4,7 @@ use super::cluster::table_names;
 use super::columns::Columns;
 use crate::error::QueryError;
 use crate::ports::{NodeProgress, PartitionProgress};
+use crate::show::format_options;
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use tidemill_core::catalog::{CatalogQuestions, Pipe, Shard, SourcePartition};
@@ -28,6 +29,11 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
         .text(
             "state",
             text(|pipe| if pipe.paused { "paused" } else { "running" }.to_owned()),
+        )
+        .text("format", text(|_| "json".to_owned()))
+        .text(
+            "options",
+            text(|pipe| format_options(pipe).collect::<Vec<_>>().join(", ")),
         )
         .number("partitions", counts.into_iter())
         .time("created_at", pipes.iter().map(|pipe| pipe.created_at_ms))

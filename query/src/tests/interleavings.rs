@@ -88,6 +88,7 @@ impl Sim {
                 name: "id".into(),
                 data_type: ColumnType::Int64,
                 nullable: true,
+                default: None,
             }];
             sim.apply(Command::CreateTable(CreateTable {
                 name: table.into(),
@@ -109,6 +110,7 @@ impl Sim {
                         topic: "t".into(),
                         client: BTreeMap::new(),
                     },
+                    format: Default::default(),
                     partitions: (0..3).map(|p| (PartitionId(p), Offset(u64::from(p) * 10))).collect(),
                 }))
                 .unwrap();

@@ -44,8 +44,8 @@ async fn the_catalog_is_shown_as_tables() {
         ["p"]
     );
     let columns = query(&engine, "DESCRIBE events").await;
-    assert_eq!(columns[0], "id|BIGINT|false|sort key 1");
-    assert_eq!(columns[6], "_offset|BIGINT|false|from the source");
+    assert_eq!(columns[0], "id|BIGINT|false||sort key 1");
+    assert_eq!(columns[6], "_offset|BIGINT|false||from the source");
     for sql in [
         "SHOW TABLES",
         "SHOW PIPES",

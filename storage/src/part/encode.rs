@@ -4,7 +4,7 @@
 //! The ranges for the catalog come from the statistics that the Parquet writer made anyway.
 
 use super::order::Selection;
-use super::ranges::{MAX_BOUND, holds_nan, ranges};
+use super::ranges::{MAX_BOUND, first_leaf, holds_nan, ranges};
 use super::{PartError, WrittenPart, path_of};
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
@@ -91,7 +91,7 @@ fn places(batches: &[&RecordBatch]) -> Vec<(usize, usize)> {
 
 fn properties(of: &FileOf<'_>) -> WriterProperties {
     let sorting = |&column: &usize| SortingColumn {
-        column_idx: column as i32,
+        column_idx: first_leaf(of.schema, column) as i32,
         descending: false,
         nulls_first: false,
     };
