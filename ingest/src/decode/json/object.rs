@@ -12,6 +12,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use tidemill_core::format::OnUnknownField;
+use tidemill_core::schema::ColumnType;
+use tidemill_core::value::{Fault, is_number};
 
 /// Maps of more entries look for repeated keys by hashing.
 const FEW: usize = 16;
@@ -99,22 +101,28 @@ fn path(outer: &str, inner: &str) -> String {
     format!("{outer}{point}{inner}")
 }
 
-/// That `found` is no value for `slot`, as a sentence.
-pub(super) fn not_a_value(slot: &Slot, found: &str, why: &Why) -> String {
-    let expected = slot.expected();
-    let found = excerpt(found);
-    let range = |fault: &tidemill_core::value::Fault| match slot.data_type.whole_range() {
-        Some((least, most)) if *fault == tidemill_core::value::Fault::OutOfRange => {
-            format!("it is not in {least} to {most}")
-        }
+/// That `json` is no value for `slot`, as a sentence.
+pub(super) fn not_a_value(slot: &Slot, json: &str, why: &Why) -> String {
+    let (expected, found) = (slot.expected(), excerpt(json));
+    let range = |fault: &Fault| match slot.data_type.whole_range() {
+        Some((least, most)) if *fault == Fault::OutOfRange => format!("it is not in {least} to {most}"),
         _ => fault.to_string(),
     };
     match why {
+        Why::OtherType if is_quoted_number(slot, json) => {
+            format!("expected {expected}, found {found}: a number in quotes, as quoted_numbers = 'accept' takes them")
+        }
         Why::OtherType | Why::Full => format!("expected {expected}, found {found}"),
         Why::Fault(fault) => format!("expected {expected}, found {found}: {}", range(fault)),
         Why::Unreadable(error) => format!("expected {expected}, found {found}, which cannot be read: {error}"),
         Why::TooDeep => format!("found {found} that is nested more than 128 deep"),
     }
+}
+
+fn is_quoted_number(slot: &Slot, json: &str) -> bool {
+    let is_float = matches!(slot.data_type, ColumnType::Float32 | ColumnType::Float64);
+    let text = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    (is_float || slot.data_type.whole_range().is_some()) && text.is_some_and(is_number)
 }
 
 /// A value as messages show it.
@@ -233,8 +241,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        let problem = "expected an object, found an array; with records = 'many' the pipe takes arrays of objects";
-        Err(self.reading.wrong(problem.to_owned()))
+        Err(self.reading.wrong("expected an object, found an array".to_owned()))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {

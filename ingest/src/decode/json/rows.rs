@@ -110,7 +110,13 @@ impl<'d> Rows<'d> {
 
     fn read_one(&mut self, record: &SourceRecord<'_>, headers: &Headers, text: &str) -> Result<(), Failure> {
         let mut parser = serde_json::Deserializer::from_str(text);
-        self.read_row(record, headers, &mut parser)?;
+        self.read_row(record, headers, &mut parser)
+            .map_err(|failure| match failure {
+                Failure::Wrong(why) if text.trim_ascii_start().starts_with('[') => {
+                    Failure::Wrong(format!("{why}; with records = 'many' the pipe takes arrays of objects"))
+                }
+                other => other,
+            })?;
         parser.end().map_err(|error| {
             Failure::Wrong(format!(
                 "more follows the object (line {} column {}); with records = 'many' the pipe takes several",

@@ -62,7 +62,11 @@ fn whole_numbers() {
                     "3.00000000000000000001",
                     &(expected("3.00000000000000000001") + ": it has a fraction"),
                 ),
-                ("\"7\"", &expected("\"7\"")),
+                (
+                    "\"7\"",
+                    &(expected("\"7\"") + ": a number in quotes, as quoted_numbers = 'accept' takes them"),
+                ),
+                ("\"seven\"", &expected("\"seven\"")),
                 ("true", &expected("true")),
                 ("{}", &expected("an object")),
                 ("[1]", &expected("an array")),
@@ -91,7 +95,10 @@ fn floating_point() {
         &T::Float64,
         &[
             ("1e400", "expected DOUBLE, found 1e400: it is out of range"),
-            ("\"1.5\"", "expected DOUBLE, found \"1.5\""),
+            (
+                "\"1.5\"",
+                "expected DOUBLE, found \"1.5\": a number in quotes, as quoted_numbers = 'accept' takes them",
+            ),
         ],
     );
     refuses(
@@ -298,7 +305,7 @@ fn nested_values() {
     );
     assert_eq!(
         path(r#"[{"age":1},{"age":"1"}]"#, &array(user.clone())),
-        "field \"x[1].age\": expected INT, found \"1\""
+        "field \"x[1].age\": expected INT, found \"1\": a number in quotes, as quoted_numbers = 'accept' takes them"
     );
     assert_eq!(
         path(r#"{"k":[[1],[2,true]]}"#, &map(array(array(T::Int8)))),
