@@ -493,9 +493,12 @@ impl Slow<'_> {
         let whole = || (quarters % 4 == 0).then_some(quarters / 4);
         match data_type {
             T::Decimal { precision, scale } => {
-                let scaled = quarters.checked_mul(10_i128.checked_pow(u32::from(scale.unsigned_abs()))?)?;
-                let fits = scaled % 4 == 0 && (scaled / 4).abs() < 10_i128.pow(u32::from(*precision));
-                fits.then(|| json!((scaled / 4).to_string()))
+                // Halves or quarters, where they must be; 38 digits leave no room for more.
+                let parts = [1, 2, 4].into_iter().find(|parts| quarters * parts % 4 == 0)?;
+                let unit = 10_i128.checked_pow(u32::from(scale.unsigned_abs()))?;
+                let scaled = (quarters * parts / 4).checked_mul(unit / parts)?;
+                let fits = unit % parts == 0 && scaled.abs() < 10_i128.pow(u32::from(*precision));
+                fits.then(|| json!(scaled.to_string()))
             }
             T::Date => whole()
                 .filter(|day| (-719_162..=2_932_896).contains(day))
