@@ -7,6 +7,7 @@
 mod column;
 mod fields;
 mod object;
+mod reading;
 mod rows;
 mod scalar;
 #[cfg(test)]

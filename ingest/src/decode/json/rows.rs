@@ -1,7 +1,8 @@
 //! The rows of one batch in the making: record by record, all of a record or nothing.
 
 use super::column::{Column, Columns, Values};
-use super::object::{Failure, Reading, RowSeed, fill_missing, not_a_value};
+use super::object::{RowSeed, fill_missing};
+use super::reading::{Failure, Reading, not_a_value};
 use super::scalar::{Quoted, Why, append_outer};
 use super::{JsonDecoder, SourceRecord};
 use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
