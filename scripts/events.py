@@ -439,6 +439,54 @@ def create_topic(options):
     return {"topic": options.topic, "partitions": len(known.partitions), "created": created}
 
 
+def replay_script(options):
+    """Does what each line of stdin says and answers with a line: for tests that need a certain history.
+
+    A line is a JSON object: {"send": [partition, key, value], "headers": {..}} (key, value may be null), {"begin": 1},
+    {"commit": 1}, {"abort": 1}, {"flush": 1}. The answer to a flush, commit or abort is {"sent": count}, where a record counts when Kafka has
+    acknowledged it; to anything that fails it is {"error": text}, and the script ends.
+    """
+    settings = {"bootstrap.servers": options.brokers, "linger.ms": 0, "acks": "all", "message.timeout.ms": 30000}
+    if options.transactional_id:
+        settings["transactional.id"] = options.transactional_id
+        settings["transaction.timeout.ms"] = 300000
+    producer = Producer(settings)
+    if options.transactional_id:
+        producer.init_transactions(30)
+    sent, failed = [0], []
+
+    def delivered(error, _message):
+        if error is None:
+            sent[0] += 1
+        else:
+            failed.append(str(error))
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            if "send" in order:
+                partition, key, value = order["send"]
+                headers = list(order.get("headers", {}).items())
+                producer.produce(options.topic, partition=partition, key=key, value=value, headers=headers,
+                                 on_delivery=delivered)
+                producer.poll(0)
+                continue
+            if "begin" in order:
+                producer.begin_transaction()
+            elif "commit" in order:
+                producer.commit_transaction(30)
+            elif "abort" in order:
+                producer.flush(30)  # what is aborted shall be in the log
+                producer.abort_transaction(30)
+            producer.flush(30)
+        except KafkaException as error:
+            failed.append(str(error))
+        print(json.dumps({"error": failed[0]} if failed else {"sent": sent[0]}), flush=True)
+        if failed:
+            return 1
+    return 0
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="scripts/events", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -470,6 +518,11 @@ def parse(arguments):
     produce.add_argument("--client", action="append", default=[], metavar="K=V", help="any setting of librdkafka")
     produce.add_argument("--summary", metavar="FILE", help="keep the running totals in FILE, replaced twice a second")
     produce.add_argument("--progress", action="store_true", default=sys.stderr.isatty(), help="a line on stderr each second")
+    script = commands.add_parser("script", help="do what each line of stdin says (for tests)",
+                                 description=replay_script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    script.add_argument("--brokers", default="127.0.0.1:19092", help="bootstrap servers (default %(default)s)")
+    script.add_argument("--topic", required=True)
+    script.add_argument("--transactional-id", default="", help="write in transactions under this id")
     options = parser.parse_args(arguments)
 
     if options.command == "produce":
@@ -488,6 +541,8 @@ def parse(arguments):
 
 def main():
     options = parse(sys.argv[1:])
+    if options.command == "script":
+        return replay_script(options)
     result = create_topic(options)
     if options.command == "create-topic":
         print(json.dumps(result))

@@ -7,6 +7,8 @@
 pub mod events;
 pub mod reader;
 pub mod scenario;
+pub mod script;
+pub mod stage;
 pub mod throughput;
 pub mod visibility;
 pub mod world;

@@ -86,14 +86,19 @@ impl World {
 
     /// A broker alone.
     pub fn with_broker() -> anyhow::Result<Self> {
+        Self::with_brokers(1)
+    }
+
+    /// Brokers alone.
+    pub fn with_brokers(count: u32) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        let up = output(
-            kafka
-                .arg("--dir")
-                .arg(folder.path().join("kafka"))
-                .args(["--port", "auto", "up", "1"]),
-        )?;
+        let up = output(kafka.arg("--dir").arg(folder.path().join("kafka")).args([
+            "--port",
+            "auto",
+            "up",
+            &count.to_string(),
+        ]))?;
         let brokers = up
             .lines()
             .last()
@@ -130,6 +135,12 @@ impl World {
             Ok(status.nodes.len() == nodes as usize && status.nodes.iter().all(|n| n.state == "Ready"))
         })
         .await
+    }
+
+    /// Runs `scripts/kafka` for this world's brokers.
+    pub fn kafka(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut kafka = Command::new(checkout().join("scripts/kafka"));
+        output(kafka.arg("--dir").arg(self.folder.path().join("kafka")).args(arguments))
     }
 
     /// Configures one more node, which joins the cluster when it is started; gives its number here.

@@ -8,8 +8,13 @@
 
 mod cluster;
 mod commit;
+mod control;
 mod definitions;
+mod events;
 mod membership;
+mod rejects;
+
+pub use events::EVENTS_KEPT;
 
 use crate::command::{COMMAND_FORMAT, Command, Outcome, Proposal, Refusal, Response};
 use crate::ids::Version;
@@ -82,10 +87,17 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::DropTable(c) => definitions::drop_table(state, at, c),
         Command::CreatePipe(c) => definitions::create_pipe(state, at, c),
         Command::DropPipe(c) => definitions::drop_pipe(state, at, c),
-        Command::SetPipePaused(c) => definitions::set_pipe_paused(state, c),
+        Command::SetPipeState(c) => control::set_pipe_state(state, at, c),
         Command::AddPartitions(c) => definitions::add_partitions(state, at, c),
         Command::CommitPart(c) => commit::commit_part(state, at, c),
         Command::ForgetTombstones(parts) => definitions::forget_tombstones(state, parts),
+        Command::StopPartition(c) => control::stop_partition(state, at, c),
+        Command::ResetOffsets(c) => control::reset_offsets(state, at, c),
+        Command::Backfill(c) => control::backfill(state, at, c),
+        Command::AlterPipe(c) => control::alter_pipe(state, at, c),
+        Command::AlterTable(c) => control::alter_table(state, at, c),
+        Command::ReplayRejects(c) => rejects::replay(state, at, c),
+        Command::RecordEvent(c) => events::record(state, at, c),
         Command::AddNode(c) => membership::add_node(state, c),
         Command::SetNodeIntent(c) => membership::set_node_intent(state, c),
         Command::RemoveNode(node) => membership::remove_node(state, *node),

@@ -1,7 +1,10 @@
 //! The records of the catalog and how each is found. What may change them is in [`crate::apply()`].
 
+use crate::format::JsonFormat;
 use crate::ids::*;
+use crate::ledger::{ClosedLedger, Ledger};
 use crate::schema::{Column, PartitionBy};
+use crate::stop::Stop;
 use crate::view::{CatalogRead, Key, Kind, Record, ViewError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -156,10 +159,90 @@ pub struct Pipe {
     pub table: TableId,
     /// What it reads.
     pub source: KafkaSource,
-    /// Whether it was paused.
-    pub paused: bool,
+    /// The topic as it was when the pipe was created or last repaired; `None` where the broker does not say.
+    pub topic: Option<TopicId>,
+    /// Whether it reads.
+    pub state: PipeState,
+    /// What may be changed while it runs.
+    pub settings: PipeSettings,
+    /// The pipe whose skipped offsets this one reads, if it was made for that.
+    pub backfills: Option<PipeId>,
+    /// How its records become rows.
+    #[serde(default)]
+    pub format: JsonFormat,
     /// When it was created, milliseconds since 1970.
     pub created_at_ms: i64,
+}
+
+/// Whether a pipe reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PipeState {
+    /// It reads.
+    #[default]
+    Running,
+    /// It reads no further; what was read is being committed.
+    Pausing,
+    /// It does not read, and nothing of it is in memory.
+    Paused,
+}
+
+impl PipeState {
+    /// Its name, as in `system.pipes`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PipeState::Running => "running",
+            PipeState::Pausing => "pausing",
+            PipeState::Paused => "paused",
+        }
+    }
+}
+
+/// What of a pipe may be changed while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipeSettings {
+    /// What happens to a record that cannot be decoded.
+    pub on_error: OnError,
+    /// The share of rejected records among the last ones at which a partition stops, in thousandths.
+    pub max_rejected_permille: Option<u16>,
+    /// What a gap between offsets means.
+    pub gaps: Gaps,
+    /// Whether committed offsets are also shown to Kafka under a group, for outside tools.
+    pub commit_to_group: bool,
+    /// Retention headroom below which an alert is raised, in seconds.
+    pub headroom_alert_s: u32,
+}
+
+impl Default for PipeSettings {
+    fn default() -> Self {
+        Self {
+            on_error: OnError::Reject,
+            max_rejected_permille: None,
+            gaps: Gaps::Alarm,
+            commit_to_group: true,
+            headroom_alert_s: 3600,
+        }
+    }
+}
+
+/// What happens to a record that cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnError {
+    /// It goes to a reject part, and the partition goes on.
+    #[default]
+    Reject,
+    /// The partition stops in front of it.
+    Halt,
+}
+
+/// What it means when offsets are absent between records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gaps {
+    /// A plain topic has none: they are counted and raise an alarm.
+    #[default]
+    Alarm,
+    /// Transactions and compaction make them: they are counted.
+    Expect,
 }
 
 /// A shard.
@@ -197,18 +280,72 @@ pub struct SourcePartition {
     pub shard: ShardId,
     /// Its life.
     pub incarnation: Incarnation,
-    /// The offset at which the pipe began.
-    pub start: Offset,
     /// The next offset to commit: everything below it is accounted for.
     pub offset: Offset,
+    /// The offset at which it is read no further, for a pipe that reads what another skipped.
+    pub until: Option<Offset>,
+    /// The topic that `offset` belongs to, where the source says.
+    pub topic: Option<TopicId>,
     /// Leader epoch of the source at the last committed record, if known.
     pub source_epoch: Option<i32>,
-    /// Records that became rows, since `start`.
-    pub stored: u64,
-    /// Records in reject parts, since `start`.
-    pub rejected: u64,
+    /// What became of the offsets of this life.
+    pub ledger: Ledger,
+    /// Why it does not go on, if it had to stop.
+    pub stop: Option<Stop>,
     /// When it last moved, milliseconds since 1970.
     pub committed_at_ms: i64,
+}
+
+impl SourcePartition {
+    /// Which history its next span belongs to.
+    pub fn key(&self) -> crate::span::SpanKey {
+        crate::span::SpanKey {
+            pipe: self.pipe,
+            partition: self.partition,
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// Whether everything that it shall read is committed.
+    pub fn is_complete(&self) -> bool {
+        self.until.is_some_and(|until| self.offset >= until)
+    }
+}
+
+/// Offsets that were passed over by command and may be read later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// The pipe.
+    pub pipe: PipeId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// First offset.
+    pub start: Offset,
+    /// One past the last offset.
+    pub end: Offset,
+    /// The topic that the offsets belong to.
+    pub topic: Option<TopicId>,
+    /// The pipe that reads them, once there is one.
+    pub backfill: Option<PipeId>,
+    /// When they were skipped, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Something that happened and that people should be able to look up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// What kind, in a word or two.
+    pub kind: String,
+    /// What it is about, by name: a pipe, a table, a node.
+    pub subject: String,
+    /// The partition of a pipe's source.
+    pub partition: Option<PartitionId>,
+    /// What happened.
+    pub text: String,
 }
 
 /// A value that a statistic can hold.
@@ -282,10 +419,23 @@ pub struct RejectPart {
     pub shard: ShardId,
     /// Its file.
     pub file: PartFile,
+    /// How many records of each partition it holds.
+    pub of: Vec<RejectedOf>,
     /// The version at which it became visible.
     pub version: Version,
     /// When it was proposed, milliseconds since 1970.
     pub committed_at_ms: i64,
+}
+
+/// The records of one partition in a reject part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedOf {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The life that counts them.
+    pub incarnation: Incarnation,
+    /// How many.
+    pub records: u64,
 }
 
 /// A file that nothing refers to any more.
@@ -312,6 +462,8 @@ pub struct Cluster {
     pub next_table: TableId,
     /// The next pipe id.
     pub next_pipe: PipeId,
+    /// The number of the next event.
+    pub next_event: u64,
 }
 
 /// The one key of the [`Cluster`] record.
@@ -360,6 +512,9 @@ keys! {
     PartId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
     ShardId: |k, out| { k.table.encode(out); out.extend_from_slice(&k.index.to_be_bytes()) };
     (PipeId, PartitionId): |k, out| { k.0.encode(out); out.extend_from_slice(&k.1.0.to_be_bytes()) };
+    (PipeId, PartitionId, Incarnation): |k, out| { (k.0, k.1).encode(out); out.extend_from_slice(&k.2.0.to_be_bytes()) };
+    (PipeId, PartitionId, Offset): |k, out| { (k.0, k.1).encode(out); out.extend_from_slice(&k.2.0.to_be_bytes()) };
+    u64: |k, out| out.extend_from_slice(&k.to_be_bytes());
     (ShardId, PartId): |k, out| { k.0.encode(out); k.1.encode(out) };
     (PipeId, PartId): |k, out| { k.0.encode(out); k.1.encode(out) };
 }
@@ -385,6 +540,9 @@ records! {
     Part: Part by (ShardId, PartId);
     RejectPart: RejectPart by (PipeId, PartId);
     Tombstone: Tombstone by PartId;
+    ClosedLedger: Ledger by (PipeId, PartitionId, Incarnation);
+    Skip: Skip by (PipeId, PartitionId, Offset);
+    Event: Event by u64;
 }
 
 /// The questions that are asked of a catalog everywhere.
@@ -421,6 +579,16 @@ pub trait CatalogQuestions: CatalogRead {
 
     /// The partitions of `pipe`, by number.
     fn partitions_of(&self, pipe: PipeId) -> Result<Vec<SourcePartition>, ViewError> {
+        self.list(&pipe.bytes())
+    }
+
+    /// The lives of the partitions of `pipe` that are over, by partition and life.
+    fn closed_ledgers_of(&self, pipe: PipeId) -> Result<Vec<ClosedLedger>, ViewError> {
+        self.list(&pipe.bytes())
+    }
+
+    /// What was skipped of `pipe`, by partition and offset.
+    fn skips_of(&self, pipe: PipeId) -> Result<Vec<Skip>, ViewError> {
         self.list(&pipe.bytes())
     }
 

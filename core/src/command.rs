@@ -1,9 +1,11 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
-use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeIntent, NodeState, PartFile};
+use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState};
+use crate::format::JsonFormat;
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};
 use crate::span::{Span, SpanKey};
+use crate::stop::StopReason;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -53,7 +55,7 @@ pub enum Command {
     /// Drops a pipe; its rows stay.
     DropPipe(ByName),
     /// Pauses or resumes a pipe.
-    SetPipePaused(SetPipePaused),
+    SetPipeState(SetPipeState),
     /// Takes up partitions that were added to a pipe's topic.
     AddPartitions(AddPartitions),
     /// Gives a shard a new leader, or none, and a new epoch.
@@ -62,6 +64,20 @@ pub enum Command {
     CommitPart(CommitPart),
     /// Forgets files that the collector has deleted.
     ForgetTombstones(Vec<PartId>),
+    /// Stops a partition until an operator says how it goes on.
+    StopPartition(StopPartition),
+    /// Lets partitions go on elsewhere.
+    ResetOffsets(ResetOffsets),
+    /// Reads what was skipped, once.
+    Backfill(Backfill),
+    /// Changes settings of a pipe.
+    AlterPipe(AlterPipe),
+    /// Changes settings of a table.
+    AlterTable(AlterTable),
+    /// Turns rejected records into rows.
+    ReplayRejects(ReplayRejects),
+    /// Writes down what happened.
+    RecordEvent(RecordEvent),
     /// Admits a node to the cluster and gives it its id.
     AddNode(AddNode),
     /// Says what the operators want of a node.
@@ -159,18 +175,145 @@ pub struct CreatePipe {
     pub table: String,
     /// What it reads.
     pub source: KafkaSource,
+    /// What may be changed later.
+    pub settings: PipeSettings,
+    /// The topic that was asked, where the broker says.
+    pub topic: Option<TopicId>,
+    /// How its records become rows.
+    #[serde(default)]
+    pub format: JsonFormat,
     /// The partitions of the source and where each begins; resolved to exact offsets by the
     /// proposer, so that no client default ever decides.
     pub partitions: Vec<(PartitionId, Offset)>,
 }
 
-/// See [`Command::SetPipePaused`].
+/// See [`Command::SetPipeState`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SetPipePaused {
+pub struct SetPipeState {
     /// The pipe.
     pub name: String,
-    /// Whether it shall be paused.
-    pub paused: bool,
+    /// What it shall be.
+    pub state: PipeState,
+}
+
+/// See [`Command::StopPartition`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopPartition {
+    /// The partition and the life in which the reason was found.
+    pub key: SpanKey,
+    /// The reason.
+    pub reason: StopReason,
+}
+
+/// See [`Command::ResetOffsets`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResetOffsets {
+    /// The pipe.
+    pub name: String,
+    /// Where each partition goes on; partitions that are not named are not touched.
+    pub targets: Vec<ResetTarget>,
+    /// What ended the lives before, in a word or two, for the ledger.
+    pub because: String,
+}
+
+/// Where a partition goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResetTarget {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The life that this ends: a target that was worked out for another is refused.
+    pub incarnation: Incarnation,
+    /// The next offset, or `None` to forget the partition because the topic has it no more.
+    pub to: Option<Offset>,
+    /// The topic that `to` belongs to, where the source says.
+    pub topic: Option<TopicId>,
+    /// Whether going back is meant: rows that are there stay, and are read once more.
+    pub keep_rows: bool,
+}
+
+/// See [`Command::Backfill`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backfill {
+    /// The pipe that skipped something.
+    pub name: String,
+    /// The partitions to do it for; all when empty.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// See [`Command::AlterPipe`]. What is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AlterPipe {
+    /// The pipe.
+    pub name: String,
+    /// Its new settings.
+    pub settings: Option<PipeSettings>,
+    /// How its records become rows from now on.
+    pub format: Option<JsonFormat>,
+    /// Its new brokers and client settings; the topic stays.
+    pub source: Option<KafkaSource>,
+}
+
+/// See [`Command::AlterTable`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlterTable {
+    /// The table.
+    pub name: String,
+    /// When memtables are written out from now on.
+    pub flush: FlushPolicy,
+}
+
+/// See [`Command::ReplayRejects`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplayRejects {
+    /// The pipe that rejected them.
+    pub pipe: PipeId,
+    /// The shard whose rows they are.
+    pub shard: ShardId,
+    /// The epoch in which the parts were written; the collector goes by it.
+    pub epoch: Epoch,
+    /// The columns that the parts were written with.
+    pub schema_version: SchemaVersion,
+    /// Parts of the rows that the records became; durable before this is proposed.
+    pub parts: Vec<PartFile>,
+    /// The reject parts that are used up, each with what is left of it.
+    pub used: Vec<UsedRejects>,
+}
+
+/// A reject part that a replay uses up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsedRejects {
+    /// The part. It must be live: whoever replays the same rejects second is refused.
+    pub part: PartId,
+    /// The records of it that are still rejected, as a new part.
+    pub rest: Option<PartFile>,
+    /// What became of its records, by partition.
+    pub recovered: Vec<Recovered>,
+}
+
+/// What became of the rejected records of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Records that became rows.
+    pub stored: u64,
+    /// The rows that they became.
+    pub rows: u64,
+    /// Records that are left out on purpose.
+    pub filtered: u64,
+}
+
+/// See [`Command::RecordEvent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordEvent {
+    /// What kind, in a word or two.
+    pub kind: String,
+    /// What it is about, by name.
+    pub subject: String,
+    /// The partition of a pipe's source.
+    pub partition: Option<PartitionId>,
+    /// What happened.
+    pub text: String,
 }
 
 /// See [`Command::AddPartitions`].
@@ -285,6 +428,17 @@ pub enum Refusal {
     /// The definition is not possible.
     #[error("{0}")]
     Definition(String),
+    /// The partition has begun another life since the command was worked out.
+    #[error("partition {partition} of pipe '{pipe}' has changed meanwhile; say it again")]
+    PartitionChanged {
+        /// The pipe.
+        pipe: String,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The rejected records were replayed, or dropped, before.
+    #[error("rejected records were replayed or dropped meanwhile; nothing was changed by this statement, say it again")]
+    RejectsGone(PartId),
     /// Pipes still fill the table.
     #[error("table '{table}' is filled by {pipes}; drop those first")]
     TableInUse {
@@ -337,11 +491,17 @@ pub enum SpanRefusal {
     /// The partition has begun another life.
     #[error("it is at incarnation {0}")]
     StaleIncarnation(Incarnation),
+    /// It was read from another topic of the same name.
+    #[error("it was read from another topic of the same name")]
+    OtherTopic,
+    /// It reads further than it should.
+    #[error("it ends behind offset {0}, where its pipe ends")]
+    BehindEnd(Offset),
     /// It does not begin where the committed offsets end.
     #[error("the next offset is {0}")]
     NotNext(Offset),
     /// Its own numbers are impossible.
-    #[error("it runs backwards, is named twice, or has more records than offsets")]
+    #[error("it runs backwards, is named twice, or does not account for every offset once")]
     Unsound,
 }
 

@@ -96,6 +96,8 @@ uuid!(/// One run of a node's process.
     BootId);
 uuid!(/// A cluster, named once when it is founded.
     ClusterId);
+uuid!(/// A topic as its broker knows it (KIP-516): a topic created again under the same name has another.
+    TopicId);
 
 /// The unit of placement and of writing: one slice of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

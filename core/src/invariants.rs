@@ -5,6 +5,7 @@
 
 use crate::catalog::*;
 use crate::ids::*;
+use crate::ledger::ClosedLedger;
 use crate::view::{CatalogRead, CatalogView, ViewError};
 use std::collections::BTreeMap;
 
@@ -37,13 +38,55 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
                 format!("{name} belongs to shard {}, which is not there", partition.shard),
             ));
         }
-        let passed = partition.offset.0.checked_sub(partition.start.0);
-        if passed.is_none_or(|passed| partition.stored + partition.rejected > passed) {
+        if let Some(wrong) = partition.ledger.imbalance(partition.offset) {
+            found.push(violation("LED-1", format!("{name}: {wrong}")));
+        }
+        if partition.until.is_some_and(|until| until < partition.offset) {
+            found.push(violation("OFF-1", format!("{name} has passed its end: {partition:?}")));
+        }
+    }
+    let mut rejected: BTreeMap<_, u64> = BTreeMap::new();
+    for part in &rejects {
+        if part.of.iter().map(|of| of.records).sum::<u64>() != part.file.rows {
             found.push(violation(
                 "LED-1",
-                format!("{name}: more records than offsets: {partition:?}"),
+                format!("reject part {} holds other than it says", part.file.id),
             ));
         }
+        for of in &part.of {
+            *rejected.entry((part.pipe, of.partition, of.incarnation)).or_default() += of.records;
+        }
+    }
+    let mut expect_rejected = |pipe, partition, incarnation, counted: u64| {
+        let held = rejected.remove(&(pipe, partition, incarnation)).unwrap_or_default();
+        (held != counted).then(|| {
+            let name = format!("pipe {pipe} partition {partition} incarnation {incarnation}");
+            violation(
+                "LED-1",
+                format!("{name} counts {counted} rejected records, reject parts hold {held}"),
+            )
+        })
+    };
+    for closed in view.list::<ClosedLedger>(&[])? {
+        if let Some(wrong) = closed.ledger.imbalance(closed.end) {
+            found.push(violation("LED-1", format!("{closed:?}: {wrong}")));
+        }
+        let counted = closed.ledger.counts.rejected;
+        found.extend(expect_rejected(
+            closed.pipe,
+            closed.partition,
+            closed.incarnation,
+            counted,
+        ));
+    }
+    for partition in view.list::<SourcePartition>(&[])? {
+        let counted = partition.ledger.counts.rejected;
+        found.extend(expect_rejected(
+            partition.pipe,
+            partition.partition,
+            partition.incarnation,
+            counted,
+        ));
     }
     for shard in view.list::<Shard>(&[])? {
         if view.get::<Table>(&shard.id.table)?.is_none() {
@@ -149,8 +192,7 @@ where
         let grown = rows(after.parts_of(table.id)?) - rows(before.parts_of(table.id)?);
         let mut counted = 0;
         for pipe in pipes_after {
-            let stored = |ps: Vec<SourcePartition>| ps.iter().map(|p| p.stored).sum::<u64>();
-            counted += stored(after.partitions_of(pipe)?) - stored(before.partitions_of(pipe)?);
+            counted += rows_counted(after, pipe)? - rows_counted(before, pipe)?;
         }
         if grown != counted {
             found.push(violation(
@@ -160,4 +202,11 @@ where
         }
     }
     Ok(found)
+}
+
+/// The rows that the ledgers of a pipe count, in all lives of its partitions.
+fn rows_counted<V: CatalogView + ?Sized>(view: &V, pipe: PipeId) -> Result<u64, ViewError> {
+    let present = view.partitions_of(pipe)?.into_iter().map(|p| p.ledger.counts.rows);
+    let closed = view.closed_ledgers_of(pipe)?.into_iter().map(|c| c.ledger.counts.rows);
+    Ok(present.chain(closed).sum())
 }

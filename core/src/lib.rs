@@ -8,15 +8,21 @@
 pub mod apply;
 pub mod catalog;
 pub mod command;
+pub mod format;
+pub mod freshness;
 pub mod ids;
 pub mod invariants;
+pub mod ledger;
 pub mod membership;
 pub mod placement;
 pub mod schema;
 pub mod span;
+pub mod stop;
+pub mod value;
 pub mod view;
 
 pub use apply::apply;
 pub use command::{Command, Outcome, Proposal, Refusal, Response};
 pub use ids::*;
+pub use ledger::{Counts, Ledger};
 pub use span::{Span, SpanKey};

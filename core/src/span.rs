@@ -1,6 +1,7 @@
 //! Spans: half-open ranges of source offsets.
 
-use crate::ids::{Incarnation, Offset, PartitionId, PipeId};
+use crate::ids::{Incarnation, Offset, PartitionId, PipeId, TopicId};
+use crate::ledger::Counts;
 use serde::{Deserialize, Serialize};
 
 /// Which history a span belongs to.
@@ -17,7 +18,7 @@ pub struct SpanKey {
 /// The offsets `start..end` of one partition, with what became of the records found there.
 ///
 /// Holes are normal: a source may have removed records (compaction) or use offsets for its own
-/// marks (transactions). So `stored + rejected` may be less than `end - start`, never more.
+/// marks (transactions). Its counts say how many, so that every offset is accounted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// Which history it belongs to.
@@ -26,10 +27,10 @@ pub struct Span {
     pub start: Offset,
     /// One past the last offset.
     pub end: Offset,
-    /// Records in it that became rows.
-    pub stored: u64,
-    /// Records in it that could not be decoded.
-    pub rejected: u64,
+    /// What became of its offsets.
+    pub counts: Counts,
+    /// The topic that it was read from, where the source says (KIP-516).
+    pub topic: Option<TopicId>,
     /// Leader epoch of the source at the last record, where the source has one (KIP-320).
     pub source_epoch: Option<i32>,
 }
@@ -40,23 +41,22 @@ impl Span {
         self.end.0.saturating_sub(self.start.0)
     }
 
-    /// Whether its own numbers are possible: not backwards, and no more records than offsets.
+    /// Whether its own numbers are possible: not backwards, and every offset and record accounted for once (LED-1).
     pub fn is_sound(&self) -> bool {
-        self.start <= self.end
-            && self
-                .stored
-                .checked_add(self.rejected)
-                .is_some_and(|records| records <= self.width())
+        self.start <= self.end && self.counts.offsets() == Some(self.width()) && self.counts.balance()
     }
 
     /// Joins `next` to the end of this span, if it is the same history and starts where this ends.
     pub fn join(&self, next: &Span) -> Option<Span> {
-        (self.key == next.key && self.end == next.start).then(|| Span {
-            end: next.end,
-            stored: self.stored + next.stored,
-            rejected: self.rejected + next.rejected,
-            source_epoch: next.source_epoch.or(self.source_epoch),
-            ..*self
+        (self.key == next.key && self.end == next.start && self.topic == next.topic).then(|| {
+            let mut counts = self.counts;
+            counts += next.counts;
+            Span {
+                end: next.end,
+                counts,
+                source_epoch: next.source_epoch.or(self.source_epoch),
+                ..*self
+            }
         })
     }
 }

@@ -35,11 +35,17 @@ pub enum Kind {
     RejectPart,
     /// Files that are no longer referenced and wait for the collector, by part.
     Tombstone,
+    /// Ledgers of lives that are over, by (pipe, partition, incarnation).
+    Ledger,
+    /// Offsets skipped by command, by (pipe, partition, offset).
+    Skip,
+    /// What happened, by number.
+    Event,
 }
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Meta,
         Kind::Node,
         Kind::Table,
@@ -51,6 +57,9 @@ impl Kind {
         Kind::Part,
         Kind::RejectPart,
         Kind::Tombstone,
+        Kind::Ledger,
+        Kind::Skip,
+        Kind::Event,
     ];
 
     /// Its name on disk.
@@ -67,6 +76,9 @@ impl Kind {
             Kind::Part => "part",
             Kind::RejectPart => "reject_part",
             Kind::Tombstone => "tombstone",
+            Kind::Ledger => "ledger",
+            Kind::Skip => "skip",
+            Kind::Event => "event",
         }
     }
 }

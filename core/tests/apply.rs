@@ -3,209 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod world;
+
 use proptest::prelude::*;
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;
-use tidemill_core::invariants::{check_state, check_step};
-use tidemill_core::schema::{Column, ColumnType};
+use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, MemView, Overlay};
 use tidemill_core::*;
-
-struct World {
-    state: MemView,
-    index: u64,
-    /// Commits that were accepted, for replays.
-    accepted: Vec<CommitPart>,
-}
-
-impl World {
-    fn new() -> Self {
-        let mut world = Self {
-            state: MemView::default(),
-            index: 0,
-            accepted: vec![],
-        };
-        let member = |i: u64| FoundingMember {
-            node: NodeId(i),
-            name: format!("n{i}"),
-            instance: InstanceId(i as u128),
-            warehouse: "default".into(),
-            addresses: Addresses::default(),
-        };
-        let members = (1..=3).map(member).collect();
-        world
-            .apply(Command::FoundCluster(FoundCluster {
-                cluster: ClusterId(1),
-                name: "c".into(),
-                members,
-            }))
-            .unwrap();
-        for i in 1..=3 {
-            world.apply(node_up(i, 1)).unwrap();
-        }
-        world.apply(create_table("t")).unwrap();
-        world.apply(create_pipe("p", "t")).unwrap();
-        for index in 0..2 {
-            let shard = ShardId {
-                table: TableId(1),
-                index,
-            };
-            world
-                .apply(assign(shard, Epoch(0), Some(NodeId(1 + index as u64))))
-                .unwrap();
-        }
-        world
-    }
-
-    /// Applies and checks everything that must hold whatever the command is.
-    fn apply(&mut self, command: Command) -> Outcome {
-        self.index += 1;
-        let before = self.state.clone();
-        let mut overlay = Overlay::new(&before);
-        let outcome = apply(
-            &mut overlay,
-            Version(self.index),
-            &Proposal::new(self.index as i64, command.clone()),
-        )
-        .unwrap();
-        self.state.write(overlay.into_writes());
-        if outcome.is_err() {
-            assert_eq!(before, self.state, "a refusal changed the state: {command:?}");
-        }
-        assert_eq!(check_state(&self.state).unwrap(), vec![], "after {command:?}");
-        assert_eq!(check_step(&before, &self.state).unwrap(), vec![], "by {command:?}");
-        assert_eq!(
-            self.state.digest().unwrap(),
-            self.state.recomputed_digest(),
-            "after {command:?}"
-        );
-        if let (Command::CommitPart(commit), Ok(_)) = (command, &outcome) {
-            self.accepted.push(commit);
-        }
-        outcome
-    }
-
-    fn partition(&self, p: u32) -> Option<SourcePartition> {
-        self.state.get(&(PipeId(1), PartitionId(p))).unwrap()
-    }
-
-    fn shard(&self, index: u32) -> Option<Shard> {
-        self.state
-            .get(&ShardId {
-                table: TableId(1),
-                index,
-            })
-            .unwrap()
-    }
-
-    /// A commit that would be accepted now.
-    fn good_commit(&self, shard: u32, id: u128, width: u64) -> Option<CommitPart> {
-        let epoch = self.shard(shard)?.epoch;
-        let spans: Vec<Span> = (0..4)
-            .filter_map(|p| self.partition(p))
-            .filter(|p| p.shard.index == shard)
-            .map(|p| Span {
-                key: SpanKey {
-                    pipe: p.pipe,
-                    partition: p.partition,
-                    incarnation: p.incarnation,
-                },
-                start: p.offset,
-                end: Offset(p.offset.0 + width),
-                stored: width / 2,
-                rejected: width / 3,
-                source_epoch: None,
-            })
-            .collect();
-        let sum = |f: fn(&Span) -> u64| spans.iter().map(f).sum::<u64>();
-        let file = |rows, id| PartFile {
-            id: PartId(id),
-            path: format!("{id}"),
-            rows,
-            bytes: 1,
-            checksum: 0,
-            partition_value: None,
-            ranges: vec![],
-        };
-        Some(CommitPart {
-            commit: CommitId(id),
-            shard: ShardId {
-                table: TableId(1),
-                index: shard,
-            },
-            epoch,
-            schema_version: SchemaVersion(1),
-            parts: vec![file(sum(|s| s.stored), id * 2)],
-            reject_parts: vec![(PipeId(1), file(sum(|s| s.rejected), id * 2 + 1))],
-            spans,
-        })
-    }
-}
-
-fn node_up(i: u64, boot: u128) -> Command {
-    node_of(i, i as u128, boot)
-}
-
-fn node_of(i: u64, instance: u128, boot: u128) -> Command {
-    let instance = InstanceId(instance);
-    Command::NodeUp(NodeUp {
-        node: NodeId(i),
-        instance,
-        boot: BootId(boot),
-        addresses: Addresses::default(),
-    })
-}
-
-fn add_node(name: u64, instance: u128, port: u64) -> Command {
-    Command::AddNode(AddNode {
-        name: format!("n{name}"),
-        instance: InstanceId(instance),
-        warehouse: "default".into(),
-        addresses: Addresses {
-            raft: format!("h:{port}"),
-            ..Addresses::default()
-        },
-    })
-}
-
-fn create_table(name: &str) -> Command {
-    Command::CreateTable(CreateTable {
-        name: name.into(),
-        if_not_exists: false,
-        columns: vec![Column {
-            name: "x".into(),
-            data_type: ColumnType::Int64,
-            nullable: true,
-        }],
-        order_by: vec!["x".into()],
-        partition_by: None,
-        shards: 2,
-        flush: FlushPolicy::default(),
-    })
-}
-
-fn create_pipe(name: &str, table: &str) -> Command {
-    let source = KafkaSource {
-        brokers: "b:1".into(),
-        topic: "topic".into(),
-        client: Default::default(),
-    };
-    Command::CreatePipe(CreatePipe {
-        name: name.into(),
-        if_not_exists: false,
-        table: table.into(),
-        source,
-        partitions: (0..4).map(|p| (PartitionId(p), Offset(10 * p as u64))).collect(),
-    })
-}
-
-fn assign(shard: ShardId, replaces: Epoch, leader: Option<NodeId>) -> Command {
-    Command::AssignLeader(AssignLeader {
-        shard,
-        replaces,
-        leader,
-    })
-}
+use world::*;
 
 /// What the adversary does next.
 #[derive(Clone, Debug)]
@@ -240,7 +46,27 @@ enum Act {
         boot: u128,
         state: NodeState,
     },
-    Pause(bool),
+    SetState(PipeState),
+    Stop {
+        partition: u32,
+        behind: u64,
+        reason: StopReason,
+    },
+    Reset {
+        partition: u32,
+        behind: u64,
+        to: Option<u64>,
+        topic: Option<u128>,
+        keep_rows: bool,
+    },
+    Backfill,
+    CommitBackfill {
+        width: u64,
+    },
+    ReplayRejects {
+        spoil: u8,
+        take: u64,
+    },
     AddPartition(u32),
     DropPipe,
     DropTable,
@@ -269,6 +95,8 @@ enum Spoil {
     UnknownPipe,
     Twice,
     TooManyRows,
+    HiddenGap,
+    UncountedReject,
     MorePartRows,
 }
 
@@ -284,6 +112,8 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Spoil::UnknownPipe),
         Just(Spoil::Twice),
         Just(Spoil::TooManyRows),
+        Just(Spoil::HiddenGap),
+        Just(Spoil::UncountedReject),
         Just(Spoil::MorePartRows),
     ];
     let state = prop_oneof![
@@ -307,7 +137,13 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(shard, behind, leader)| Act::Assign { shard, behind, leader }),
         2 => (1u64..8, 1u128..3).prop_map(|(node, boot)| Act::NodeUp { node, boot }),
         2 => (1u64..8, 1u128..3, state).prop_map(|(node, boot, state)| Act::NodeState { node, boot, state }),
-        2 => any::<bool>().prop_map(Act::Pause),
+        2 => pipe_state().prop_map(Act::SetState),
+        2 => (0u32..4, 0u64..2, stop_reason()).prop_map(|(partition, behind, reason)| Act::Stop { partition, behind, reason }),
+        3 => (0u32..4, 0u64..2, proptest::option::of(0u64..300), proptest::option::of(1u128..3), any::<bool>())
+            .prop_map(|(partition, behind, to, topic, keep_rows)| Act::Reset { partition, behind, to, topic, keep_rows }),
+        2 => Just(Act::Backfill),
+        4 => (0u64..40).prop_map(|width| Act::CommitBackfill { width }),
+        4 => (0u8..8, 0u64..20).prop_map(|(spoil, take)| Act::ReplayRejects { spoil, take }),
         1 => (0u32..8).prop_map(Act::AddPartition),
         1 => Just(Act::DropPipe),
         1 => Just(Act::DropTable),
@@ -315,6 +151,32 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1u64..6, 1u128..10, 0u64..4).prop_map(|(name, instance, port)| Act::AddNode { name, instance, port }),
         2 => (1u64..8, intent).prop_map(|(node, intent)| Act::Intent { node, intent }),
         2 => (1u64..8).prop_map(Act::RemoveNode),
+    ]
+}
+
+fn pipe_state() -> impl Strategy<Value = PipeState> {
+    prop_oneof![
+        Just(PipeState::Running),
+        Just(PipeState::Pausing),
+        Just(PipeState::Paused)
+    ]
+}
+
+fn stop_reason() -> impl Strategy<Value = StopReason> {
+    let recreated = |end| StopReason::TopicRecreated {
+        topic: TopicId(2),
+        known_end: Some(Offset(end)),
+    };
+    prop_oneof![
+        (0u64..300).prop_map(|earliest| StopReason::Expired {
+            earliest: Offset(earliest)
+        }),
+        (0u64..300).prop_map(recreated),
+        Just(StopReason::Truncated {
+            diverged: Some(Offset(3))
+        }),
+        Just(StopReason::EndBelow { end: Offset(1) }),
+        Just(StopReason::TooManyRejected { rejected: 5, of: 10 }),
     ]
 }
 
@@ -339,7 +201,9 @@ fn spoil(mut c: CommitPart, how: Spoil) -> Option<CommitPart> {
             let again = *span;
             c.spans.push(again);
         }
-        Spoil::TooManyRows => span.stored = span.width() + 1,
+        Spoil::TooManyRows => span.counts.stored += 1,
+        Spoil::HiddenGap => span.counts.delivered = span.counts.delivered.checked_sub(1)?,
+        Spoil::UncountedReject => span.counts.rejected += 1,
         Spoil::MorePartRows => c.parts.first_mut()?.rows += 1,
     }
     Some(c)
@@ -420,11 +284,69 @@ fn step(world: &mut World, i: usize, act: Act) {
             };
             _ = world.apply(Command::SetNodeState(command));
         }
-        Act::Pause(paused) => {
-            _ = world.apply(Command::SetPipePaused(SetPipePaused {
+        Act::SetState(state) => _ = world.apply(set_state(state)),
+        Act::Stop {
+            partition,
+            behind,
+            reason,
+        } => {
+            let Some(mut key) = world.partition(partition).map(|p| p.key()) else {
+                return;
+            };
+            key.incarnation = Incarnation(key.incarnation.0.saturating_sub(behind));
+            let outcome = world.apply(Command::StopPartition(StopPartition { key, reason }));
+            assert_eq!(outcome.is_ok(), behind == 0, "{outcome:?}");
+        }
+        Act::Reset {
+            partition,
+            behind,
+            to,
+            topic,
+            keep_rows,
+        } => {
+            let Some(known) = world.partition(partition) else {
+                return;
+            };
+            let target = ResetTarget {
+                partition: PartitionId(partition),
+                incarnation: Incarnation(known.incarnation.0.saturating_sub(behind)),
+                to: to.map(Offset),
+                topic: topic.map(TopicId),
+                keep_rows,
+            };
+            let outcome = world.apply(Command::ResetOffsets(ResetOffsets {
                 name: "p".into(),
-                paused,
-            }))
+                targets: vec![target],
+                because: "test".into(),
+            }));
+            assert!(behind == 0 || outcome.is_err(), "a reset for another life was accepted");
+        }
+        Act::Backfill => {
+            let command = Backfill {
+                name: "p".into(),
+                partitions: vec![],
+            };
+            _ = world.apply(Command::Backfill(command));
+        }
+        Act::CommitBackfill { width } => {
+            let Some(commit) = world.backfill_commit(id, width) else {
+                return;
+            };
+            _ = world.apply(Command::CommitPart(commit));
+        }
+        Act::ReplayRejects { spoil, take } => {
+            let Some(replay) = world.replay(id, take) else { return };
+            let spoiled = spoil_replay(replay.clone(), spoil);
+            let good = spoiled.as_ref().is_none_or(|spoiled| *spoiled == replay);
+            let outcome = world.apply(Command::ReplayRejects(spoiled.unwrap_or(replay.clone())));
+            assert_eq!(outcome.is_ok(), good, "{outcome:?}");
+            if good {
+                let again = world.apply(Command::ReplayRejects(replay));
+                assert!(
+                    matches!(again, Err(Refusal::RejectsGone(_))),
+                    "replayed twice: {again:?}"
+                );
+            }
         }
         Act::AddPartition(p) => {
             let partitions = vec![(PartitionId(p), Offset(0))];
@@ -475,6 +397,23 @@ fn step(world: &mut World, i: usize, act: Act) {
     }
 }
 
+/// Makes a replay of rejects wrong in one way, if it can be.
+fn spoil_replay(mut c: ReplayRejects, how: u8) -> Option<ReplayRejects> {
+    match how {
+        0 => c.epoch = c.epoch.next(),
+        1 => c.used[0].part = PartId(5),
+        2 => c.used[0].recovered.first_mut()?.stored += 1,
+        3 => c.used[0].recovered.first_mut()?.rows += 1,
+        4 => {
+            let again = *c.used[0].recovered.first()?;
+            c.used[0].recovered.push(again);
+        }
+        5 => c.used[0].rest.as_mut()?.rows += 1,
+        _ => {}
+    }
+    Some(c)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -511,8 +450,8 @@ fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
     assert_eq!(refused, [(commit.spans[1].key, SpanRefusal::NotNext(Offset(20)))]);
     let mut rest = world.good_commit(0, 8, 10).unwrap();
     rest.spans.truncate(1);
-    rest.parts[0].rows = rest.spans[0].stored;
-    rest.reject_parts[0].1.rows = rest.spans[0].rejected;
+    rest.parts[0].rows = rest.spans[0].counts.rows;
+    rest.reject_parts[0].1.rows = rest.spans[0].counts.rejected;
     world.apply(Command::CommitPart(rest)).unwrap();
     assert_eq!(world.partition(0).unwrap().offset, Offset(10));
     assert_eq!(world.partition(2).unwrap().offset, Offset(20));
@@ -522,14 +461,8 @@ fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
 fn a_pause_between_reading_and_committing_wins() {
     let mut world = World::new();
     let commit = world.good_commit(0, 7, 10).unwrap();
-    let pause = |paused| {
-        Command::SetPipePaused(SetPipePaused {
-            name: "p".into(),
-            paused,
-        })
-    };
-    world.apply(pause(true)).unwrap();
-    world.apply(pause(false)).unwrap();
+    world.apply(set_state(PipeState::Paused)).unwrap();
+    world.apply(set_state(PipeState::Running)).unwrap();
     let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit)) else {
         panic!()
     };

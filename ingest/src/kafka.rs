@@ -6,11 +6,20 @@
 
 mod consumer;
 mod inspect;
+mod loss;
 mod mock;
+mod native;
+mod retention;
+mod run;
+mod status;
+mod topic;
 
-pub use consumer::{Assignment, Consumer, ConsumerOptions, PartitionStatus};
-pub use inspect::{StartPosition, added_partitions, start_offsets};
+pub use consumer::{Assigned, Assignment, Consumer, ConsumerOptions, Start};
+pub use inspect::{SourceOffsets, StartPosition, added_partitions, start_offsets};
 pub use mock::{MOCK_PARTITION_BYTES, MOCK_PARTITION_MESSAGES, MockBroker};
+pub use retention::{Unread, unread};
+pub use status::PartitionStatus;
+pub use topic::TopicCheck;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -21,6 +30,11 @@ use tidemill_core::catalog::KafkaSource;
 #[derive(Clone, Debug, Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
+
+/// The group under which a pipe shows itself to Kafka. Nothing is ever read back from it.
+pub fn group_of(cluster: &str, pipe: &str) -> String {
+    format!("tidemill.{cluster}.{pipe}")
+}
 
 /// The client's settings for `source`. Those that exactly-once depends on cannot be overridden.
 fn client_config(source: &KafkaSource, group: &str) -> ClientConfig {
@@ -46,7 +60,8 @@ fn client_config(source: &KafkaSource, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "false")
+        // Says when nothing is left to be given, also behind records that a reader may not see.
+        .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
         .set_log_level(RDKafkaLogLevel::Warning);
     config

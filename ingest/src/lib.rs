@@ -10,6 +10,7 @@
 
 pub mod budget;
 pub mod decode;
+pub mod freshness;
 pub mod kafka;
 pub mod task;
 pub mod writer;

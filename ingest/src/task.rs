@@ -5,20 +5,23 @@
 //! refuses rows and scans, so nobody reads or commits from a task that no longer leads.
 
 use crate::budget::{Account, Budget};
-use crate::decode::JsonDecoder;
-use crate::kafka::{Assignment, Consumer, ConsumerOptions, PartitionStatus};
-use crate::writer::{Committer, Flushed, ShardWriter};
+use crate::freshness::Freshness;
+use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
+use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{Pipe, SourcePartition, Table};
+use tidemill_core::catalog::{Pipe, PipeState, SourcePartition, Table};
+use tidemill_core::command::StopPartition;
+use tidemill_core::stop::StopReason;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::Memtable;
 use tidemill_storage::store::PartStore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How often a task looks whether its memtable is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -46,22 +49,46 @@ pub struct PartitionProgress {
     pub position: Offset,
     /// One past the newest record in the source, if known.
     pub end: Option<Offset>,
+    /// Whether it is being read; if not, what was read is only waiting to be committed.
+    pub reading: bool,
+    /// Bytes of a record on average.
+    pub record_bytes: Option<f64>,
+    /// The time of the newest record that was read, milliseconds since 1970.
+    pub read_to_ms: Option<i64>,
     /// What keeps it from going on; empty if nothing does.
     pub waiting_for: String,
 }
 
-/// The consumer thread of each pipe, with the partitions that it was given.
-type Consumers = BTreeMap<PipeId, (Consumer, BTreeSet<SpanKey>)>;
+/// What the catalog says of a pipe that fills the table.
+pub struct WantedPipe {
+    /// The pipe.
+    pub pipe: Pipe,
+    /// Its partitions of this shard.
+    pub partitions: Vec<SourcePartition>,
+}
+
+/// A pipe's consumer thread and what it was given.
+struct Reading {
+    consumer: Consumer,
+    pipe: Pipe,
+    keys: BTreeSet<SpanKey>,
+}
+
+type Consumers = BTreeMap<PipeId, Reading>;
 
 /// A running task.
 pub struct ShardTask {
     context: Arc<TaskContext>,
-    table: Arc<Table>,
+    table: watch::Sender<Arc<Table>>,
     shard: ShardId,
     epoch: Epoch,
     memtable: Arc<Memtable>,
     account: Account,
     wake: Arc<Notify>,
+    freshness: Arc<Freshness>,
+    topics: TopicChecks,
+    hurry: Arc<AtomicBool>,
+    stops: UnboundedSender<(SpanKey, StopReason)>,
     consumers: Mutex<Consumers>,
     command: watch::Sender<Command>,
     ended: Arc<AtomicBool>,
@@ -77,24 +104,29 @@ enum Command {
 impl ShardTask {
     /// Starts the task for `shard` of `table` in `epoch`, on the current runtime, without any partition.
     pub fn start(context: Arc<TaskContext>, table: Table, shard: ShardId, epoch: Epoch) -> Self {
-        let table = Arc::new(table);
+        let (table, tables) = watch::channel(Arc::new(table));
         let memtable = Arc::new(Memtable::new(shard, epoch));
         let wake = Arc::new(Notify::new());
         let ended = Arc::new(AtomicBool::new(false));
         let (command, commands) = watch::channel(Command::Run);
         let account = context.budget.open();
+        let (topics, hurry) = (TopicChecks::default(), Arc::new(AtomicBool::new(false)));
+        let (stops, stopped) = unbounded_channel();
         let writer = ShardWriter {
-            table: table.clone(),
+            table: tables,
             shard,
             epoch,
             memtable: memtable.clone(),
             store: context.store.clone(),
             committer: context.committer.clone(),
             account: account.clone(),
+            topics: topics.clone(),
+            hurry: hurry.clone(),
         };
         let attention = context.attention.clone();
-        let run = write_until_told(writer, wake.clone(), commands, ended.clone(), attention);
-        info!(%shard, %epoch, table = %table.name, "the task starts");
+        let told = Told { commands, stopped };
+        let run = write_until_told(writer, wake.clone(), told, ended.clone(), attention);
+        info!(%shard, %epoch, table = %table.borrow().name, "the task starts");
         Self {
             writer: Mutex::new(Some(tokio::spawn(run))),
             context,
@@ -104,6 +136,10 @@ impl ShardTask {
             memtable,
             account,
             wake,
+            freshness: Arc::default(),
+            topics,
+            hurry,
+            stops,
             consumers: Mutex::default(),
             command,
             ended,
@@ -125,66 +161,92 @@ impl ShardTask {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Makes the task read exactly `wanted`: the pipes that run, each with its partitions of this shard.
-    /// Partitions whose life goes on are not touched.
-    pub fn reconcile(&self, wanted: Vec<(Pipe, Vec<SourcePartition>)>) {
+    /// Makes the task read exactly `wanted`: the pipes that are not paused, each with its partitions of this shard.
+    /// Partitions whose life goes on are not touched. `table` is what the catalog says of the table now.
+    pub fn reconcile(&self, table: &Table, wanted: Vec<WantedPipe>) {
         if self.has_ended() || *self.command.borrow() != Command::Run {
             return;
         }
+        self.table.send_if_modified(|known| {
+            let changed = **known != *table;
+            if changed {
+                *known = Arc::new(table.clone());
+            }
+            changed
+        });
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let open: BTreeSet<SpanKey> = self
-            .memtable
-            .stats()
-            .positions
-            .into_iter()
-            .map(|(key, _)| key)
-            .collect();
-        let key_of = |p: &SourcePartition| SpanKey {
-            pipe: p.pipe,
-            partition: p.partition,
-            incarnation: p.incarnation,
+        let positions = self.memtable.stats().positions;
+        let open: BTreeSet<SpanKey> = positions.iter().map(|(key, _)| *key).collect();
+        // A partition that lost its source begins another life, and what was read in the one before is dropped.
+        let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.is_source_loss());
+        let kept = wanted.iter().flat_map(|w| w.partitions.iter().filter(stays));
+        let kept: BTreeSet<_> = kept.map(|p| (p.pipe, p.partition)).collect();
+        for key in open.iter().filter(|key| !kept.contains(&(key.pipe, key.partition))) {
+            self.memtable.close_partition(key.pipe, key.partition);
+        }
+        consumers.retain(|pipe, _| wanted.iter().any(|w| w.pipe.id == *pipe && !w.partitions.is_empty()));
+        self.topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|pipe, _| consumers.contains_key(pipe));
+        let mut hurry = false;
+        for WantedPipe { pipe, partitions } in wanted {
+            if pipe.state != PipeState::Running {
+                // What was read is still to be committed.
+                hurry |= open.iter().any(|key| key.pipe == pipe.id);
+                if let Some(reading) = consumers.get(&pipe.id) {
+                    reading.consumer.set_quiet(true);
+                }
+                continue;
+            }
+            self.read(&mut consumers, pipe, &partitions, &open);
+        }
+        self.hurry.store(hurry, Ordering::Release);
+        if hurry {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has `pipe` read those of `partitions` that may be read; `open` are the histories that go on.
+    fn read(&self, consumers: &mut Consumers, pipe: Pipe, partitions: &[SourcePartition], open: &BTreeSet<SpanKey>) {
+        let goes_on = |p: &&SourcePartition| p.stop.is_none() && !p.is_complete();
+        let assigned = |p: &SourcePartition| Assigned {
+            key: p.key(),
+            start: (!open.contains(&p.key())).then_some(Start {
+                offset: p.offset,
+                source_epoch: p.source_epoch,
+            }),
+            until: p.until,
+            topic: p.topic,
         };
-        let wanted_keys: BTreeSet<SpanKey> = wanted.iter().flat_map(|(_, ps)| ps.iter().map(key_of)).collect();
-        for key in &open {
-            let same = |k: &&SpanKey| (k.pipe, k.partition) == (key.pipe, key.partition);
-            if !wanted_keys.iter().any(|k| same(&k)) {
-                self.memtable.close_partition(key.pipe, key.partition);
+        let assignment: Assignment = partitions.iter().filter(goes_on).map(assigned).collect();
+        let keys: BTreeSet<SpanKey> = assignment.iter().map(|a| a.key).collect();
+        let begins = assignment.iter().any(|a| a.start.is_some());
+        let known = consumers.get(&pipe.id);
+        if let Some(known) = known {
+            // It may have been on its way to a pause that was called off.
+            known.consumer.set_quiet(false);
+            for p in partitions {
+                known.consumer.show_committed(p.partition, p.offset);
             }
         }
-        consumers.retain(|pipe, _| {
-            wanted
-                .iter()
-                .any(|(p, partitions)| p.id == *pipe && !partitions.is_empty())
-        });
-        for (pipe, partitions) in wanted {
-            if partitions.is_empty() {
-                continue;
+        if !begins && known.is_some_and(|known| known.keys == keys && known.pipe == pipe) {
+            return;
+        }
+        if assignment.is_empty() && known.is_none() {
+            return;
+        }
+        // Open first, assign then: the thread's first chunk must find its history begun.
+        for a in &assignment {
+            if let Some(start) = a.start {
+                self.memtable.open_partition(a.key, start.offset);
             }
-            let keys: BTreeSet<SpanKey> = partitions.iter().map(key_of).collect();
-            let assignment: Assignment = partitions
-                .iter()
-                .map(|p| {
-                    let key = key_of(p);
-                    (key, (!open.contains(&key)).then_some(p.offset))
-                })
-                .collect();
-            let begins = assignment.iter().any(|(_, start)| start.is_some());
-            let known = consumers.get(&pipe.id).map(|(_, keys)| keys);
-            if !begins && known == Some(&keys) {
-                continue;
-            }
-            // Open first, assign then: the thread's first chunk must find its history begun.
-            for (key, start) in &assignment {
-                if let Some(start) = start {
-                    self.memtable.open_partition(*key, *start);
-                }
-            }
-            match self.consumer(&mut consumers, pipe, keys) {
-                Ok(consumer) => consumer.assign(assignment),
-                Err(error) => {
-                    warn!(shard = %self.shard, %error, "a consumer thread cannot be started");
-                    self.context.attention.notify_one();
-                }
+        }
+        match self.consumer(consumers, pipe.clone(), keys) {
+            Ok(consumer) => consumer.assign(pipe, assignment),
+            Err(error) => {
+                warn!(shard = %self.shard, %error, "a consumer thread cannot be started");
+                self.context.attention.notify_one();
             }
         }
     }
@@ -198,46 +260,60 @@ impl ShardTask {
         use std::collections::btree_map::Entry;
         let entry = match consumers.entry(pipe.id) {
             Entry::Occupied(mut entry) => {
-                entry.get_mut().1 = keys;
+                (entry.get_mut().keys, entry.get_mut().pipe) = (keys, pipe);
                 entry.into_mut()
             }
             Entry::Vacant(entry) => {
                 let consumer = Consumer::start(ConsumerOptions {
                     cluster: self.context.cluster.clone(),
-                    decoder: JsonDecoder::new(&self.table, &pipe.source.topic),
-                    pipe,
+                    table: self.table.borrow().clone(),
+                    pipe: pipe.clone(),
                     memtable: self.memtable.clone(),
                     account: self.account.clone(),
                     wake: self.wake.clone(),
+                    freshness: self.freshness.clone(),
+                    stops: self.stops.clone(),
                 })?;
-                entry.insert((consumer, keys))
+                let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+                topics.insert(pipe.id, consumer.topic().clone());
+                entry.insert(Reading { consumer, pipe, keys })
             }
         };
-        Ok(&entry.0)
+        Ok(&entry.consumer)
     }
 
     /// How far each partition is.
     pub fn progress(&self) -> Vec<PartitionProgress> {
         let positions: BTreeMap<SpanKey, Offset> = self.memtable.stats().positions.into_iter().collect();
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = consumers.values().flat_map(|(consumer, _)| consumer.status());
-        status
-            .filter_map(|PartitionStatus { key, end, waiting_for }| {
-                let position = *positions.get(&key)?;
+        let status = consumers.values().flat_map(|reading| reading.consumer.status());
+        let status: BTreeMap<SpanKey, PartitionStatus> = status.map(|status| (status.key, status)).collect();
+        let progress = |(key, position): (SpanKey, Offset)| {
+            let status = status.get(&key);
+            PartitionProgress {
+                key,
+                position,
                 // The broker's word is a little old; what was read is the better bound then.
-                Some(PartitionProgress {
-                    key,
-                    position,
-                    end: end.map(|end| end.max(position)),
-                    waiting_for,
-                })
-            })
-            .collect()
+                end: status.and_then(|s| s.end).map(|end| end.max(position)),
+                reading: status.is_some_and(|s| s.reading),
+                record_bytes: status.and_then(|s| s.record_bytes),
+                read_to_ms: status.and_then(|s| s.read_to_ms),
+                waiting_for: status.map(|s| s.waiting_for.clone()).unwrap_or_default(),
+            }
+        };
+        positions.into_iter().map(progress).collect()
+    }
+
+    /// How old records were when they could be queried, counted since the task began.
+    pub fn freshness(&self) -> Vec<u64> {
+        self.freshness.counts()
     }
 
     /// Stops reading, commits what was read, and ends; `false` when that did not succeed within `patience`.
     pub async fn drain(&self, patience: Duration) -> bool {
-        self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for reading in self.consumers.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            reading.consumer.set_quiet(true);
+        }
         self.command.send_replace(Command::Drain);
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let done = match writer {
@@ -267,15 +343,43 @@ impl Drop for ShardTask {
     }
 }
 
+/// What the loop of a task listens to.
+struct Told {
+    commands: watch::Receiver<Command>,
+    stopped: UnboundedReceiver<(SpanKey, StopReason)>,
+}
+
+/// Writes a stop into the catalog, where it outlives this task.
+async fn write_down(writer: &ShardWriter, key: SpanKey, reason: StopReason) {
+    let stop = StopPartition { key, reason };
+    let mut wait = TICK;
+    loop {
+        match writer.committer.stop(stop.clone()).await {
+            Ok(Ok(_)) => return,
+            // The partition has begun another life, or is gone: there the reason is found again, if it still holds.
+            Ok(Err(refusal)) => return debug!(?key, %refusal, "the stop is not needed any more"),
+            Err(unknown) => debug!(
+                ?key,
+                "the outcome of a stop is not known, proposing it again: {unknown}"
+            ),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+    }
+}
+
 async fn write_until_told(
     writer: ShardWriter,
     wake: Arc<Notify>,
-    mut commands: watch::Receiver<Command>,
+    mut told: Told,
     ended: Arc<AtomicBool>,
     attention: Arc<Notify>,
 ) {
     loop {
-        let draining = *commands.borrow_and_update() == Command::Drain;
+        while let Ok((key, reason)) = told.stopped.try_recv() {
+            write_down(&writer, key, reason).await;
+        }
+        let draining = *told.commands.borrow_and_update() == Command::Drain;
         if draining || writer.is_due() {
             match writer.flush().await {
                 Flushed::Committed(lost) if !lost.is_empty() => attention.notify_one(),
@@ -295,7 +399,7 @@ async fn write_until_told(
         tokio::select! {
             _ = tokio::time::sleep(TICK) => {}
             _ = async { wake.notified().await; tokio::time::sleep(TICK / 10).await } => {}
-            changed = commands.changed() => if changed.is_err() { return },
+            changed = told.commands.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -8,21 +8,28 @@
 //! committed anew. A part that no commit names is left for the collector.
 
 use crate::budget::Account;
+use crate::kafka::TopicCheck;
 use async_trait::async_trait;
 use rand::random;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tidemill_core::catalog::Table;
-use tidemill_core::command::{CommitPart, Outcome, Refusal};
-use tidemill_core::{CommitId, Epoch, PartId, ShardId, SpanKey};
+use tidemill_core::command::{CommitPart, Outcome, Refusal, StopPartition};
+use tidemill_core::{CommitId, Epoch, PartId, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Cut, Memtable};
 use tidemill_storage::part::{WrittenPart, write_parts, write_rejects};
 use tidemill_storage::store::PartStore;
+use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 /// How long to wait before something that failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How long a commit waits for the broker's word that its topics are what they were.
+const TOPIC_ANSWER: Duration = Duration::from_secs(5);
 
 /// The most parts that the rows of one commit are split into. A part's entry in the catalog takes up to a few
 /// kilobytes, and a command has a limit; a partition expression with more values than this in one cut gets
@@ -39,7 +46,13 @@ pub struct CommitUnknown(pub String);
 pub trait Committer: Send + Sync {
     /// Proposes `commit` and waits for its outcome.
     async fn commit(&self, commit: CommitPart) -> Result<Outcome, CommitUnknown>;
+
+    /// Proposes that a partition is stopped, and waits for the outcome.
+    async fn stop(&self, stop: StopPartition) -> Result<Outcome, CommitUnknown>;
 }
+
+/// The topic checks of the pipes that a task reads.
+pub type TopicChecks = Arc<Mutex<BTreeMap<PipeId, Arc<TopicCheck>>>>;
 
 /// How a flush ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +67,8 @@ pub enum Flushed {
 
 /// Writes the parts of one shard in one epoch.
 pub struct ShardWriter {
-    /// The table.
-    pub table: Arc<Table>,
+    /// The table, as the catalog last said.
+    pub table: watch::Receiver<Arc<Table>>,
     /// The shard.
     pub shard: ShardId,
     /// The epoch in which this node leads it.
@@ -68,6 +81,10 @@ pub struct ShardWriter {
     pub committer: Arc<dyn Committer>,
     /// What the memtable's size is reported to.
     pub account: Account,
+    /// Whether the topics are still what they were.
+    pub topics: TopicChecks,
+    /// Whether a pipe is being paused, so that what was read has to be committed at once.
+    pub hurry: Arc<AtomicBool>,
 }
 
 impl ShardWriter {
@@ -75,10 +92,11 @@ impl ShardWriter {
     pub fn is_due(&self) -> bool {
         let stats = self.memtable.stats();
         self.account.report(stats.bytes);
-        let policy = &self.table.flush;
+        let policy = self.table.borrow().flush;
         let has_something = stats.oldest_age.is_some();
         has_something
-            && (stats.uncut_rows >= policy.rows
+            && (self.hurry.load(Ordering::Acquire)
+                || stats.uncut_rows >= policy.rows
                 || stats.uncut_bytes >= policy.bytes
                 || stats
                     .oldest_age
@@ -92,9 +110,22 @@ impl ShardWriter {
         let Some(mut cut) = self.memtable.cut() else {
             return Flushed::Nothing;
         };
+        // Everything in the cut was read before now; an answer to a question asked from now on covers it.
+        let read_before = Instant::now();
+        self.ask_topics(&cut);
         let mut lost = Vec::new();
         loop {
             let commit = self.make_durable(&cut).await;
+            let others = self.other_topics(&cut, read_before).await;
+            if !others.is_empty() {
+                warn!(shard = %self.shard, "a topic was created again: what was read of it is dropped");
+                lost.extend(others.iter().copied());
+                match self.memtable.recut(&others) {
+                    Some(rest) => cut = rest,
+                    None => return Flushed::Committed(lost),
+                }
+                continue;
+            }
             match self.decide(commit).await {
                 Ok(()) => {
                     self.memtable.commit_cut();
@@ -116,6 +147,41 @@ impl ShardWriter {
         }
     }
 
+    fn checks_of(&self, cut: &Cut) -> Vec<(PipeId, Arc<TopicCheck>)> {
+        let checks = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = cut
+            .spans
+            .iter()
+            .filter(|span| span.topic.is_some())
+            .map(|span| span.key.pipe);
+        let mut found: Vec<_> = known
+            .filter_map(|pipe| Some((pipe, checks.get(&pipe)?.clone())))
+            .collect();
+        found.dedup_by_key(|(pipe, _)| *pipe);
+        found
+    }
+
+    fn ask_topics(&self, cut: &Cut) {
+        for (_, check) in self.checks_of(cut) {
+            check.ask();
+        }
+    }
+
+    /// The histories in `cut` that may be of another topic than they should. Waits until the broker has said that the
+    /// topics are the same, or for [`TOPIC_ANSWER`]: rows are not given up because no broker answers any more.
+    async fn other_topics(&self, cut: &Cut, read_before: Instant) -> Vec<SpanKey> {
+        let mut others = Vec::new();
+        for (pipe, check) in self.checks_of(cut) {
+            while !check.is_verified(read_before) && !check.is_other() && read_before.elapsed() < TOPIC_ANSWER {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if check.is_other() {
+                others.extend(cut.spans.iter().map(|span| span.key).filter(|key| key.pipe == pipe));
+            }
+        }
+        others
+    }
+
     /// Writes the parts of `cut` and puts them into the store, however long that takes.
     async fn make_durable(&self, cut: &Cut) -> CommitPart {
         let mut wait = BACKOFF.0;
@@ -130,9 +196,11 @@ impl ShardWriter {
     }
 
     async fn try_make_durable(&self, cut: &Cut) -> Result<CommitPart, String> {
-        let (table, shard, epoch, copy) = (self.table.clone(), self.shard, self.epoch, cut.clone());
+        let (table, shard, epoch, copy) = (self.table.borrow().clone(), self.shard, self.epoch, cut.clone());
+        let schema_version = table.schema_version;
         let encoded = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
         let (parts, rejects) = encoded.await.map_err(|e| e.to_string())??;
+        agree(&parts, cut)?;
         for part in parts.iter().chain(rejects.iter().map(|(_, part)| part)) {
             self.store
                 .put(&part.file.path, part.bytes.clone())
@@ -143,7 +211,7 @@ impl ShardWriter {
             commit: CommitId(random()),
             shard: self.shard,
             epoch: self.epoch,
-            schema_version: self.table.schema_version,
+            schema_version,
             parts: parts.into_iter().map(|p| p.file).collect(),
             reject_parts: rejects.into_iter().map(|(pipe, p)| (pipe, p.file)).collect(),
             spans: cut.spans.clone(),
@@ -164,6 +232,25 @@ impl ShardWriter {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
+    }
+}
+
+/// Whether the rows that were written are those that the spans account for, partition by partition (LED-1). What
+/// does not agree is never committed.
+fn agree(parts: &[WrittenPart], cut: &Cut) -> Result<(), String> {
+    let mut written = std::collections::BTreeMap::<u32, u64>::new();
+    for source in parts.iter().flat_map(|part| &part.sources) {
+        *written.entry(source.partition).or_default() += source.rows;
+    }
+    let mut counted = std::collections::BTreeMap::<u32, u64>::new();
+    for span in cut.spans.iter().filter(|span| span.counts.rows > 0) {
+        *counted.entry(span.key.partition.0).or_default() += span.counts.rows;
+    }
+    match written == counted {
+        true => Ok(()),
+        false => Err(format!(
+            "LED-1: the parts hold {written:?} rows by partition, {counted:?} were counted"
+        )),
     }
 }
 

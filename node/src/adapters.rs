@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{KafkaSource, Node};
-use tidemill_core::command::CommitPart;
+use tidemill_core::command::{CommitPart, StopPartition};
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{
     Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, Refusal, ShardId, SpanKey,
@@ -21,9 +21,10 @@ use tidemill_ingest::writer::{CommitUnknown, Committer};
 use tidemill_proto::api::fresh_client::FreshClient;
 use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::pin_reply::Kind;
-use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressRequest};
+use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressReply, ProgressRequest};
 use tidemill_query::{
-    CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, Sources, StartPosition,
+    CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, SourceOffsets, Sources,
+    StartPosition,
 };
 use tidemill_raft::{Catalog, ProposeError, ReadError};
 use tidemill_storage::memtable::{PinnedBatch, PinnedPartition, PinnedShard};
@@ -82,6 +83,13 @@ impl Committer for SharedCatalog {
         match propose(&self.0, Command::CommitPart(commit), COMMIT).await {
             Ok((_, outcome)) => Ok(outcome),
             Err(error @ ProposeError::TooLarge { .. }) => Ok(too_large(&error)),
+            Err(unknown) => Err(CommitUnknown(unknown.to_string())),
+        }
+    }
+
+    async fn stop(&self, stop: StopPartition) -> Result<Outcome, CommitUnknown> {
+        match propose(&self.0, Command::StopPartition(stop), COMMIT).await {
+            Ok((_, outcome)) => Ok(outcome),
             Err(unknown) => Err(CommitUnknown(unknown.to_string())),
         }
     }
@@ -214,15 +222,19 @@ pub struct ClusterProgress {
 impl ClusterProgress {
     /// The reports of all nodes; `None` when the manager is unknown or does not answer.
     pub async fn reports(&self) -> Option<Vec<NodeReport>> {
+        Some(self.ask().await?.nodes)
+    }
+
+    async fn ask(&self) -> Option<ProgressReply> {
         let leadership = *self.catalog.leadership().borrow();
         if leadership.is_self {
-            return Some(self.reports.all());
+            return Some(self.reports.reply());
         }
         let manager = self.catalog.peer(leadership.leader?)?;
         let mut client = ManagerClient::new(self.connections.to(&manager.raft_addr).ok()?);
         let asked = tokio::time::timeout(Duration::from_secs(1), client.progress(ProgressRequest {})).await;
         let reply = asked.ok()?.ok()?.into_inner();
-        reply.manager.then_some(reply.nodes)
+        reply.manager.then_some(reply)
     }
 }
 
@@ -230,6 +242,14 @@ impl ClusterProgress {
 impl Progress for ClusterProgress {
     async fn progress(&self) -> Option<Vec<NodeProgress>> {
         Some(self.reports().await?.into_iter().map(node_progress).collect())
+    }
+
+    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)> {
+        let found = self.ask().await.map(|reply| reply.headroom).unwrap_or_default();
+        found
+            .into_iter()
+            .map(|h| (PipeId(h.pipe), PartitionId(h.partition), h.seconds))
+            .collect()
     }
 
     fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
@@ -240,8 +260,9 @@ impl Progress for ClusterProgress {
 
 fn node_progress(report: NodeReport) -> NodeProgress {
     let progress = report.progress.unwrap_or_default();
-    let mut partitions = Vec::new();
+    let (mut partitions, mut freshness) = (Vec::new(), Vec::new());
     for task in progress.tasks {
+        freshness.push((TableId(task.table), task.freshness.clone()));
         let shard = ShardId {
             table: TableId(task.table),
             index: task.shard,
@@ -251,6 +272,9 @@ fn node_progress(report: NodeReport) -> NodeProgress {
             shard,
             position: Offset(p.position),
             end: p.end.map(Offset),
+            reading: p.reading,
+            record_bytes: p.record_bytes,
+            read_to_ms: p.read_to_ms,
             waiting_for: p.waiting_for,
         }));
     }
@@ -260,6 +284,7 @@ fn node_progress(report: NodeReport) -> NodeProgress {
         memtable_bytes: progress.memtable_bytes,
         rows_per_second: progress.rows_per_second,
         partitions,
+        freshness,
     }
 }
 
@@ -268,11 +293,7 @@ pub struct KafkaSources;
 
 #[async_trait]
 impl Sources for KafkaSources {
-    async fn kafka_start(
-        &self,
-        source: &KafkaSource,
-        start: &StartPosition,
-    ) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+    async fn kafka_start(&self, source: &KafkaSource, start: &StartPosition) -> Result<SourceOffsets, SourceError> {
         let source = source.clone();
         let start = match start {
             StartPosition::Earliest => kafka::StartPosition::Earliest,
@@ -280,8 +301,12 @@ impl Sources for KafkaSources {
             StartPosition::TimestampMs(ms) => kafka::StartPosition::TimestampMs(*ms),
         };
         let asked = tokio::task::spawn_blocking(move || kafka::start_offsets(&source, &start)).await;
-        asked
+        let found = asked
             .map_err(|e| SourceError(e.to_string()))?
-            .map_err(|e| SourceError(e.0))
+            .map_err(|e| SourceError(e.0))?;
+        Ok(SourceOffsets {
+            topic: found.topic,
+            partitions: found.partitions,
+        })
     }
 }

@@ -139,6 +139,7 @@ impl Heart {
             table: report.shard.table.0,
             shard: report.shard.index,
             epoch: report.epoch.0,
+            freshness: report.freshness,
             partitions: report
                 .partitions
                 .into_iter()
@@ -149,6 +150,9 @@ impl Heart {
                     position: p.position.0,
                     end: p.end.map(|end| end.0),
                     waiting_for: p.waiting_for,
+                    reading: p.reading,
+                    record_bytes: p.record_bytes,
+                    read_to_ms: p.read_to_ms,
                 })
                 .collect(),
         });

@@ -7,16 +7,17 @@
 
 use crate::adapters::propose;
 use crate::collector;
+use crate::headroom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, Shard};
+use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, SetNodeState};
 use tidemill_core::membership::Plan;
 use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
-use tidemill_proto::api::{BeatRequest, NodeProgress, NodeReport};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -38,6 +39,7 @@ const CHORES: Duration = Duration::from_secs(15);
 pub struct Reports {
     heard: Mutex<BTreeMap<NodeId, Report>>,
     refused: Mutex<BTreeMap<BootId, String>>,
+    headroom: Mutex<Vec<Headroom>>,
     /// Since when this node is the manager; `None` while it is not.
     since: Mutex<Option<Instant>>,
     /// What a change of membership waits for.
@@ -80,6 +82,20 @@ impl Reports {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&boot)
+    }
+
+    /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
+    pub fn know_headroom(&self, headroom: Vec<Headroom>) {
+        *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
+    }
+
+    /// Everything that the manager knows, as it is told to others.
+    pub fn reply(&self) -> ProgressReply {
+        ProgressReply {
+            manager: true,
+            nodes: self.all(),
+            headroom: self.headroom.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 
     /// Everything heard, for queries and status.
@@ -382,10 +398,13 @@ impl Manager {
             .filter_map(|r| Some(r.progress?.oldest_pinned_version));
         let oldest = pinned.filter(|v| *v > 0).map(Version).min();
         let may_delete_up_to = oldest.map_or(buried_before, |oldest| oldest.min(buried_before));
-        let (catalog, store) = (self.catalog.clone(), self.store.clone());
+        let (catalog, store, reports) = (self.catalog.clone(), self.store.clone(), self.reports.clone());
         self.chores_runtime.spawn(async move {
             if let Err(error) = add_partitions(&catalog, &*state).await {
                 warn!("new partitions cannot be taken up: {error}");
+            }
+            if let Err(error) = headroom::look(&catalog, &reports, &*state).await {
+                warn!("retention headroom is not known: {error}");
             }
             if let Err(error) = collector::collect(&catalog, &*store, may_delete_up_to).await {
                 warn!("unreferenced files cannot be collected: {error}");
@@ -412,7 +431,9 @@ fn describe(command: &Command) -> &'static str {
 
 /// Takes up partitions that sources have and their pipes do not.
 async fn add_partitions(catalog: &Catalog, state: &dyn CatalogSnapshot) -> anyhow::Result<()> {
-    for pipe in state.list::<Pipe>(&[])?.into_iter().filter(|pipe| !pipe.paused) {
+    // A backfill reads what it was made for and nothing else.
+    let grows = |pipe: &Pipe| pipe.state == PipeState::Running && pipe.backfills.is_none();
+    for pipe in state.list::<Pipe>(&[])?.into_iter().filter(grows) {
         let known: Vec<_> = state.partitions_of(pipe.id)?.iter().map(|p| p.partition).collect();
         let source = pipe.source.clone();
         let asked = tokio::task::spawn_blocking(move || tidemill_ingest::kafka::added_partitions(&source, &known));

@@ -9,6 +9,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tidemill_core::catalog::{CatalogQuestions, Pipe};
+use tidemill_core::view::CatalogRead;
+use tidemill_core::{Ledger, Offset, PartitionId};
 use tidemill_raft::Catalog;
 
 type Labels = Vec<(String, String)>;
@@ -27,7 +30,12 @@ pub struct Metrics {
     shards_led: Gauge,
     partition_position: Family<Labels, Gauge>,
     partition_lag: Family<Labels, Gauge>,
+    partition_waiting: Family<Labels, Gauge>,
     partition_stopped: Family<Labels, Gauge>,
+    ledger_absent: Family<Labels, Gauge>,
+    ledger_lost: Family<Labels, Gauge>,
+    ledger_rejected: Family<Labels, Gauge>,
+    ledger_imbalances: Gauge,
 }
 
 impl Default for Metrics {
@@ -44,7 +52,12 @@ impl Default for Metrics {
             shards_led: Gauge::default(),
             partition_position: Family::default(),
             partition_lag: Family::default(),
+            partition_waiting: Family::default(),
             partition_stopped: Family::default(),
+            ledger_absent: Family::default(),
+            ledger_lost: Family::default(),
+            ledger_rejected: Family::default(),
+            ledger_imbalances: Gauge::default(),
         };
         metrics.declare();
         metrics
@@ -99,8 +112,82 @@ impl Metrics {
         r.register(
             "tidemill_partition_waiting",
             "1 if something keeps the partition from going on",
+            self.partition_waiting.clone(),
+        );
+        r.register(
+            "tidemill_partition_stopped",
+            "1 if the partition has stopped until somebody says how it goes on, with the reason; from the Raft leader",
             self.partition_stopped.clone(),
         );
+        r.register(
+            "tidemill_ledger_absent_offsets",
+            "Offsets of the present life that held no record; from the Raft leader",
+            self.ledger_absent.clone(),
+        );
+        r.register(
+            "tidemill_ledger_lost_offsets",
+            "Offsets that were passed over unread, in all lives; from the Raft leader",
+            self.ledger_lost.clone(),
+        );
+        r.register(
+            "tidemill_ledger_rejected_records",
+            "Records in reject parts, in all lives; from the Raft leader",
+            self.ledger_rejected.clone(),
+        );
+        r.register(
+            "tidemill_ledger_imbalances",
+            "Ledgers that do not balance: any is a bug; from the Raft leader",
+            self.ledger_imbalances.clone(),
+        );
+    }
+
+    fn clear_ledgers(&self) -> Result<(), String> {
+        for family in [
+            &self.partition_stopped,
+            &self.ledger_absent,
+            &self.ledger_lost,
+            &self.ledger_rejected,
+        ] {
+            family.clear();
+        }
+        self.ledger_imbalances.set(0);
+        Ok(())
+    }
+
+    fn set_ledgers(&self, catalog: &Catalog) -> Result<(), String> {
+        self.clear_ledgers()?;
+        let state = catalog.snapshot().map_err(|e| e.to_string())?;
+        for pipe in state.list::<Pipe>(&[]).map_err(|e| e.to_string())? {
+            let labels = |partition: PartitionId| -> Labels {
+                vec![
+                    ("pipe".into(), pipe.name.clone()),
+                    ("partition".into(), partition.to_string()),
+                ]
+            };
+            for p in state.partitions_of(pipe.id).map_err(|e| e.to_string())? {
+                self.add_ledger(&labels(p.partition), &p.ledger, p.offset);
+                let absent = p.ledger.counts.absent as i64;
+                self.ledger_absent.get_or_create(&labels(p.partition)).set(absent);
+                if let Some(stop) = &p.stop {
+                    let mut labels = labels(p.partition);
+                    labels.push(("reason".into(), stop.reason.name().into()));
+                    self.partition_stopped.get_or_create(&labels).set(1);
+                }
+            }
+            for closed in state.closed_ledgers_of(pipe.id).map_err(|e| e.to_string())? {
+                self.add_ledger(&labels(closed.partition), &closed.ledger, closed.end);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_ledger(&self, labels: &Labels, ledger: &Ledger, end: Offset) {
+        self.ledger_lost.get_or_create(labels).inc_by(ledger.lost as i64);
+        let rejected = ledger.counts.rejected as i64;
+        self.ledger_rejected.get_or_create(labels).inc_by(rejected);
+        if ledger.imbalance(end).is_some() {
+            self.ledger_imbalances.inc();
+        }
     }
 
     /// Counts a statement.
@@ -124,14 +211,14 @@ impl Metrics {
         // Partitions come and go with their shards; what is not led here any more must not linger.
         self.partition_position.clear();
         self.partition_lag.clear();
-        self.partition_stopped.clear();
+        self.partition_waiting.clear();
         for p in reports.iter().flat_map(|r| &r.partitions) {
             let labels: Labels = vec![
                 ("pipe".into(), p.key.pipe.to_string()),
                 ("partition".into(), p.key.partition.to_string()),
             ];
             self.partition_position.get_or_create(&labels).set(p.position.0 as i64);
-            self.partition_stopped
+            self.partition_waiting
                 .get_or_create(&labels)
                 .set((!p.waiting_for.is_empty()).into());
             if let Some(end) = p.end {
@@ -139,6 +226,14 @@ impl Metrics {
                     .get_or_create(&labels)
                     .set(end.0.saturating_sub(p.position.0) as i64);
             }
+        }
+        // One node speaks for all, so that sums over nodes are right.
+        let said = match self.raft_is_leader.get() {
+            0 => self.clear_ledgers(),
+            _ => self.set_ledgers(catalog),
+        };
+        if let Err(error) = said {
+            tracing::warn!("the ledgers are missing in the metrics: {error}");
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

@@ -12,6 +12,7 @@ use crate::http::{self, Pages};
 use crate::join;
 use crate::manager::{Manager, Reports};
 use crate::metrics::Metrics;
+use crate::replay::Decode;
 use crate::services::{ApiService, FreshService, ManagerService, MembershipService};
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
@@ -196,6 +197,7 @@ impl Running {
             Arc::new(rows),
             progress.clone(),
             Arc::new(KafkaSources),
+            Arc::new(Decode { store: parts.clone() }),
             parts.clone(),
             config.own.name.clone(),
         );

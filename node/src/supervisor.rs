@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, Shard, SourcePartition, Table};
+use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Epoch, NodeId, ShardId};
-use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext};
+use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext, WantedPipe};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::PinnedShard;
 use tracing::{error, warn};
@@ -44,6 +44,8 @@ pub struct TaskReport {
     pub epoch: Epoch,
     /// How far its partitions are.
     pub partitions: Vec<PartitionProgress>,
+    /// How old records were when they could be queried.
+    pub freshness: Vec<u64>,
 }
 
 impl Supervisor {
@@ -119,7 +121,7 @@ impl Supervisor {
         let pipes: Vec<Pipe> = state
             .list::<Pipe>(&[])?
             .into_iter()
-            .filter(|pipe| !pipe.paused)
+            .filter(|pipe| pipe.state != PipeState::Paused)
             .collect();
         let mut partitions = Vec::new();
         for pipe in pipes {
@@ -129,13 +131,13 @@ impl Supervisor {
         for (shard, epoch) in wanted {
             // In a statement of its own: a guard in the match would still be held inside its arms.
             let running = self.tasks().get(&shard).cloned();
+            let Some(table) = state.get::<Table>(&shard.table)? else {
+                continue;
+            };
             let task = match running {
                 Some(task) => task,
                 None => {
-                    let Some(table) = state.get::<Table>(&shard.table)? else {
-                        continue;
-                    };
-                    let task = Arc::new(ShardTask::start(self.context.clone(), table, shard, epoch));
+                    let task = Arc::new(ShardTask::start(self.context.clone(), table.clone(), shard, epoch));
                     self.tasks().insert(shard, task.clone());
                     task
                 }
@@ -144,10 +146,13 @@ impl Supervisor {
                 .iter()
                 .filter(|(pipe, _)| pipe.table == shard.table)
                 .map(|(pipe, all)| {
-                    let own = all.iter().filter(|p| p.shard == shard).cloned().collect();
-                    (pipe.clone(), own)
+                    let partitions = all.iter().filter(|p| p.shard == shard).cloned().collect();
+                    WantedPipe {
+                        pipe: pipe.clone(),
+                        partitions,
+                    }
                 });
-            task.reconcile(of_shard.collect());
+            task.reconcile(&table, of_shard.collect());
         }
         Ok(())
     }
@@ -191,6 +196,7 @@ impl Supervisor {
             shard,
             epoch: task.epoch(),
             partitions: task.progress(),
+            freshness: task.freshness(),
         };
         tasks.into_iter().map(report).collect()
     }

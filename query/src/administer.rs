@@ -3,14 +3,16 @@
 //! What can be said better before the command (a name that is nearly right, a source that cannot be
 //! reached) is looked up first; the catalog decides all the same.
 
+use crate::control;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::fresh::no_table;
 use crate::ports::StartPosition;
+use crate::replay;
 use crate::show;
 use crate::statement::{PipeDefinition, Statement};
 use tidemill_core::catalog::CatalogQuestions;
-use tidemill_core::command::{ByName, CreatePipe, Refusal, SetPipePaused};
+use tidemill_core::command::{ByName, CreatePipe, Refusal};
 use tidemill_core::{Command, Response};
 
 /// Runs a change; gives what was done, for people.
@@ -26,23 +28,10 @@ pub(crate) async fn run(engine: &Engine, statement: Statement) -> Result<String,
             })
         }
         Statement::CreatePipe(pipe) => create_pipe(engine, pipe).await,
-        Statement::SetPipePaused { pipe, paused } => {
-            let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-            show::pipe(&*snapshot, &pipe)?;
-            let name = pipe.name;
-            let state = if paused { "paused" } else { "resumed" };
-            let command = Command::SetPipePaused(SetPipePaused {
-                name: name.clone(),
-                paused,
-            });
-            Ok(match propose(engine, command).await? {
-                Response::Unchanged => format!(
-                    "pipe '{name}' was {} already",
-                    if paused { "paused" } else { "running" }
-                ),
-                _ => format!("pipe '{name}' {state}"),
-            })
-        }
+        Statement::AlterPipe { pipe, change } => control::alter_pipe(engine, pipe, change).await,
+        Statement::AlterTable { table, settings } => control::alter_table(engine, table, settings).await,
+        Statement::ReplayRejected { pipe, condition } => replay::run(engine, pipe, condition).await,
+        Statement::Wait { pipe, until, timeout } => control::wait(engine, pipe, until, timeout).await,
         Statement::DropTable { table, if_exists } => {
             let name = table.name;
             let command = Command::DropTable(ByName {
@@ -94,11 +83,14 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
             }
         };
     }
-    if snapshot.table_named(&pipe.table.name)?.is_none() {
+    let Some(table) = snapshot.table_named(&pipe.table.name)? else {
         return Err(no_table(&*snapshot, &pipe.table.name)?.at(pipe.table.place));
-    }
+    };
+    // The catalog checks it as well, but only after the source was asked.
+    pipe.format.check(&table).map_err(QueryError::invalid)?;
     let found = engine.sources.kafka_start(&pipe.source, &pipe.start).await;
-    let partitions = found.map_err(|error| QueryError::invalid(error.0))?;
+    let found = found.map_err(|error| QueryError::invalid(error.0))?;
+    let partitions = found.partitions;
     if partitions.is_empty() {
         return Err(QueryError::invalid(format!(
             "topic '{}' has no partitions",
@@ -121,6 +113,9 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
         if_not_exists: pipe.if_not_exists,
         table: pipe.table.name,
         source: pipe.source,
+        settings: pipe.settings,
+        topic: found.topic,
+        format: pipe.format,
         partitions,
     };
     propose(engine, Command::CreatePipe(command)).await?;
@@ -137,8 +132,10 @@ fn gone(what: &str, name: &str) -> QueryError {
 }
 
 /// A command was refused, or got no answer.
-enum Failed {
+pub(crate) enum Failed {
+    /// It was refused.
     No(Refusal),
+    /// Nobody knows, or nobody was there.
     NoAnswer(QueryError),
 }
 
@@ -151,7 +148,7 @@ impl From<Failed> for QueryError {
     }
 }
 
-async fn propose(engine: &Engine, command: Command) -> Result<Response, Failed> {
+pub(crate) async fn propose(engine: &Engine, command: Command) -> Result<Response, Failed> {
     match engine.reader.catalog.propose(command).await {
         Ok((_, Ok(response))) => Ok(response),
         Ok((_, Err(refusal))) => Err(Failed::No(refusal)),

@@ -9,7 +9,7 @@ use crate::diagnosis::explain;
 use crate::error::QueryError;
 use crate::fresh::{Reader, no_table};
 use crate::held::HeldVersion;
-use crate::ports::{Catalog, FreshRows, Progress, Sources};
+use crate::ports::{Catalog, FreshRows, Progress, Replayer, Sources};
 use crate::session::{NamedTable, Prepared, SYSTEM_SCHEMA, USER_SCHEMA};
 use crate::settings::Settings;
 use crate::show;
@@ -19,6 +19,7 @@ use crate::system;
 use crate::table::UserTable;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
@@ -82,7 +83,9 @@ pub enum Answer {
 pub struct Engine {
     pub(crate) reader: Reader,
     pub(crate) sources: Arc<dyn Sources>,
-    progress: Arc<dyn Progress>,
+    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) replayer: Arc<dyn Replayer>,
+    pub(crate) store: Arc<dyn PartStore>,
     prepared: Prepared,
     node: String,
 }
@@ -92,12 +95,17 @@ impl Engine {
     ///
     /// # Errors
     /// When the spill folder cannot be used.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of its surroundings, given once"
+    )]
     pub fn new(
         config: EngineConfig,
         catalog: Arc<dyn Catalog>,
         fresh: Arc<dyn FreshRows>,
         progress: Arc<dyn Progress>,
         sources: Arc<dyn Sources>,
+        replayer: Arc<dyn Replayer>,
         store: Arc<dyn PartStore>,
         self_name: String,
     ) -> Result<Self, QueryError> {
@@ -112,6 +120,8 @@ impl Engine {
             reader,
             sources,
             progress,
+            replayer,
+            store,
             prepared,
             node: self_name,
         })
@@ -223,15 +233,24 @@ impl Engine {
             true => self.progress.progress().await,
             false => None,
         };
+        let headroom = match systems.contains("partitions") {
+            true => self.progress.headroom().await,
+            false => Vec::new(),
+        };
         let source = system::Source {
             snapshot: reading.snapshot.clone(),
             progress: progress.as_deref(),
+            headroom: &headroom,
             group: &*self.progress,
             settings,
         };
         let mut tables = Vec::new();
         for name in systems {
-            match system::table(&name, &source)? {
+            let found = match name.as_str() {
+                system::CHECK => Some(system::checked(&*reading.snapshot, &*self.store).await?),
+                _ => system::table(&name, &source)?,
+            };
+            match found {
                 Some(provider) => tables.push(NamedTable {
                     schema: SYSTEM_SCHEMA,
                     name,
@@ -249,6 +268,32 @@ impl Engine {
             });
         }
         Ok((self.prepared.with_tables(tables)?, Some(reading.held)))
+    }
+
+    /// Runs `sql` over one table, called `name`, and nothing else.
+    pub(crate) async fn over(
+        &self,
+        sql: &str,
+        name: &str,
+        provider: Arc<dyn TableProvider>,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
+        let words = Words::of(sql)?;
+        let Statement::Query(query) = statement::parse(&words)? else {
+            return Err(QueryError::invalid("this is not a condition"));
+        };
+        let table = NamedTable {
+            schema: USER_SCHEMA,
+            name: name.to_owned(),
+            provider,
+        };
+        let state = self.prepared.with_tables(vec![table])?;
+        // The places in such a text are not those of what the user wrote.
+        let error = |e| explain(e, &words, Some(&state)).at(None);
+        let plan = state.statement_to_plan(*query).await.map_err(error)?;
+        let plan = state.create_physical_plan(&plan).await.map_err(error)?;
+        datafusion::physical_plan::collect(plan, state.task_ctx())
+            .await
+            .map_err(error)
     }
 
     /// When a catalog that does not answer is given up.

@@ -42,7 +42,7 @@ use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, Shard, SourcePartition, Table};
+use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, SourcePartition, Table};
 use tidemill_core::schema::OFFSET;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, Offset, PartitionId, PipeId, ShardId};
@@ -272,7 +272,11 @@ pub(crate) fn no_table(snapshot: &dyn CatalogSnapshot, name: &str) -> Result<Que
 /// The shards of `table` that own a partition of a pipe that is not paused.
 fn fed_shards(snapshot: &dyn CatalogSnapshot, table: &Table) -> Result<BTreeMap<ShardId, Shard>, QueryError> {
     let mut fed = BTreeSet::new();
-    for pipe in snapshot.pipes_into(table.id)?.iter().filter(|pipe| !pipe.paused) {
+    for pipe in snapshot
+        .pipes_into(table.id)?
+        .iter()
+        .filter(|pipe| pipe.state != PipeState::Paused)
+    {
         fed.extend(snapshot.partitions_of(pipe.id)?.iter().map(|partition| partition.shard));
     }
     if fed.is_empty() {
@@ -300,7 +304,7 @@ fn cut(
     for pipe in snapshot
         .pipes_into(table.id)?
         .iter()
-        .filter(|pipe: &&Pipe| !pipe.paused)
+        .filter(|pipe: &&Pipe| pipe.state != PipeState::Paused)
     {
         let of_pipe = snapshot.partitions_of(pipe.id)?;
         partitions.extend(

@@ -9,6 +9,7 @@
 //! [`ports`]. It writes no files except what DataFusion spills.
 
 mod administer;
+mod control;
 mod diagnosis;
 mod engine;
 mod error;
@@ -16,6 +17,7 @@ mod fresh;
 mod held;
 mod nearest;
 pub mod ports;
+mod replay;
 mod session;
 mod settings;
 mod show;
@@ -28,7 +30,7 @@ mod tests;
 pub use engine::{Answer, Engine, EngineConfig};
 pub use error::{ErrorKind, Place, QueryError};
 pub use ports::{
-    Catalog, CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, Sources,
-    StartPosition,
+    Catalog, CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, Replayed, Replayer,
+    SourceError, SourceOffsets, Sources, StartPosition,
 };
 pub use settings::{Consistency, Settings};

@@ -3,12 +3,16 @@
 //! `node` implements these over Raft, gRPC and Kafka; tests implement them in memory. The errors
 //! keep *no*, *not now* and *don't know* apart, since only the second may be tried again blindly.
 
+use arrow::array::{BooleanArray, RecordBatch};
 use async_trait::async_trait;
 use std::sync::Arc;
 use thiserror::Error;
-use tidemill_core::catalog::{KafkaSource, Node};
+use tidemill_core::catalog::{KafkaSource, Node, PartFile, Pipe, RejectPart, Table};
+use tidemill_core::command::UsedRejects;
 use tidemill_core::view::CatalogSnapshot;
-use tidemill_core::{Command, Epoch, NodeId, Offset, Outcome, PartitionId, ShardId, SpanKey, Version};
+use tidemill_core::{
+    Command, Epoch, NodeId, Offset, Outcome, PartitionId, PipeId, ShardId, SpanKey, TableId, TopicId, Version,
+};
 use tidemill_storage::memtable::PinnedShard;
 
 /// What a query needs of the catalog.
@@ -64,6 +68,9 @@ pub trait Progress: Send + Sync {
     /// What every node last said; `None` when no manager is known at the moment.
     async fn progress(&self) -> Option<Vec<NodeProgress>>;
 
+    /// For each partition with unread records, how long until the oldest of them expires at the source, in seconds.
+    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)>;
+
     /// The part that each of `nodes` has in the Raft group, in one word; empty where that is not known.
     fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
         vec![""; nodes.len()]
@@ -83,6 +90,8 @@ pub struct NodeProgress {
     pub rows_per_second: f64,
     /// The partitions that it consumes.
     pub partitions: Vec<PartitionProgress>,
+    /// By table, how old records were when they could be queried (buckets of [`tidemill_core::freshness`]).
+    pub freshness: Vec<(TableId, Vec<u64>)>,
 }
 
 /// How far a source partition is read, committed or not.
@@ -96,6 +105,12 @@ pub struct PartitionProgress {
     pub position: Offset,
     /// One past the last offset of the source, where known.
     pub end: Option<Offset>,
+    /// Whether it is being read; if not, what was read only waits to be committed.
+    pub reading: bool,
+    /// Bytes of a record on average.
+    pub record_bytes: Option<f64>,
+    /// The time of the newest record that was read, milliseconds since 1970.
+    pub read_to_ms: Option<i64>,
     /// What the task waits for; empty when it waits for nothing.
     pub waiting_for: String,
 }
@@ -104,11 +119,41 @@ pub struct PartitionProgress {
 #[async_trait]
 pub trait Sources: Send + Sync {
     /// The partitions of a Kafka topic and the exact offset at which each begins, given `start`.
-    async fn kafka_start(
+    async fn kafka_start(&self, source: &KafkaSource, start: &StartPosition) -> Result<SourceOffsets, SourceError>;
+}
+
+/// Exact offsets of a topic's partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceOffsets {
+    /// The topic's id, where the broker gives one.
+    pub topic: Option<TopicId>,
+    /// Every partition with its offset.
+    pub partitions: Vec<(PartitionId, Offset)>,
+}
+
+/// Decodes rejected records once more, for `REPLAY REJECTED`.
+#[async_trait]
+pub trait Replayer: Send + Sync {
+    /// Decodes those of `rejects` (the content of `part`) that are `chosen`, by the pipe's and the table's present
+    /// definition, and makes durable what they become and what is left, under `epoch`. Nothing refers to that yet.
+    async fn replay(
         &self,
-        source: &KafkaSource,
-        start: &StartPosition,
-    ) -> Result<Vec<(PartitionId, Offset)>, SourceError>;
+        pipe: &Pipe,
+        table: &Table,
+        part: &RejectPart,
+        epoch: Epoch,
+        rejects: &RecordBatch,
+        chosen: &BooleanArray,
+    ) -> Result<Replayed, String>;
+}
+
+/// What a replay made durable.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// Parts of rows.
+    pub parts: Vec<PartFile>,
+    /// What it leaves of the reject part.
+    pub used: UsedRejects,
 }
 
 /// Where a new pipe begins.

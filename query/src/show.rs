@@ -8,7 +8,7 @@ use crate::system::Columns;
 use arrow::array::RecordBatch;
 use std::fmt::Write;
 use tidemill_core::catalog::{CatalogQuestions, Pipe, SourcePartition, Table};
-use tidemill_core::schema::METADATA_COLUMNS;
+use tidemill_core::schema::{METADATA_COLUMNS, quoted as word};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_storage::schema::arrow_schema;
 
@@ -102,6 +102,7 @@ fn columns(table: &Table) -> Result<RecordBatch, QueryError> {
             _ => "VARCHAR".to_owned(),
         },
     };
+    let default = |name: &str| Some(declared(name)?.default.as_ref()?.to_string());
     let role = |name: &str| {
         let mut roles = Vec::new();
         if let Some(at) = table.order_by.iter().position(|column| column == name) {
@@ -119,19 +120,9 @@ fn columns(table: &Table) -> Result<RecordBatch, QueryError> {
         .text("column", fields().map(|field| Some(field.name().clone())))
         .text("type", fields().map(|field| Some(data_type(field.name()))))
         .boolean("nullable", fields().map(|field| Some(field.is_nullable())))
+        .text("default", fields().map(|field| default(field.name())))
         .text("role", fields().map(|field| Some(role(field.name()))))
         .finish()
-}
-
-/// The name as it must be written: quoted where it is not a plain word.
-fn word(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if plain {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
 }
 
 fn text(value: &str) -> String {
@@ -142,7 +133,9 @@ fn text(value: &str) -> String {
 fn table_statement(table: &Table) -> String {
     let column = |column: &tidemill_core::schema::Column| {
         let not_null = if column.nullable { "" } else { " NOT NULL" };
-        format!("  {} {}{not_null}", word(&column.name), column.data_type)
+        let default = column.default.as_ref();
+        let default = default.map_or_else(String::new, |default| format!(" DEFAULT {default}"));
+        format!("  {} {}{not_null}{default}", word(&column.name), column.data_type)
     };
     let columns: Vec<_> = table.columns.iter().map(column).collect();
     let mut out = format!("CREATE TABLE {} (\n{}\n)", word(&table.name), columns.join(",\n"));
@@ -164,6 +157,14 @@ fn table_statement(table: &Table) -> String {
     out
 }
 
+/// The options of a pipe's format that are not at their defaults, as they are written.
+pub(crate) fn format_options(pipe: &Pipe) -> impl Iterator<Item = String> {
+    pipe.format.options().into_iter().map(|(option, name, value)| {
+        let name = name.map_or_else(String::new, |name| format!(".{}", word(&name)));
+        format!("{option}{name} = {}", text(&value))
+    })
+}
+
 /// The statement that makes `pipe`, from the oldest record on, and where it did begin as comments.
 fn pipe_statement(pipe: &Pipe, table: &str, partitions: &[SourcePartition]) -> String {
     let mut options = vec![
@@ -171,6 +172,7 @@ fn pipe_statement(pipe: &Pipe, table: &str, partitions: &[SourcePartition]) -> S
         format!("  topic = {}", text(&pipe.source.topic)),
         "  format = 'json'".to_owned(),
     ];
+    options.extend(format_options(pipe).map(|option| format!("  {option}")));
     for (name, value) in &pipe.source.client {
         let secret = ["password", "secret", "key.pem"].iter().any(|word| name.contains(word));
         options.push(format!(
@@ -178,9 +180,11 @@ fn pipe_statement(pipe: &Pipe, table: &str, partitions: &[SourcePartition]) -> S
             if secret { "'…'".to_owned() } else { text(value) }
         ));
     }
+    let settings = crate::statement::pipe_settings::written(&pipe.settings);
+    options.extend(settings.into_iter().map(|setting| format!("  {setting}")));
     let starts: Vec<_> = partitions
         .iter()
-        .map(|partition| format!("{}: {}", partition.partition, partition.start))
+        .map(|partition| format!("{}: {}", partition.partition, partition.ledger.start))
         .collect();
     format!(
         "CREATE PIPE {} INTO {} FROM KAFKA (\n{}\n)\n-- began at offsets {}",

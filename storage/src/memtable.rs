@@ -293,11 +293,11 @@ impl Memtable {
         for lane in state.lanes.values() {
             stats.positions.push((lane.key, lane.to));
             for piece in &lane.frozen {
-                stats.rows += piece.span.stored;
+                stats.rows += piece.span.counts.rows;
                 stats.bytes += piece.memory as u64;
             }
             for piece in &lane.fresh {
-                stats.uncut_rows += piece.span.stored;
+                stats.uncut_rows += piece.span.counts.rows;
                 stats.uncut_bytes += piece.memory as u64;
             }
             if let Some(first) = lane.fresh.first() {
@@ -350,25 +350,32 @@ fn list_cut(pieces: Vec<Vec<Arc<Piece>>>) -> Option<Cut> {
 /// Whether the batches are what the span says.
 fn check(chunk: &Chunk) -> Result<(), AppendError> {
     let count = |batch: &Option<RecordBatch>| batch.as_ref().map_or(0, RecordBatch::num_rows) as u64;
+    let counts = &chunk.span.counts;
     if !chunk.span.is_sound() {
         return Err(AppendError::Unsound(
-            "the span is backwards, or counts more records than offsets",
+            "the span is backwards, or does not account for every offset once",
         ));
     }
-    if count(&chunk.rows) != chunk.span.stored {
+    if count(&chunk.rows) != counts.rows {
         return Err(AppendError::Unsound("the span counts other than its rows"));
     }
-    if count(&chunk.rejects) != chunk.span.rejected {
+    if count(&chunk.rejects) != counts.rejected {
         return Err(AppendError::Unsound("the span counts other than its rejected records"));
     }
-    check_offsets(chunk.rows.as_ref(), OFFSET, &chunk.span)?;
-    check_offsets(chunk.rejects.as_ref(), "offset", &chunk.span)
+    // The records of the rows, counted by their offsets: a record that holds several values has several rows.
+    if check_offsets(chunk.rows.as_ref(), OFFSET, &chunk.span)? != counts.stored {
+        return Err(AppendError::Unsound("the rows are of other than the stored records"));
+    }
+    if check_offsets(chunk.rejects.as_ref(), "offset", &chunk.span)? != counts.rejected {
+        return Err(AppendError::Unsound("a record is rejected twice"));
+    }
+    Ok(())
 }
 
-/// Whether the offsets in `column` ascend strictly within `span`.
-fn check_offsets(batch: Option<&RecordBatch>, column: &str, span: &Span) -> Result<(), AppendError> {
+/// How many different offsets `column` holds, which must ascend within `span`.
+fn check_offsets(batch: Option<&RecordBatch>, column: &str, span: &Span) -> Result<u64, AppendError> {
     let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) else {
-        return Ok(());
+        return Ok(0);
     };
     let offsets = batch
         .column_by_name(column)
@@ -378,9 +385,8 @@ fn check_offsets(batch: Option<&RecordBatch>, column: &str, span: &Span) -> Resu
     };
     let offsets = offsets.values();
     let within = |offset: i64| u64::try_from(offset).is_ok_and(|o| span.start.0 <= o && o < span.end.0);
-    let ascending = offsets.windows(2).all(|pair| pair[0] < pair[1]);
-    match ascending && within(offsets[0]) && within(offsets[offsets.len() - 1]) {
-        true => Ok(()),
-        false => Err(AppendError::Unsound("offsets are out of order or outside the span")),
+    if !offsets.is_sorted() || !within(offsets[0]) || !within(offsets[offsets.len() - 1]) {
+        return Err(AppendError::Unsound("offsets are out of order or outside the span"));
     }
+    Ok(1 + offsets.windows(2).filter(|pair| pair[0] < pair[1]).count() as u64)
 }

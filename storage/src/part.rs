@@ -8,12 +8,14 @@ mod encode;
 mod order;
 mod ranges;
 mod reader;
+mod sources;
 mod split;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
 pub use reader::read_part;
+pub use sources::{SourceRows, read_sources};
 pub use writer::{write_parts, write_rejects};
 
 use arrow::error::ArrowError;
@@ -29,6 +31,8 @@ pub struct WrittenPart {
     pub file: PartFile,
     /// Its content.
     pub bytes: Bytes,
+    /// How many of its rows come from where; its footer says the same.
+    pub sources: Vec<SourceRows>,
 }
 
 /// Why rows did not become a part, or a part not rows.

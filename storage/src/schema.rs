@@ -12,7 +12,7 @@ use tidemill_core::schema::{Column, ColumnType, KEY, OFFSET, PARTITION, TIMESTAM
 const MICROSECONDS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
 /// The Arrow type of a declared column.
-pub fn arrow_type(column_type: ColumnType) -> DataType {
+pub fn arrow_type(column_type: &ColumnType) -> DataType {
     match column_type {
         ColumnType::Boolean => DataType::Boolean,
         ColumnType::Int8 => DataType::Int8,
@@ -25,10 +25,25 @@ pub fn arrow_type(column_type: ColumnType) -> DataType {
         ColumnType::UInt64 => DataType::UInt64,
         ColumnType::Float32 => DataType::Float32,
         ColumnType::Float64 => DataType::Float64,
-        ColumnType::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
+        ColumnType::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
         ColumnType::Text => DataType::Utf8,
         ColumnType::Date => DataType::Date32,
         ColumnType::Timestamp => MICROSECONDS,
+        ColumnType::Struct(fields) => DataType::Struct(
+            fields
+                .iter()
+                .map(|field| Field::new(&field.name, arrow_type(&field.data_type), true))
+                .collect(),
+        ),
+        ColumnType::Array(inner) => DataType::List(Arc::new(Field::new_list_field(arrow_type(inner), true))),
+        ColumnType::Map(inner) => {
+            let entry = [
+                Field::new("key", DataType::Utf8, false),
+                Field::new("value", arrow_type(inner), true),
+            ];
+            let entries = DataType::Struct(entry.into_iter().collect());
+            DataType::Map(Arc::new(Field::new("entries", entries, false)), false)
+        }
     }
 }
 
@@ -68,7 +83,7 @@ pub fn reject_schema() -> SchemaRef {
 }
 
 fn field(column: &Column) -> Field {
-    Field::new(&column.name, arrow_type(column.data_type), column.nullable)
+    Field::new(&column.name, arrow_type(&column.data_type), column.nullable)
 }
 
 #[cfg(test)]

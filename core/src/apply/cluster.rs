@@ -42,6 +42,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
         next_node,
         next_table: TableId(1),
         next_pipe: PipeId(1),
+        next_event: 1,
     };
     state.put(&ClusterKey, &cluster)?;
     Ok(Response::Done)

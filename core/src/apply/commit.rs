@@ -6,8 +6,9 @@
 //! own, so that a refusal can name those to drop. Only when all hold is anything written.
 
 use super::{At, Verdict};
-use crate::catalog::{LastCommit, Part, Pipe, RejectPart, Shard, SourcePartition, Table};
+use crate::catalog::{Gaps, LastCommit, Part, Pipe, RejectPart, RejectedOf, Shard, SourcePartition, Table};
 use crate::command::{CommitPart, Refusal, Response, SpanRefusal};
+use crate::ids::PipeId;
 use crate::span::Span;
 use crate::view::{CatalogRead, Overlay, ViewError};
 
@@ -57,6 +58,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     }
     check_counts(c)?;
 
+    note_gaps(state, at, &moved, c)?;
     for partition in &moved {
         state.put(&(partition.pipe, partition.partition), partition)?;
     }
@@ -75,6 +77,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
             pipe: *pipe,
             shard: c.shard,
             file: file.clone(),
+            of: rejected_of(c, *pipe),
             version: at.version,
             committed_at_ms: at.ms,
         };
@@ -104,8 +107,12 @@ fn check_span(
         Err(SpanRefusal::NotOwner(partition.shard))
     } else if partition.incarnation != span.key.incarnation {
         Err(SpanRefusal::StaleIncarnation(partition.incarnation))
+    } else if span.topic.is_some() && partition.topic.is_some() && span.topic != partition.topic {
+        Err(SpanRefusal::OtherTopic)
     } else if partition.offset != span.start {
         Err(SpanRefusal::NotNext(partition.offset))
+    } else if let Some(until) = partition.until.filter(|until| *until < span.end) {
+        Err(SpanRefusal::BehindEnd(until))
     } else if !span.is_sound() {
         Err(SpanRefusal::Unsound)
     } else {
@@ -113,29 +120,73 @@ fn check_span(
     })
 }
 
+/// The first gap of a life in a topic that should have none is an event: nothing should be absent there, and if
+/// transactions or compaction are at work, the pipe should say so.
+fn note_gaps(state: &mut Overlay<'_>, at: At, moved: &[SourcePartition], c: &CommitPart) -> Result<(), super::Stop> {
+    for partition in moved {
+        let absent = partition.ledger.counts.absent;
+        let of_partition = |s: &&Span| (s.key.pipe, s.key.partition) == (partition.pipe, partition.partition);
+        let now: u64 = c.spans.iter().filter(of_partition).map(|s| s.counts.absent).sum();
+        let Some(pipe) = state.get::<Pipe>(&partition.pipe)? else {
+            continue;
+        };
+        if now == 0 || absent != now || pipe.settings.gaps == Gaps::Expect {
+            continue;
+        }
+        let text = format!(
+            "{now} offsets below {} hold no record that may be read; if the topic has transactions or is compacted, say ALTER PIPE {} \
+             SET (gaps = 'expect'), else ask what happened to them",
+            partition.offset, pipe.name
+        );
+        super::events::note(state, at, "absent", &pipe.name, Some(partition.partition), text)?;
+    }
+    Ok(())
+}
+
+/// How many records of each partition the reject part of `pipe` holds. A commit has one such part for each pipe.
+fn rejected_of(c: &CommitPart, pipe: PipeId) -> Vec<RejectedOf> {
+    let of_pipe = c.spans.iter().filter(|s| s.key.pipe == pipe && s.counts.rejected > 0);
+    let count = |s: &Span| RejectedOf {
+        partition: s.key.partition,
+        incarnation: s.key.incarnation,
+        records: s.counts.rejected,
+    };
+    of_pipe.map(count).collect()
+}
+
 fn advance(mut partition: SourcePartition, span: &Span, at: At) -> SourcePartition {
     partition.offset = span.end;
+    partition.topic = partition.topic.or(span.topic);
     partition.source_epoch = span.source_epoch.or(partition.source_epoch);
-    partition.stored += span.stored;
-    partition.rejected += span.rejected;
+    partition.ledger.counts += span.counts;
     partition.committed_at_ms = at.ms;
     partition
 }
 
 /// The files hold exactly the records that the spans account for (LED-1).
 fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
-    let stored: u64 = c.spans.iter().map(|s| s.stored).sum();
+    let counted: u64 = c.spans.iter().map(|s| s.counts.rows).sum();
     let rows: u64 = c.parts.iter().map(|p| p.rows).sum();
-    if stored != rows {
+    if counted != rows {
         return Err(Refusal::Definition(format!(
-            "the parts hold {rows} rows, the spans account for {stored}"
+            "the parts hold {rows} rows, the spans account for {counted}"
         )));
     }
-    let rejected: u64 = c.spans.iter().map(|s| s.rejected).sum();
-    let rows: u64 = c.reject_parts.iter().map(|(_, p)| p.rows).sum();
-    if rejected != rows {
+    for (pipe, part) in &c.reject_parts {
+        let of_pipe = c.spans.iter().filter(|s| s.key.pipe == *pipe);
+        let rejected: u64 = of_pipe.map(|s| s.counts.rejected).sum();
+        if rejected != part.rows {
+            return Err(Refusal::Definition(format!(
+                "the reject part of pipe {pipe} holds {} records, the spans account for {rejected}",
+                part.rows
+            )));
+        }
+    }
+    let without = |s: &&Span| s.counts.rejected > 0 && !c.reject_parts.iter().any(|(pipe, _)| *pipe == s.key.pipe);
+    if let Some(span) = c.spans.iter().find(without) {
         return Err(Refusal::Definition(format!(
-            "the reject parts hold {rows} records, the spans account for {rejected}"
+            "pipe {} partition {} counts rejected records, but there is no reject part of that pipe",
+            span.key.pipe, span.key.partition
         )));
     }
     Ok(())

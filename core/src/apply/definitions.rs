@@ -2,10 +2,11 @@
 
 use super::{At, Stop, Verdict};
 use crate::catalog::*;
-use crate::command::{AddPartitions, ByName, CreatePipe, CreateTable, Refusal, Response, SetPipePaused};
+use crate::command::{AddPartitions, ByName, CreatePipe, CreateTable, Refusal, Response};
 use crate::ids::*;
+use crate::ledger::{ClosedLedger, Ledger};
 use crate::schema::{ColumnType, METADATA_COLUMNS, PartitionBy};
-use crate::view::{CatalogRead, Overlay};
+use crate::view::{CatalogRead, Key, Overlay};
 
 /// The most shards that a table may have.
 const MAX_SHARDS: u32 = 1024;
@@ -98,9 +99,11 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         };
     }
     check_name("pipe", &c.name)?;
+    super::control::check_settings(&c.settings)?;
     let table = state
         .table_named(&c.table)?
         .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    c.format.check(&table).map_err(Refusal::Definition)?;
     let id = cluster.next_pipe;
     cluster.next_pipe = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -110,12 +113,16 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         name: c.name.clone(),
         table: table.id,
         source: c.source.clone(),
-        paused: false,
+        topic: c.topic,
+        state: PipeState::Running,
+        settings: c.settings.clone(),
+        backfills: None,
+        format: c.format.clone(),
         created_at_ms: at.ms,
     };
     state.put(&id, &pipe)?;
     for (partition, start) in &c.partitions {
-        begin_partition(state, at, &pipe, &table, *partition, *start)?;
+        begin_partition(state, at, &pipe, &table, *partition, *start, None)?;
     }
     Ok(Response::Pipe(id))
 }
@@ -130,30 +137,18 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
     for partition in state.partitions_of(pipe.id)? {
         state.delete::<SourcePartition>(&(pipe.id, partition.partition));
     }
-    for part in state.list::<RejectPart>(&crate::view::Key::bytes(&pipe.id))? {
+    for closed in state.closed_ledgers_of(pipe.id)? {
+        state.delete::<ClosedLedger>(&(pipe.id, closed.partition, closed.incarnation));
+    }
+    for skip in state.skips_of(pipe.id)? {
+        state.delete::<Skip>(&(pipe.id, skip.partition, skip.start));
+    }
+    for part in state.list::<RejectPart>(&pipe.id.bytes())? {
         state.delete::<RejectPart>(&(pipe.id, part.file.id));
         bury(state, at, part.file)?;
     }
     state.delete::<PipeName>(&Name(pipe.name));
     state.delete::<Pipe>(&pipe.id);
-    Ok(Response::Done)
-}
-
-pub(super) fn set_pipe_paused(state: &mut Overlay<'_>, c: &SetPipePaused) -> Verdict {
-    let mut pipe = state
-        .pipe_named(&c.name)?
-        .ok_or_else(|| Refusal::NoPipe(c.name.clone()))?;
-    if pipe.paused == c.paused {
-        return Ok(Response::Unchanged);
-    }
-    pipe.paused = c.paused;
-    state.put(&pipe.id, &pipe)?;
-    // Whatever was read before this point in the log and is not committed yet never will be: it
-    // is read again after the resume.
-    for mut partition in state.partitions_of(pipe.id)? {
-        partition.incarnation = partition.incarnation.next();
-        state.put(&(pipe.id, partition.partition), &partition)?;
-    }
     Ok(Response::Done)
 }
 
@@ -167,7 +162,7 @@ pub(super) fn add_partitions(state: &mut Overlay<'_>, at: At, c: &AddPartitions)
     let mut added = false;
     for (partition, start) in &c.partitions {
         if state.get::<SourcePartition>(&(pipe.id, *partition))?.is_none() {
-            begin_partition(state, at, &pipe, &table, *partition, *start)?;
+            begin_partition(state, at, &pipe, &table, *partition, *start, None)?;
             added = true;
         }
     }
@@ -181,14 +176,16 @@ pub(super) fn forget_tombstones(state: &mut Overlay<'_>, parts: &[PartId]) -> Ve
     Ok(Response::Done)
 }
 
-fn begin_partition(
+pub(super) fn begin_partition(
     state: &mut Overlay<'_>,
     at: At,
     pipe: &Pipe,
     table: &Table,
     partition: PartitionId,
     start: Offset,
+    until: Option<Offset>,
 ) -> Result<(), Stop> {
+    let lived: Vec<ClosedLedger> = state.list(&(pipe.id, partition).bytes())?;
     let record = SourcePartition {
         pipe: pipe.id,
         partition,
@@ -196,19 +193,20 @@ fn begin_partition(
             table: table.id,
             index: partition.0 % table.shards,
         },
-        incarnation: Incarnation(1),
-        start,
+        incarnation: lived.last().map_or(Incarnation(0), |closed| closed.incarnation).next(),
         offset: start,
+        until,
+        topic: pipe.topic,
         source_epoch: None,
-        stored: 0,
-        rejected: 0,
+        ledger: Ledger::opened(start),
+        stop: None,
         committed_at_ms: at.ms,
     };
     state.put(&(pipe.id, partition), &record)?;
     Ok(())
 }
 
-fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
+pub(super) fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
     let tombstone = Tombstone {
         part: file.id,
         path: file.path,
@@ -218,7 +216,7 @@ fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
     Ok(())
 }
 
-fn founded(state: &Overlay<'_>) -> Result<Cluster, Stop> {
+pub(super) fn founded(state: &Overlay<'_>) -> Result<Cluster, Stop> {
     let cluster = state.get::<Cluster>(&ClusterKey)?;
     Ok(cluster.ok_or_else(|| Refusal::Founding("the cluster is not founded yet".into()))?)
 }
@@ -249,13 +247,13 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
         if c.columns[..i].iter().any(|other| other.name == column.name) {
             return no(format!("column '{}' is declared twice", column.name));
         }
-        if let ColumnType::Decimal { precision, scale } = column.data_type
-            && !(1..=38).contains(&precision) | !(0..=precision as i8).contains(&scale)
+        if let Some(fault) = column.data_type.fault() {
+            return no(format!("column '{}': {fault}", column.name));
+        }
+        if let Some(default) = &column.default
+            && let Err(fault) = default.check(&column.data_type)
         {
-            return no(format!(
-                "column '{}': DECIMAL takes 1 to 38 digits, and at most that many behind the point",
-                column.name
-            ));
+            return no(format!("column '{}': {fault}", column.name));
         }
     }
     let type_of = |name: &str| {
@@ -263,18 +261,22 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
             .columns
             .iter()
             .find(|column| column.name == name)
-            .map(|column| column.data_type);
+            .map(|column| &column.data_type);
         declared.or(match name {
-            crate::schema::TIMESTAMP => Some(ColumnType::Timestamp),
-            crate::schema::OFFSET => Some(ColumnType::Int64),
-            crate::schema::PARTITION => Some(ColumnType::Int32),
-            crate::schema::TOPIC | crate::schema::KEY => Some(ColumnType::Text),
+            crate::schema::TIMESTAMP => Some(&ColumnType::Timestamp),
+            crate::schema::OFFSET => Some(&ColumnType::Int64),
+            crate::schema::PARTITION => Some(&ColumnType::Int32),
+            crate::schema::TOPIC | crate::schema::KEY => Some(&ColumnType::Text),
             _ => None,
         })
     };
     for name in &c.order_by {
-        if type_of(name).is_none() {
-            return no(format!("ORDER BY names '{name}', which is not a column of the table"));
+        match type_of(name) {
+            None => return no(format!("ORDER BY names '{name}', which is not a column of the table")),
+            Some(nested) if nested.is_nested() => {
+                return no(format!("ORDER BY '{name}': values of {nested} have no order"));
+            }
+            Some(_) => {}
         }
     }
     if let Some(partition_by) = &c.partition_by {
@@ -290,6 +292,11 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
                     "PARTITION BY '{column}': a floating-point column has no exact values to split by"
                 ));
             }
+            (PartitionBy::Column(_), Some(nested)) if nested.is_nested() => {
+                return no(format!(
+                    "PARTITION BY '{column}': rows cannot be split by values of {nested}"
+                ));
+            }
             (PartitionBy::Truncated { .. }, Some(ColumnType::Date | ColumnType::Timestamp)) => {}
             (PartitionBy::Truncated { .. }, Some(other)) => {
                 return no(format!(
@@ -302,8 +309,14 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
     if !(1..=MAX_SHARDS).contains(&c.shards) {
         return no(format!("a table has 1 to {MAX_SHARDS} shards, not {}", c.shards));
     }
-    if c.flush.rows == 0 || c.flush.bytes == 0 || c.flush.age_ms == 0 {
-        return no("flush_rows, flush_bytes and flush_age_ms must be at least 1".into());
+    check_flush(&c.flush)
+}
+
+pub(super) fn check_flush(flush: &FlushPolicy) -> Result<(), Refusal> {
+    if flush.rows == 0 || flush.bytes == 0 || flush.age_ms == 0 {
+        return Err(Refusal::Definition(
+            "flush_rows, flush_bytes and flush_age_ms must be at least 1".into(),
+        ));
     }
     Ok(())
 }

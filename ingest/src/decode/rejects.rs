@@ -8,6 +8,9 @@ use arrow::error::ArrowError;
 use std::sync::Arc;
 use tidemill_storage::schema::reject_schema;
 
+/// Headers of more bytes of text are not kept: a column of texts cannot hold several of them.
+const LONGEST_HEADERS: usize = 64 << 20;
+
 /// The batch of `rejects`, each a record and the reason.
 pub fn reject_batch(
     topic: &str,
@@ -19,7 +22,7 @@ pub fn reject_batch(
     let mut payloads = BinaryBuilder::new();
     for (record, _) in rejects {
         keys.append_option(record.key);
-        headers.append_option(record.headers);
+        headers.append_option(record.headers.filter(|text| text.len() <= LONGEST_HEADERS));
         payloads.append_option(record.payload);
     }
     let columns: Vec<ArrayRef> = vec![

@@ -1,30 +1,38 @@
-//! The consumer thread of a task: polls its partitions, decodes each run of records and appends the
-//! chunk to the memtable.
+//! The consumer thread of a task: polls its partitions and hands each run of records on to be appended.
 //!
-//! The end of a span is the offset behind the last record that was seen, never the client's `position()`,
-//! which can be one too far at a partition's end (librdkafka#4844). A new assignment gets a new client: what the
-//! old one had fetched goes with it, so no record of an earlier life can slip into a later one. The
-//! memtable checks every chunk once more and takes only what continues a history.
+//! The end of a span is the offset behind the last record that was seen, or the offset of an *end of partition* event,
+//! below which nothing is left to be given; never the client's `position()`, which can be one too far at a partition's
+//! end (librdkafka#4844). A new assignment gets a new client: what the old one had fetched goes with it, so no record
+//! of an earlier life can slip into a later one. The memtable checks every chunk once more and takes only what
+//! continues a history.
+//!
+//! When the source is not what it was, the partition stops here at once, and the reason is handed to the task, which
+//! writes it into the catalog. The thread decides nothing about where to go on.
 
-use super::client_config;
+use super::native::{Fault, Polled, Position, Reader, Record};
+use super::run::{Place, Runs, Taken};
+use super::status::{Ends, PartitionStatus, Read, Waits};
+use super::topic::TopicCheck;
+use super::{client_config, loss};
 use crate::budget::Account;
-use crate::decode::{JsonDecoder, SourceRecord};
+use crate::freshness::Freshness;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::Pipe;
-use tidemill_core::{Offset, Span, SpanKey};
-use tidemill_storage::memtable::{AppendError, Chunk, Memtable};
+use tidemill_core::catalog::{Pipe, Table};
+use tidemill_core::stop::StopReason;
+use tidemill_core::{Offset, PartitionId, SpanKey, TopicId};
+use tidemill_storage::memtable::Memtable;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, error, info, warn};
 
 /// The most records that one run may have.
 const RUN_RECORDS: usize = 16_384;
@@ -39,35 +47,54 @@ const POLL: Duration = Duration::from_millis(20);
 const TROUBLE: Duration = Duration::from_secs(3);
 /// How long to wait before a client that could not be set up is tried again.
 const CONNECT_AGAIN: Duration = Duration::from_secs(1);
+/// How often Kafka is told what is committed.
+const TELL_GROUP: Duration = Duration::from_secs(1);
+/// How long the broker may take to compare leader epochs when an assignment begins.
+const SEEK: Duration = Duration::from_secs(5);
 
-/// The partitions that a consumer reads. `Some(offset)` begins there; `None` goes on where the thread is.
-pub type Assignment = Vec<(SpanKey, Option<Offset>)>;
+/// The partitions that a consumer reads.
+pub type Assignment = Vec<Assigned>;
+
+/// A partition to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The partition and its life.
+    pub key: SpanKey,
+    /// Where to begin; `None` goes on where the thread is.
+    pub start: Option<Start>,
+    /// The offset at which it is read no further.
+    pub until: Option<Offset>,
+    /// The topic that its offsets belong to, where known.
+    pub topic: Option<TopicId>,
+}
+
+/// Where a partition begins to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The next offset.
+    pub offset: Offset,
+    /// Leader epoch of the source at the record before it, if known.
+    pub source_epoch: Option<i32>,
+}
 
 /// What a consumer thread needs.
 pub struct ConsumerOptions {
     /// The cluster's name, for the group under which the client shows itself to the broker.
     pub cluster: String,
+    /// The table that it fills.
+    pub table: Arc<Table>,
     /// The pipe that it reads.
     pub pipe: Pipe,
-    /// Turns records into columns.
-    pub decoder: JsonDecoder,
     /// Takes the chunks.
     pub memtable: Arc<Memtable>,
     /// Says when to wait, and is told what the memtable holds.
     pub account: Account,
     /// Is notified when rows arrived, memory is short, or a partition has to be opened again.
     pub wake: Arc<Notify>,
-}
-
-/// How far a partition is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionStatus {
-    /// The partition and its life.
-    pub key: SpanKey,
-    /// One past the newest record that a reader may see, if the broker has said.
-    pub end: Option<Offset>,
-    /// What keeps it from going on; empty if nothing does.
-    pub waiting_for: String,
+    /// Is told how old records are when they can be queried.
+    pub freshness: Arc<Freshness>,
+    /// Takes the partitions that had to stop, and why.
+    pub stops: UnboundedSender<(SpanKey, StopReason)>,
 }
 
 /// A running consumer thread. Dropping it tells the thread to end; it does not wait for it.
@@ -77,14 +104,19 @@ pub struct Consumer {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     stop: AtomicBool,
-    wanted: Mutex<Option<Assignment>>,
-    ends: Mutex<BTreeMap<i32, i64>>,
-    waits: Mutex<BTreeMap<SpanKey, String>>,
+    quiet: AtomicBool,
+    wanted: Mutex<Option<(Pipe, Assignment)>>,
+    pub ends: Mutex<BTreeMap<i32, Ends>>,
+    pub read: Mutex<BTreeMap<i32, Read>>,
+    /// Committed offsets that Kafka has not been told yet.
+    committed: Mutex<BTreeMap<i32, i64>>,
+    pub waits: Waits,
+    pub topic: Arc<TopicCheck>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // The data under these locks is whole after every statement, so a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -94,31 +126,47 @@ impl Consumer {
     pub fn start(options: ConsumerOptions) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = ConsumerThread {
+            runs: Runs::new(&options),
             options,
             shared: shared.clone(),
-            positions: BTreeMap::new(),
-            client: None,
+            places: BTreeMap::new(),
+            reader: None,
             troubled: None,
+            told: BTreeMap::new(),
+            told_at: Instant::now(),
         };
         let name = format!("kafka-{}", thread.options.pipe.name);
         std::thread::Builder::new().name(name).spawn(move || thread.run())?;
         Ok(Self { shared })
     }
 
-    /// Replaces the set of partitions.
-    pub fn assign(&self, partitions: Assignment) {
-        *lock(&self.shared.wanted) = Some(partitions);
+    /// Replaces the set of partitions and what is known of the pipe.
+    pub fn assign(&self, pipe: Pipe, partitions: Assignment) {
+        *lock(&self.shared.wanted) = Some((pipe, partitions));
+    }
+
+    /// Reads no further, or reads on. Quiet, it still answers whether the topic is what it was.
+    pub fn set_quiet(&self, quiet: bool) {
+        self.shared.quiet.store(quiet, Ordering::Release);
+    }
+
+    /// Tells Kafka some time that everything below `offset` is committed, for tools that look at groups. Nothing waits
+    /// for it and nothing is ever read back.
+    pub fn show_committed(&self, partition: PartitionId, offset: Offset) {
+        lock(&self.shared.committed).insert(partition.0 as i32, offset.0 as i64);
+    }
+
+    /// Whether the topic is still what it was.
+    pub fn topic(&self) -> &Arc<TopicCheck> {
+        &self.shared.topic
     }
 
     /// How far each partition is.
     pub fn status(&self) -> Vec<PartitionStatus> {
-        let ends = lock(&self.shared.ends);
-        let status = |(key, waiting_for): (&SpanKey, &String)| PartitionStatus {
-            key: *key,
-            end: ends.get(&(key.partition.0 as i32)).map(|end| Offset(*end as u64)),
-            waiting_for: waiting_for.clone(),
-        };
-        lock(&self.shared.waits).iter().map(status).collect()
+        let reading = !self.shared.quiet.load(Ordering::Acquire);
+        let ends = lock(&self.shared.ends).clone();
+        let read = lock(&self.shared.read).clone();
+        self.shared.waits.status(&ends, &read, reading)
     }
 }
 
@@ -130,23 +178,27 @@ impl Drop for Consumer {
 
 struct ConsumerThread {
     options: ConsumerOptions,
+    runs: Runs,
     shared: Arc<Shared>,
     /// Where each partition goes on; a partition that had to stop is not in it.
-    positions: BTreeMap<i32, (SpanKey, i64)>,
-    client: Option<BaseConsumer<Context>>,
+    places: BTreeMap<i32, Place>,
+    reader: Option<Reader>,
     /// When a passing trouble of all partitions was last told.
     troubled: Option<Instant>,
+    /// What Kafka was told of the group, and when.
+    told: BTreeMap<i32, i64>,
+    told_at: Instant,
 }
 
 impl ConsumerThread {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
             let wanted = lock(&self.shared.wanted).take();
-            if let Some(wanted) = wanted {
-                self.take_assignment(wanted);
+            if let Some((pipe, wanted)) = wanted {
+                self.take_assignment(pipe, wanted);
             }
-            let Some(client) = self.client.take() else {
-                if self.positions.is_empty() {
+            let Some(reader) = self.reader.take() else {
+                if self.places.is_empty() {
                     std::thread::sleep(POLL);
                 } else {
                     // It could not be set up, and that was told; what kept it may pass.
@@ -155,109 +207,168 @@ impl ConsumerThread {
                 }
                 continue;
             };
-            if self.options.account.is_spent() {
-                self.troubled = Some(Instant::now());
-                self.wait_all("memory: the memtables of this node are at their limit");
-                self.options.wake.notify_one();
-                std::thread::sleep(POLL / 4);
-                self.client = Some(client);
-                continue;
-            }
-            if self.troubled.is_some_and(|at| at.elapsed() > TROUBLE) {
-                self.troubled = None;
-                self.wait_all("");
-            }
-            let (run, fault) = poll_run(&client);
-            let intact = run.is_empty() || self.take_run(run);
-            if fault.is_none_or(|fault| self.take_error(&client, &fault)) && intact {
-                self.client = Some(client);
+            if self.look(&reader) {
+                self.reader = Some(reader);
             } else {
-                drop(client);
+                drop(reader);
                 self.connect();
             }
         }
     }
 
-    fn take_assignment(&mut self, wanted: Assignment) {
-        let mut positions = BTreeMap::new();
+    /// One look at the source. Returns whether the client may go on.
+    fn look(&mut self, reader: &Reader) -> bool {
+        if !self.check_topic(reader) {
+            return false;
+        }
+        self.tell_group(reader);
+        if self.shared.quiet.load(Ordering::Acquire) {
+            std::thread::sleep(POLL);
+            return true;
+        }
+        if self.options.account.is_spent() {
+            self.troubled = Some(Instant::now());
+            self.wait_all("memory: the memtables of this node are at their limit");
+            self.options.wake.notify_one();
+            std::thread::sleep(POLL / 4);
+            return true;
+        }
+        if self.troubled.is_some_and(|at| at.elapsed() > TROUBLE) {
+            self.troubled = None;
+            self.wait_all("");
+        }
+        let (run, fault) = poll_run(reader);
+        let intact = run.is_empty() || self.take_run(run);
+        fault.is_none_or(|fault| self.take_fault(reader, &fault)) && intact
+    }
+
+    fn tell_group(&mut self, reader: &Reader) {
+        if self.told_at.elapsed() < TELL_GROUP || !self.options.pipe.settings.commit_to_group {
+            return;
+        }
+        self.told_at = Instant::now();
+        let mut committed = std::mem::take(&mut *lock(&self.shared.committed));
+        committed.retain(|partition, offset| self.told.get(partition) != Some(offset));
+        if committed.is_empty() {
+            return;
+        }
+        self.told.extend(&committed);
+        let mut list = TopicPartitionList::with_capacity(committed.len());
+        for (partition, offset) in committed {
+            // A list that does not take an offset is none that Kafka could be told.
+            _ = list.add_partition_offset(&self.options.pipe.source.topic, partition, KafkaOffset::Offset(offset));
+        }
+        if let Err(error) = reader.client().commit(&list, CommitMode::Async) {
+            debug!(pipe = %self.options.pipe.name, %error, "Kafka does not take the group's offsets");
+        }
+    }
+
+    fn take_assignment(&mut self, pipe: Pipe, wanted: Assignment) {
+        let mut places = BTreeMap::new();
         let mut waits = BTreeMap::new();
-        for (key, start) in wanted {
-            let partition = key.partition.0 as i32;
-            let current = self
-                .positions
-                .get(&partition)
-                .filter(|(k, _)| *k == key)
-                .map(|(_, at)| *at);
-            match start.map(|offset| offset.0 as i64).or(current) {
-                Some(at) => {
-                    positions.insert(partition, (key, at));
-                    waits.insert(key, String::new());
+        for assigned in wanted {
+            let partition = assigned.key.partition.0 as i32;
+            let current = self.places.remove(&partition).filter(|place| place.key == assigned.key);
+            match (assigned.start, current) {
+                (None, Some(current)) => {
+                    places.insert(partition, current);
+                    waits.insert(assigned.key, String::new());
                 }
-                None => {
-                    let why = lock(&self.shared.waits).get(&key).cloned();
-                    waits.insert(key, why.unwrap_or_else(|| "an offset to begin at".into()));
+                (Some(start), _) => {
+                    places.insert(partition, Place::begin(&assigned, start));
+                    waits.insert(assigned.key, String::new());
+                }
+                (None, None) => {
+                    let why = self.shared.waits.of(&assigned.key);
+                    waits.insert(assigned.key, why.unwrap_or_else(|| "an offset to begin at".into()));
                 }
             }
         }
-        self.positions = positions;
-        *lock(&self.shared.waits) = waits;
+        self.places = places;
+        self.shared.waits.replace(waits);
+        self.options.pipe = pipe;
+        self.runs = Runs::new(&self.options);
+        self.shared.topic.forget();
         self.connect();
     }
 
-    /// A new client at the positions.
+    /// A new client at the places.
     fn connect(&mut self) {
-        self.client = None;
-        if self.positions.is_empty() {
+        self.reader = None;
+        if self.places.is_empty() {
             return;
         }
+        match self.try_connect() {
+            Ok(reader) => self.reader = Some(reader),
+            Err(error) => {
+                error!(pipe = %self.options.pipe.name, %error, "the Kafka client cannot be set up");
+                self.wait_all(&format!("the Kafka client: {error}"));
+            }
+        }
+    }
+
+    fn try_connect(&self) -> Result<Reader, KafkaError> {
         let options = &self.options;
-        let group = format!("tidemill.{}.{}", options.cluster, options.pipe.name);
         let context = Context {
             shared: self.shared.clone(),
             topic: options.pipe.source.topic.clone(),
         };
-        let mut list = TopicPartitionList::new();
-        for (partition, (_, at)) in &self.positions {
-            let added = list.add_partition_offset(&options.pipe.source.topic, *partition, KafkaOffset::Offset(*at));
-            if let Err(error) = added {
-                self.wait_all(&format!("the Kafka client: {error}"));
-                return;
-            }
-        }
-        let mut config = client_config(&options.pipe.source, &group);
+        let mut config = client_config(
+            &options.pipe.source,
+            &super::group_of(&options.cluster, &options.pipe.name),
+        );
         // Waiting for memory is no reason for the client to give up.
         config.set("max.poll.interval.ms", "86400000");
-        let made: Result<BaseConsumer<Context>, _> = config.create_with_context(context);
-        match made.and_then(|client| client.assign(&list).map(|()| client)) {
-            Ok(client) => self.client = Some(client),
-            Err(error) => {
-                error!(pipe = %options.pipe.name, %error, "the Kafka client cannot be set up");
-                self.wait_all(&format!("the Kafka client: {error}"));
-            }
-        }
+        let client: BaseConsumer<Context> = config.create_with_context(context)?;
+        let reader = Reader::new(client)?;
+        let position = |(partition, place): (&i32, &Place)| Position {
+            partition: *partition,
+            offset: place.next,
+            leader_epoch: place.source_epoch,
+        };
+        let positions: Vec<Position> = self.places.iter().map(position).collect();
+        reader.assign(&options.pipe.source.topic, &positions, SEEK)?;
+        self.shared.topic.ask_anew();
+        Ok(reader)
     }
 
     /// Decodes and appends a run. Returns whether the client may go on.
-    fn take_run(&mut self, run: Vec<BorrowedMessage<'_>>) -> bool {
-        let mut by_partition: BTreeMap<i32, Vec<BorrowedMessage<'_>>> = BTreeMap::new();
-        for message in run {
-            by_partition.entry(message.partition()).or_default().push(message);
+    fn take_run(&mut self, run: Vec<Taken<'_>>) -> bool {
+        let mut by_partition: BTreeMap<i32, Vec<Taken<'_>>> = BTreeMap::new();
+        for taken in run {
+            by_partition.entry(taken.partition()).or_default().push(taken);
         }
         let mut intact = true;
-        for (partition, messages) in by_partition {
-            let Some((key, position)) = self.positions.get(&partition).copied() else {
+        for (partition, taken) in by_partition {
+            let Some(place) = self.places.get_mut(&partition) else {
                 continue;
             };
-            match self.append(key, position, &messages) {
-                Ok(end) => {
-                    self.positions.insert(partition, (key, end));
-                    self.wait(key, "");
-                }
-                Err(why) => {
-                    // The rest of what the client fetched for it must not follow.
-                    self.positions.remove(&partition);
-                    self.wait(key, &why);
+            let key = place.key;
+            let bytes: u64 = taken.iter().map(Taken::bytes).sum();
+            let records = taken.iter().filter(|t| matches!(t, Taken::Record(_))).count() as u64;
+            let to_ms = taken.iter().rev().find_map(Taken::timestamp_ms);
+            lock(&self.shared.read)
+                .entry(partition)
+                .or_default()
+                .observe(records, bytes, to_ms);
+            match self.runs.append(&self.options, place, &taken) {
+                Ok(()) if place.is_complete() => {
+                    self.places.remove(&partition);
+                    self.shared
+                        .waits
+                        .set(key, "nothing: everything that it shall read is read");
+                    // The client would go on fetching it.
                     intact = false;
+                }
+                Ok(()) => self.shared.waits.set(key, ""),
+                Err(halt) => {
+                    // The rest of what the client fetched for it must not follow.
+                    self.places.remove(&partition);
+                    intact = false;
+                    match halt {
+                        super::run::Halt::Stop(reason) => self.stop(key, reason),
+                        super::run::Halt::Wait(why) => self.shared.waits.set(key, &why),
+                    }
                 }
             }
         }
@@ -266,119 +377,134 @@ impl ConsumerThread {
         intact
     }
 
-    /// Appends one partition's records; returns the next position, or why the partition stops.
-    fn append(&self, key: SpanKey, position: i64, messages: &[BorrowedMessage<'_>]) -> Result<i64, String> {
-        let headers: Vec<Option<String>> = messages.iter().map(headers_text).collect();
-        let records: Vec<SourceRecord<'_>> = messages
-            .iter()
-            .zip(&headers)
-            // Seen before: the client gives records again after a fetch was cut short.
-            .filter(|(message, _)| message.offset() >= position)
-            .map(|(message, headers)| SourceRecord {
-                offset: message.offset(),
-                timestamp_ms: message.timestamp().to_millis(),
-                key: message.key(),
-                payload: message.payload(),
-                headers: headers.as_deref(),
-            })
-            .collect();
-        let Some(last) = records.last() else {
-            return Ok(position);
-        };
-        if records.windows(2).any(|pair| pair[0].offset >= pair[1].offset) {
-            return Err(format!(
-                "the client gave records out of order near offset {}",
-                records[0].offset
-            ));
-        }
-        let end = last.offset + 1;
-        let decoded = self
-            .options
-            .decoder
-            .decode(key.partition.0 as i32, &records)
-            .map_err(|e| format!("a run of records from offset {position} cannot be put into columns: {e}"))?;
-        let span = Span {
-            key,
-            start: Offset(position as u64),
-            end: Offset(end as u64),
-            stored: decoded.stored(),
-            rejected: decoded.rejected(),
-            source_epoch: None,
-        };
-        match self.options.memtable.append(Chunk {
-            span,
-            rows: decoded.rows,
-            rejects: decoded.rejects,
-        }) {
-            Ok(()) => Ok(end),
-            Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
-                Err("being assigned anew".into())
-            }
-            Err(other) => {
-                error!(pipe = %self.options.pipe.name, partition = %key.partition, error = %other, "the memtable refused a chunk");
-                self.options.memtable.close_partition(key.pipe, key.partition);
-                Err(other.to_string())
-            }
-        }
-    }
-
     /// Returns whether the client may go on.
-    fn take_error(&mut self, client: &BaseConsumer<Context>, error: &KafkaError) -> bool {
+    fn take_fault(&mut self, reader: &Reader, fault: &Fault) -> bool {
         let pipe = &self.options.pipe.name;
-        match error {
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                self.stop_out_of_range(client);
+        match fault.code {
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                self.find_loss(reader, fault);
                 false
             }
-            KafkaError::MessageConsumption(code) if passes_by_itself(*code) => {
-                warn!(%pipe, error = %error, "the Kafka client reports a fault and tries on");
+            code if passes_by_itself(code) => {
+                warn!(%pipe, error = %fault.reason, "the Kafka client reports a fault and tries on");
                 self.troubled = Some(Instant::now());
-                self.wait_all(&format!("the broker: {error}"));
+                self.wait_all(&format!("the broker: {}", fault.reason));
                 true
             }
             // A batch that fails its checksum or cannot be decompressed is skipped by the client, which goes on
             // behind it. Its records are not known to be absent, so read again from where we are.
-            other => {
-                error!(%pipe, error = %other, "the Kafka client cannot read on here; it is asked again");
+            _ => {
+                error!(%pipe, error = %fault.reason, "the Kafka client cannot read on here; it is asked again");
                 self.troubled = Some(Instant::now());
-                self.wait_all(&format!("records that can be read: {other}"));
+                self.wait_all(&format!("records that can be read: {}", fault.reason));
                 std::thread::sleep(CONNECT_AGAIN);
                 false
             }
         }
     }
 
-    /// The client said that an offset is not there, but not of which partition: ask for each.
-    fn stop_out_of_range(&mut self, client: &BaseConsumer<Context>) {
-        let topic = self.options.pipe.source.topic.clone();
-        let mut gone = Vec::new();
-        for (partition, (key, at)) in &self.positions {
-            match client.fetch_watermarks(&topic, *partition, Duration::from_secs(5)) {
-                Ok((low, high)) if *at < low || *at > high => gone.push((*partition, *key, *at, low, high)),
-                Ok(_) => {}
-                Err(error) => warn!(%topic, partition, %error, "cannot ask for the offsets that the source still has"),
-            }
+    /// The client said that an offset is not there, or that the log was cut: find out what happened.
+    fn find_loss(&mut self, reader: &Reader, fault: &Fault) {
+        // A recreated topic looks like any of the others; ask for that first.
+        let topic = &self.options.pipe.source.topic;
+        if self
+            .shared
+            .topic
+            .ask_and_wait(reader, topic, &self.expected_topics(), || self.highs())
+        {
+            self.stop_recreated();
         }
-        for (partition, key, at, low, high) in gone {
-            let why = format!("the source lost data: the next offset is {at}, the source has {low} to {high}");
-            error!(pipe = %self.options.pipe.name, partition, "{why}; the partition stops");
-            self.positions.remove(&partition);
-            self.wait(key, &why);
+        let concerned: Vec<Place> = match fault.partition {
+            Some(partition) => self.places.get(&partition).cloned().into_iter().collect(),
+            None => self.places.values().cloned().collect(),
+        };
+        for place in concerned {
+            match loss::find(reader.client(), &self.options.pipe.source.topic, &place, fault) {
+                Some(reason) => {
+                    self.places.remove(&(place.key.partition.0 as i32));
+                    self.stop(place.key, reason);
+                }
+                None => {
+                    warn!(partition = %place.key.partition, reason = %fault.reason, "cannot tell what the source lost; it is asked again");
+                    self.shared
+                        .waits
+                        .set(place.key, &format!("the broker: {}", fault.reason));
+                    std::thread::sleep(CONNECT_AGAIN);
+                }
+            }
         }
     }
 
-    fn wait(&self, key: SpanKey, why: &str) {
-        if let Some(wait) = lock(&self.shared.waits).get_mut(&key)
-            && wait != why
-        {
-            why.clone_into(wait);
+    /// Takes the broker's word on which topic this is. Returns whether the client may go on.
+    fn check_topic(&mut self, reader: &Reader) -> bool {
+        let topic = &self.options.pipe.source.topic;
+        self.shared
+            .topic
+            .serve(reader, topic, &self.expected_topics(), || self.highs());
+        if self.shared.topic.is_other() {
+            self.stop_recreated();
+            return false;
         }
+        true
+    }
+
+    fn expected_topics(&self) -> Vec<TopicId> {
+        self.places.values().filter_map(|place| place.topic).collect()
+    }
+
+    fn highs(&self) -> BTreeMap<i32, i64> {
+        lock(&self.shared.ends)
+            .iter()
+            .map(|(p, ends)| (*p, ends.high))
+            .collect()
+    }
+
+    fn stop_recreated(&mut self) {
+        let Some((topic, known_ends)) = self.shared.topic.other() else {
+            return;
+        };
+        let concerned = |place: &Place| place.topic.is_some_and(|known| known != topic);
+        let gone: Vec<i32> = self
+            .places
+            .iter()
+            .filter(|(_, p)| concerned(p))
+            .map(|(n, _)| *n)
+            .collect();
+        for partition in gone {
+            let Some(place) = self.places.remove(&partition) else {
+                continue;
+            };
+            let known_end = known_ends.get(&partition).map(|end| Offset((*end).max(0) as u64));
+            self.stop(place.key, StopReason::TopicRecreated { topic, known_end });
+        }
+    }
+
+    fn stop(&self, key: SpanKey, reason: StopReason) {
+        let why = reason.explain(&self.options.pipe.name, self.shared_offset(key));
+        error!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the partition stops");
+        if reason.is_source_loss() {
+            // On which side of the break these rows lie is not known: they are read again, if they are there.
+            self.options.memtable.close_partition(key.pipe, key.partition);
+        }
+        self.shared.waits.set(key, &why);
+        // Nobody listens any more when the task has ended; the next one finds the same.
+        _ = self.options.stops.send((key, reason));
+        self.options.wake.notify_one();
+    }
+
+    fn shared_offset(&self, key: SpanKey) -> Offset {
+        let stats = self.options.memtable.stats();
+        stats
+            .positions
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map_or(Offset(0), |(_, at)| *at)
     }
 
     /// Says for all partitions that still go on what they wait for.
     fn wait_all(&self, why: &str) {
-        for (key, _) in self.positions.values() {
-            self.wait(*key, why);
+        for place in self.places.values() {
+            self.shared.waits.set(place.key, why);
         }
     }
 }
@@ -393,6 +519,8 @@ fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
             | Code::BrokerNotAvailable
             | Code::CoordinatorLoadInProgress
             | Code::CoordinatorNotAvailable
+            // Who may not use groups reads on; only tools that look at groups see nothing.
+            | Code::GroupAuthorizationFailed
             | Code::LeaderNotAvailable
             | Code::NetworkException
             | Code::NotCoordinator
@@ -408,40 +536,30 @@ fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Gathers a run. A fault behind it is given with it: the client reports some faults only once.
-fn poll_run(client: &BaseConsumer<Context>) -> (Vec<BorrowedMessage<'_>>, Option<KafkaError>) {
+fn poll_run(reader: &Reader) -> (Vec<Taken<'_>>, Option<Fault>) {
     let mut run = Vec::new();
     let mut bytes = 0;
-    let mut next = client.poll(POLL);
+    let mut next = reader.poll(POLL);
     let began = Instant::now();
-    while let Some(message) = next {
-        match message {
-            Ok(message) => {
-                bytes += message.payload_len();
-                run.push(message);
+    loop {
+        match next {
+            Polled::Nothing => return (run, None),
+            Polled::Fault(fault) => return (run, Some(fault)),
+            Polled::End { partition, offset } => run.push(Taken::End { partition, offset }),
+            Polled::Record(record) => {
+                bytes += record.payload().map_or(0, <[u8]>::len);
+                run.push(Taken::Record(record));
             }
-            Err(error) => return (run, Some(error)),
         }
         if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
-            break;
+            return (run, None);
         }
-        next = client.poll(Duration::ZERO);
+        next = reader.poll(Duration::ZERO);
     }
-    (run, None)
-}
-
-fn headers_text(message: &BorrowedMessage<'_>) -> Option<String> {
-    let headers = message.headers()?;
-    let pairs = headers.iter().map(|h| {
-        let value = h
-            .value
-            .map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
-        (h.key.to_owned(), value.unwrap_or(serde_json::Value::Null))
-    });
-    Some(serde_json::Value::Object(pairs.collect()).to_string())
 }
 
 /// What the client calls back: statistics, logs, errors.
-struct Context {
+pub(super) struct Context {
     shared: Arc<Shared>,
     topic: String,
 }
@@ -454,9 +572,11 @@ impl ClientContext for Context {
         let mut ends = lock(&self.shared.ends);
         for (partition, p) in &topic.partitions {
             // A reader of committed records sees up to the last stable offset.
-            let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
-            if end >= 0 {
-                ends.insert(*partition, end);
+            let stable = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
+            if stable >= 0 {
+                ends.entry(*partition)
+                    .or_default()
+                    .observe(p.lo_offset, stable, p.hi_offset);
             }
         }
     }
@@ -476,3 +596,18 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+impl Record<'_> {
+    /// Its headers as a JSON object in text, if it has any.
+    pub(super) fn headers_text(&self) -> Option<String> {
+        let headers = self.headers();
+        if headers.is_empty() {
+            return None;
+        }
+        let pairs = headers.into_iter().map(|(name, value)| {
+            let value = value.map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
+            (name, value.unwrap_or(serde_json::Value::Null))
+        });
+        Some(serde_json::Value::Object(pairs.collect()).to_string())
+    }
+}

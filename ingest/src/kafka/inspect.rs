@@ -1,15 +1,16 @@
 //! Asking a broker what a topic has: partitions and offsets. Blocking; call it off the runtime.
 
+use super::native::ask_topic_id;
 use super::{SourceError, client_config};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::KafkaSource;
-use tidemill_core::{Offset, PartitionId};
+use tidemill_core::{Offset, PartitionId, TopicId};
 
 /// How long a broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where a new pipe begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +23,30 @@ pub enum StartPosition {
     TimestampMs(i64),
 }
 
+/// Exact offsets of a topic's partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceOffsets {
+    /// The topic's id, where the broker gives one.
+    pub topic: Option<TopicId>,
+    /// Every partition with its offset.
+    pub partitions: Vec<(PartitionId, Offset)>,
+}
+
 /// The partitions of the topic and the exact offset at which each begins.
-pub fn start_offsets(source: &KafkaSource, start: &StartPosition) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+pub fn start_offsets(source: &KafkaSource, start: &StartPosition) -> Result<SourceOffsets, SourceError> {
     let consumer = connect(source)?;
     let partitions = partitions(&consumer, source)?;
-    resolve(&consumer, source, &partitions, start)
+    // The id first: should the topic be created anew in between, the pipe stops at once instead of mixing the two.
+    let topic = match ask_topic_id(&consumer, &source.topic, PATIENCE) {
+        Ok(topic) => topic,
+        // An old broker: it cannot be noticed there when a topic is created anew.
+        Err(RDKafkaErrorCode::UnsupportedFeature) => None,
+        Err(code) => return Err(unreachable(source, &code)),
+    };
+    Ok(SourceOffsets {
+        topic,
+        partitions: resolve(&consumer, source, &partitions, start)?,
+    })
 }
 
 /// The partitions that the topic has and `known` does not, from their oldest record on.
@@ -40,7 +60,7 @@ pub fn added_partitions(
     resolve(&consumer, source, &added, &StartPosition::Earliest)
 }
 
-fn connect(source: &KafkaSource) -> Result<BaseConsumer, SourceError> {
+pub(super) fn connect(source: &KafkaSource) -> Result<BaseConsumer, SourceError> {
     let mut config = client_config(source, "tidemill.inspect");
     // An inspection is one question; statistics and prefetching would only cost.
     config.set("statistics.interval.ms", "0");
@@ -142,7 +162,7 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, Kaf
     }
 }
 
-fn unreachable(source: &KafkaSource, error: &KafkaError) -> SourceError {
+pub(super) fn unreachable(source: &KafkaSource, error: &dyn std::fmt::Display) -> SourceError {
     SourceError(format!(
         "the Kafka broker at {} does not answer ({error}); check the address and that the broker runs",
         source.brokers

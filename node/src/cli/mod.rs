@@ -5,6 +5,7 @@
 //! files. Each command has `Args` for clap and a `run` that ends in an exit code; what is printed
 //! is made by pure functions. Starting a node is not done here.
 
+pub mod check;
 mod csv;
 pub mod dev;
 mod fault;

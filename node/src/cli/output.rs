@@ -166,6 +166,54 @@ mod tests {
     }
 
     #[test]
+    fn nested_values_are_objects_and_arrays_in_json() {
+        let structs = r#"{"u":{"name":"a","at":"2026-01-31T08:00:00"},"l":[1,null],"m":{"k":1.5}}"#;
+        let field = |name: &str, data_type| Field::new(name, data_type, true);
+        let entries = [
+            Field::new("key", DataType::Utf8, false),
+            field("value", DataType::Decimal128(5, 2)),
+        ];
+        let entries = Field::new("entries", DataType::Struct(entries.into_iter().collect()), false);
+        let micros = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
+        let schema = Arc::new(Schema::new(vec![
+            field(
+                "u",
+                DataType::Struct(
+                    [field("name", DataType::Utf8), field("at", micros)]
+                        .into_iter()
+                        .collect(),
+                ),
+            ),
+            field(
+                "l",
+                DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true))),
+            ),
+            field("m", DataType::Map(Arc::new(entries), false)),
+        ]));
+        let mut decoder = arrow::json::ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
+        decoder.decode(structs.as_bytes()).unwrap();
+        decoder.decode(b"{}").unwrap();
+        let batch = decoder.flush().unwrap().unwrap();
+        let write = |format| {
+            let mut out = Vec::new();
+            let mut output = Output::begin(format, schema.clone(), &mut out).unwrap();
+            output.batch(&batch, &mut out).unwrap();
+            output.end(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let expected = format!(
+            "{}\n{{\"u\":null,\"l\":null,\"m\":null}}\n",
+            structs.replace("1.5", "1.50")
+        );
+        assert_eq!(write(Format::Json), expected);
+        assert_eq!(
+            write(Format::Csv),
+            "u,l,m\n\"{name: a, at: 2026-01-31T08:00:00}\",\"[1, ]\",{k: 1.50}\n,,\n"
+        );
+        assert!(write(Format::Table).contains("{name: a, at: 2026-01-31T08:00:00} | [1, ]"));
+    }
+
+    #[test]
     fn long_tables_are_cut_and_say_so() {
         let half = batch(TABLE_ROWS / 2 + 1);
         let (text, written) = written(Format::Table, &[half.clone(), half.clone(), half]);

@@ -32,10 +32,9 @@ impl Manager for ManagerService {
     }
 
     async fn progress(&self, _: Request<ProgressRequest>) -> Result<Response<ProgressReply>, Status> {
-        let manager = self.catalog.leadership().borrow().is_self;
         Ok(Response::new(ProgressReply {
-            manager,
-            nodes: self.reports.all(),
+            manager: self.catalog.leadership().borrow().is_self,
+            ..self.reports.reply()
         }))
     }
 }

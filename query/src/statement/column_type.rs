@@ -1,9 +1,9 @@
-//! Names of column types: standard SQL and the usual aliases.
+//! Column types: names of standard SQL and the usual aliases, and types that consist of others.
 
 use super::words::Cursor;
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
-use tidemill_core::schema::ColumnType;
+use tidemill_core::schema::{ColumnType, MAX_TYPE_DEPTH, StructField};
 
 /// Every name and its type. `DECIMAL`, `VARCHAR` and others may be followed by numbers.
 const NAMES: &[(&str, ColumnType)] = &[
@@ -63,8 +63,107 @@ const NAMES: &[(&str, ColumnType)] = &[
     ("DATETIME", ColumnType::Timestamp),
 ];
 
+/// Names of types that consist of others.
+const NESTED: &[&str] = &["STRUCT", "ROW", "ARRAY", "LIST", "MAP"];
+
 /// Reads a type.
 pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
+    let place = cursor.place();
+    let data_type = parse_within(cursor, 1)?;
+    match data_type.fault() {
+        Some(fault) => Err(QueryError::invalid(fault).at(place)),
+        None => Ok(data_type),
+    }
+}
+
+/// Reads a type that stands within `depth - 1` others.
+fn parse_within(cursor: &mut Cursor<'_>, depth: usize) -> Result<ColumnType, QueryError> {
+    if depth > MAX_TYPE_DEPTH {
+        let message = format!("types are nested more than {MAX_TYPE_DEPTH} deep");
+        return Err(QueryError::invalid(message).at(cursor.place()));
+    }
+    let word = cursor.peek_word().map(|word| word.to_ascii_uppercase());
+    let mut data_type = match word.as_deref() {
+        Some(word) if NESTED.contains(&word) => {
+            cursor.bump();
+            nested(cursor, word, depth)?
+        }
+        _ => plain(cursor)?,
+    };
+    let mut depth = depth;
+    // `INT[]` is an array of INT.
+    while cursor.accept("[") {
+        cursor.expect("]", &[])?;
+        depth += 1;
+        if depth > MAX_TYPE_DEPTH {
+            let message = format!("types are nested more than {MAX_TYPE_DEPTH} deep");
+            return Err(QueryError::invalid(message).at(cursor.place()));
+        }
+        data_type = ColumnType::Array(Box::new(data_type));
+    }
+    Ok(data_type)
+}
+
+/// Reads what follows the name of a nested type: other types in angles or brackets.
+fn nested(cursor: &mut Cursor<'_>, name: &str, depth: usize) -> Result<ColumnType, QueryError> {
+    let in_angles = cursor.accept("<");
+    if !in_angles {
+        let example = match name {
+            "STRUCT" | "ROW" => "STRUCT<name type, …>",
+            "MAP" => "MAP<VARCHAR, type>",
+            _ => "ARRAY<type>",
+        };
+        cursor
+            .expect("(", &[])
+            .map_err(|error| QueryError::invalid(format!("{} ({example})", error.message)).at(error.place))?;
+    }
+    let data_type = match name {
+        "STRUCT" | "ROW" => ColumnType::Struct(struct_fields(cursor, depth)?),
+        "MAP" => {
+            let place = cursor.place();
+            if parse_within(cursor, depth + 1)? != ColumnType::Text {
+                return Err(QueryError::invalid("the keys of a MAP are VARCHAR").at(place));
+            }
+            cursor.expect(",", &[])?;
+            ColumnType::Map(Box::new(parse_within(cursor, depth + 1)?))
+        }
+        _ => ColumnType::Array(Box::new(parse_within(cursor, depth + 1)?)),
+    };
+    match in_angles {
+        true if cursor.accept_closing_angle() => Ok(data_type),
+        true => Err(cursor.expected("'>'", &[])),
+        false => cursor.expect(")", &[]).map(|()| data_type),
+    }
+}
+
+fn struct_fields(cursor: &mut Cursor<'_>, depth: usize) -> Result<Vec<StructField>, QueryError> {
+    let mut fields: Vec<StructField> = Vec::new();
+    loop {
+        let name = cursor.name("a field")?;
+        if fields.iter().any(|field| field.name == name.name) {
+            let message = format!("field '{}' is declared twice", name.name);
+            return Err(QueryError::invalid(message).at(name.place));
+        }
+        cursor.accept(":");
+        let data_type = parse_within(cursor, depth + 1)?;
+        let place = cursor.place();
+        if cursor.accept("NOT") || cursor.accept("DEFAULT") {
+            let message = "the fields of a STRUCT may be NULL and have no default";
+            return Err(QueryError::invalid(message).at(place));
+        }
+        cursor.accept("NULL");
+        fields.push(StructField {
+            name: name.name,
+            data_type,
+        });
+        if !cursor.accept(",") {
+            return Ok(fields);
+        }
+    }
+}
+
+/// Reads a type that does not consist of others.
+fn plain(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
     let place = cursor.place();
     let Some(word) = cursor.peek_word() else {
         return Err(cursor.expected("a type", &[]));
@@ -89,7 +188,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
             Ok(ColumnType::Float64)
         }
         ColumnType::Timestamp => timestamp(cursor),
-        whole => unsigned(cursor, *whole),
+        whole => unsigned(cursor, whole.clone()),
     }
 }
 
@@ -97,7 +196,7 @@ fn unknown(word: &str) -> String {
     let hint = match word.to_ascii_uppercase().as_str() {
         "TIMESTAMPTZ" | "TIMESTAMP_TZ" => "; TIMESTAMP is in UTC".to_owned(),
         "JSON" | "JSONB" | "UUID" | "BLOB" | "BYTEA" | "BINARY" | "ENUM" => "; VARCHAR takes any text".to_owned(),
-        _ => did_you_mean(word, NAMES.iter().map(|(name, _)| *name)),
+        _ => did_you_mean(word, NAMES.iter().map(|(name, _)| *name).chain(NESTED.iter().copied())),
     };
     format!("there is no type called '{word}'{hint}")
 }

@@ -1,12 +1,13 @@
 //! `CREATE PIPE`: which source fills which table, and from where on.
 
 use super::words::Cursor;
-use super::{Named, PipeDefinition, create_table, quantity};
+use super::{Named, PipeDefinition, create_table, pipe_settings, quantity};
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
 use crate::ports::StartPosition;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::KafkaSource;
+use tidemill_core::catalog::{KafkaSource, PipeSettings};
+use tidemill_core::format::JsonFormat;
 
 const OPTIONS: &[&str] = &["brokers", "topic", "format", "start"];
 const CLIENT: &str = "client.";
@@ -27,7 +28,9 @@ struct Options {
     brokers: Option<String>,
     topic: Option<String>,
     start: Option<StartPosition>,
+    format: JsonFormat,
     client: BTreeMap<String, String>,
+    settings: PipeSettings,
 }
 
 /// Reads what follows `CREATE PIPE`.
@@ -55,6 +58,8 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<PipeDefinition, QueryErro
         if_not_exists,
         table,
         source,
+        settings: options.settings,
+        format: options.format,
         start: options.start.unwrap_or(StartPosition::Earliest),
     })
 }
@@ -65,7 +70,7 @@ fn options(cursor: &mut Cursor<'_>) -> Result<Options, QueryError> {
     cursor.expect("(", &[])?;
     loop {
         let name = cursor.dotted_name("an option")?;
-        let key = name.name.to_lowercase();
+        let key = key_of(&name.name);
         if seen.contains(&key) {
             return Err(QueryError::invalid(format!("'{}' is given twice", name.name)).at(name.place));
         }
@@ -84,6 +89,64 @@ fn options(cursor: &mut Cursor<'_>) -> Result<Options, QueryError> {
     }
 }
 
+/// Whether a pipe has a setting of that name that may be changed later.
+pub(super) fn check_alterable(name: &Named, key: &str) -> Result<(), QueryError> {
+    if ["topic", "format", "start"].contains(&key) {
+        let message = format!("{key} is fixed when a pipe is created; create another pipe");
+        return Err(QueryError::invalid(message).at(name.place));
+    }
+    check_name(name, key)
+}
+
+/// Gives `source` and `settings` the value of an option that may be changed later.
+pub(crate) fn change(
+    source: &mut KafkaSource,
+    settings: &mut PipeSettings,
+    format: &mut JsonFormat,
+    key: &str,
+    value: &str,
+) -> Result<(), QueryError> {
+    if let Some((option, name)) = format_option(key) {
+        return format.set(option, name, value).map_err(QueryError::invalid);
+    }
+    if let Some(name) = key.strip_prefix(CLIENT) {
+        source.client.insert(name.to_owned(), value.to_owned());
+        return Ok(());
+    }
+    match key {
+        "brokers" if value.trim().is_empty() => Err(QueryError::invalid("brokers must not be empty")),
+        "brokers" => {
+            value.clone_into(&mut source.brokers);
+            Ok(())
+        }
+        _ => pipe_settings::set(settings, key, value),
+    }
+}
+
+/// The option, in small letters. What names a column or a header keeps its own.
+pub(super) fn key_of(name: &str) -> String {
+    match name.split_once('.') {
+        Some((option, rest)) => {
+            let option = option.to_lowercase();
+            match JsonFormat::NAMED_OPTIONS.contains(&option.as_str()) {
+                true => format!("{option}.{rest}"),
+                false => name.to_lowercase(),
+            }
+        }
+        None => name.to_lowercase(),
+    }
+}
+
+/// An option of the format, and the name behind its point.
+fn format_option(key: &str) -> Option<(&str, Option<&str>)> {
+    match key.split_once('.') {
+        Some((option, name)) => {
+            (JsonFormat::NAMED_OPTIONS.contains(&option) && !name.is_empty()).then_some((option, Some(name)))
+        }
+        None => JsonFormat::OPTIONS.contains(&key).then_some((key, None)),
+    }
+}
+
 fn check_name(name: &Named, key: &str) -> Result<(), QueryError> {
     if let Some(setting) = key.strip_prefix(CLIENT) {
         if OURS.contains(&setting) {
@@ -92,19 +155,27 @@ fn check_name(name: &Named, key: &str) -> Result<(), QueryError> {
         }
         return Ok(());
     }
-    if OPTIONS.contains(&key) {
+    if OPTIONS.contains(&key) || pipe_settings::NAMES.contains(&key) || format_option(key).is_some() {
         return Ok(());
     }
     let hint = match key.contains('.') {
         true => format!("; settings of the client library are written client.{key}"),
-        false => did_you_mean(key, OPTIONS.iter().copied()),
+        false if key == "header" => "; a header is named behind a point: header.name = 'column'".to_owned(),
+        false => {
+            let known = OPTIONS.iter().chain(pipe_settings::NAMES).chain(JsonFormat::OPTIONS);
+            did_you_mean(key, known.copied())
+        }
     };
     Err(QueryError::invalid(format!("KAFKA has no option '{}'{hint}", name.name)).at(name.place))
 }
 
 fn take(options: &mut Options, key: &str, value: String) -> Result<(), QueryError> {
-    if value.trim().is_empty() && OPTIONS.contains(&key) {
+    let of_format = format_option(key);
+    if value.trim().is_empty() && (OPTIONS.contains(&key) || of_format.is_some()) {
         return Err(QueryError::invalid(format!("{key} must not be empty")));
+    }
+    if let Some((option, name)) = of_format {
+        return options.format.set(option, name, &value).map_err(QueryError::invalid);
     }
     match key {
         "brokers" => options.brokers = Some(value),
@@ -112,6 +183,9 @@ fn take(options: &mut Options, key: &str, value: String) -> Result<(), QueryErro
         "format" if value.eq_ignore_ascii_case("json") => {}
         "format" => return Err(QueryError::invalid(format!("the format is 'json', not '{value}'"))),
         "start" => options.start = Some(start(&value)?),
+        setting if pipe_settings::NAMES.contains(&setting) => {
+            pipe_settings::set(&mut options.settings, setting, &value)?;
+        }
         client => {
             options
                 .client

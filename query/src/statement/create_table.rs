@@ -4,12 +4,12 @@
 //! checks everything once more.
 
 use super::words::Cursor;
-use super::{column_type, quantity};
+use super::{Named, column_type, quantity};
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
 use tidemill_core::catalog::FlushPolicy;
 use tidemill_core::command::CreateTable;
-use tidemill_core::schema::{Column, METADATA_COLUMNS, PartitionBy, TimeUnit};
+use tidemill_core::schema::{Column, ColumnType, Literal, METADATA_COLUMNS, PartitionBy, TimeUnit};
 
 /// Shards of a table that does not say how many.
 const DEFAULT_SHARDS: u32 = 4;
@@ -74,11 +74,12 @@ fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<Column>, QueryError> {
             return Err(QueryError::invalid(message).at(name.place));
         }
         let data_type = column_type::parse(cursor)?;
-        let nullable = nullable(cursor)?;
+        let (nullable, default) = column_clauses(cursor, &data_type)?;
         columns.push(Column {
             name: name.name,
             data_type,
             nullable,
+            default,
         });
         if cursor.accept(")") {
             return Ok(columns);
@@ -89,21 +90,71 @@ fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<Column>, QueryError> {
     }
 }
 
-fn nullable(cursor: &mut Cursor<'_>) -> Result<bool, QueryError> {
-    if cursor.accept("NOT") {
-        cursor.expect("NULL", &["NULL"])?;
-        return Ok(false);
+/// `[NOT] NULL` and `DEFAULT`, in any order: whether the column may be null, and its default.
+fn column_clauses(cursor: &mut Cursor<'_>, data_type: &ColumnType) -> Result<(bool, Option<Literal>), QueryError> {
+    let (mut nullable, mut default) = (None, None);
+    loop {
+        let place = cursor.place();
+        let may_be = if cursor.accept("NOT") {
+            cursor.expect("NULL", &["NULL"])?;
+            Some(false)
+        } else if cursor.accept("NULL") {
+            Some(true)
+        } else {
+            None
+        };
+        if may_be.is_some() {
+            if nullable.is_some() {
+                return Err(QueryError::invalid("whether it may be NULL was said before").at(place));
+            }
+            nullable = may_be;
+        } else if cursor.accept("DEFAULT") {
+            if default.is_some() {
+                return Err(QueryError::invalid("a column has one default").at(place));
+            }
+            default = Some(default_value(cursor, data_type)?);
+        } else {
+            return Ok((nullable.unwrap_or(true), default.flatten()));
+        }
     }
-    cursor.accept("NULL");
-    Ok(true)
+}
+
+/// What stands behind `DEFAULT`; `NULL` is the same as no default.
+fn default_value(cursor: &mut Cursor<'_>, data_type: &ColumnType) -> Result<Option<Literal>, QueryError> {
+    let place = cursor.place();
+    if cursor.accept("NULL") {
+        return Ok(None);
+    }
+    let literal = match cursor.peek_word().map(|word| word.to_lowercase()).as_deref() {
+        Some("true") => Some(Literal::Boolean(true)),
+        Some("false") => Some(Literal::Boolean(false)),
+        Some("date" | "timestamp") => None,
+        Some(_) => return Err(cursor.expected("a constant: a number, 'text', true, false or NULL", &[])),
+        None => {
+            let literal = cursor.constant("a constant: a number, 'text', true, false or NULL")?;
+            literal
+                .check(data_type)
+                .map_err(|why| QueryError::invalid(why).at(place))?;
+            return Ok(Some(literal));
+        }
+    };
+    // `DATE '…'` and `TIMESTAMP '…'` say nothing that the column's type does not.
+    cursor.bump();
+    let literal = match literal {
+        Some(literal) => literal,
+        None => cursor.constant("text in single quotes")?,
+    };
+    literal
+        .check(data_type)
+        .map_err(|why| QueryError::invalid(why).at(place))?;
+    Ok(Some(literal))
 }
 
 fn after_column(cursor: &Cursor<'_>) -> QueryError {
     let why = match cursor.peek_word().map(|word| word.to_uppercase()).as_deref() {
         Some("PRIMARY" | "UNIQUE" | "REFERENCES" | "CHECK") => "tables have no keys and constraints but NOT NULL",
-        Some("DEFAULT") => "a column has no default: what a record lacks is NULL",
         Some("COMMENT" | "CODEC" | "TTL" | "COLLATE") => "this is not known here",
-        _ => return cursor.expected("',' or ')'", &["NULL", "NOT", "UNSIGNED"]),
+        _ => return cursor.expected("',' or ')'", &["NULL", "NOT", "UNSIGNED", "DEFAULT"]),
     };
     QueryError::invalid(why).at(cursor.place())
 }
@@ -118,7 +169,19 @@ fn known_column(cursor: &mut Cursor<'_>, columns: &[Column]) -> Result<String, Q
             .chain(METADATA_COLUMNS)
     };
     match known().any(|column| column == name.name) {
-        true => Ok(name.name),
+        true => {
+            let declared = columns.iter().find(|column| column.name == name.name);
+            match declared.filter(|column| column.data_type.is_nested()) {
+                None => Ok(name.name),
+                Some(nested) => {
+                    let message = format!(
+                        "rows cannot be sorted or split by '{}': values of {} have no order",
+                        name.name, nested.data_type
+                    );
+                    Err(QueryError::invalid(message).at(name.place))
+                }
+            }
+        }
         false => {
             let hint = did_you_mean(&name.name, known());
             let message = format!("the table has no column '{}'{hint}", name.name);
@@ -224,20 +287,44 @@ fn with(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<(), QueryErr
 }
 
 fn set(table: &mut CreateTable, key: &str, value: &str) -> Result<(), QueryError> {
+    if key != "shards" {
+        return set_flush(&mut table.flush, key, value);
+    }
+    let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
+    let wrong = || {
+        QueryError::invalid(format!(
+            "'{value}' is not a value of shards: a whole number from 1 to 1024"
+        ))
+    };
+    table.shards = shards.ok_or_else(wrong)?;
+    Ok(())
+}
+
+/// Whether a table has a setting of that name that may be changed later.
+pub(super) fn check_alterable(name: &Named, key: &str) -> Result<(), QueryError> {
+    let message = match key {
+        "shards" => "the number of shards is fixed when a table is created".to_owned(),
+        known if SETTINGS.contains(&known) => return Ok(()),
+        _ => {
+            let hint = did_you_mean(key, SETTINGS.iter().copied());
+            format!("a table has no setting '{}'{hint}", name.name)
+        }
+    };
+    Err(QueryError::invalid(message).at(name.place))
+}
+
+/// Sets what says when memtables are written out.
+pub(crate) fn set_flush(flush: &mut FlushPolicy, key: &str, value: &str) -> Result<(), QueryError> {
     let wrong = |example: &str| QueryError::invalid(format!("'{value}' is not a value of {key}: {example}"));
     let positive = |n: Option<u64>, example: &str| n.filter(|n| *n > 0).ok_or_else(|| wrong(example));
     match key {
-        "shards" => {
-            let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
-            table.shards = shards.ok_or_else(|| wrong("a whole number from 1 to 1024"))?;
-        }
-        "flush_rows" => table.flush.rows = positive(value.replace('_', "").parse().ok(), "a whole number from 1")?,
-        "flush_bytes" => table.flush.bytes = positive(quantity::bytes(value), "bytes, such as 67108864 or '64MiB'")?,
+        "flush_rows" => flush.rows = positive(value.replace('_', "").parse().ok(), "a whole number from 1")?,
+        "flush_bytes" => flush.bytes = positive(quantity::bytes(value), "bytes, such as 67108864 or '64MiB'")?,
         "flush_age" => {
             let example = "a duration, such as '10s', '500ms' or '1min'";
-            table.flush.age_ms = positive(quantity::milliseconds(value), example)?;
+            flush.age_ms = positive(quantity::milliseconds(value), example)?;
         }
-        _ => table.flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
+        _ => flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
     }
     Ok(())
 }

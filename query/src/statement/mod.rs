@@ -5,9 +5,11 @@
 //! here looks at the catalog. Names keep their letters as they are written, quoted or not, since
 //! columns are named as in the source's records.
 
+mod alter;
 mod column_type;
-mod create_pipe;
-mod create_table;
+pub(crate) mod create_pipe;
+pub(crate) mod create_table;
+pub(crate) mod pipe_settings;
 mod quantity;
 mod refused;
 #[cfg(test)]
@@ -19,10 +21,13 @@ use crate::error::{Place, QueryError};
 use crate::nearest::nearest;
 use crate::ports::StartPosition;
 use crate::settings;
+pub use alter::{Given, PipeChange, ResetTo, WaitFor};
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use tidemill_core::catalog::KafkaSource;
+use std::time::Duration;
+use tidemill_core::catalog::{KafkaSource, PipeSettings};
 use tidemill_core::command::CreateTable;
+use tidemill_core::format::JsonFormat;
 use words::{Cursor, Words};
 
 /// A name and where it stands.
@@ -41,12 +46,35 @@ pub enum Statement {
     CreateTable(CreateTable),
     /// `CREATE PIPE`
     CreatePipe(PipeDefinition),
-    /// `ALTER PIPE … PAUSE` or `RESUME`
-    SetPipePaused {
+    /// `ALTER PIPE`
+    AlterPipe {
         /// The pipe.
         pipe: Named,
-        /// Whether to pause it.
-        paused: bool,
+        /// What to do with it.
+        change: PipeChange,
+    },
+    /// `ALTER TABLE … SET (…)`
+    AlterTable {
+        /// The table.
+        table: Named,
+        /// The new values.
+        settings: Vec<Given>,
+    },
+    /// `REPLAY REJECTED`
+    ReplayRejected {
+        /// The pipe that rejected them.
+        pipe: Named,
+        /// Which of them; all without.
+        condition: Option<String>,
+    },
+    /// `WAIT FOR`
+    Wait {
+        /// The pipe.
+        pipe: Named,
+        /// What to wait for.
+        until: WaitFor,
+        /// For how long at most.
+        timeout: Duration,
     },
     /// `DROP TABLE`
     DropTable {
@@ -86,6 +114,10 @@ pub struct PipeDefinition {
     pub table: Named,
     /// What it reads.
     pub source: KafkaSource,
+    /// What may be changed later.
+    pub settings: PipeSettings,
+    /// How its records become rows.
+    pub format: JsonFormat,
     /// Where it begins.
     pub start: StartPosition,
 }
@@ -115,7 +147,8 @@ pub enum Show {
 
 /// The words that begin a statement.
 const BEGINNINGS: &[&str] = &[
-    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "ALTER", "DROP", "SHOW", "DESCRIBE", "DESC", "SET",
+    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "ALTER", "DROP", "SHOW", "DESCRIBE", "DESC", "SET", "WAIT",
+    "REPLAY",
 ];
 
 /// Parses one statement.
@@ -131,7 +164,18 @@ pub(crate) fn parse(words: &Words) -> Result<Statement, QueryError> {
     match first.to_uppercase().as_str() {
         "SELECT" | "WITH" | "VALUES" | "EXPLAIN" => query(words),
         "CREATE" => create(&mut cursor),
-        "ALTER" => alter(&mut cursor),
+        "ALTER" => {
+            cursor.bump();
+            alter::alter(&mut cursor)
+        }
+        "WAIT" => {
+            cursor.bump();
+            alter::wait(&mut cursor)
+        }
+        "REPLAY" => {
+            cursor.bump();
+            alter::replay(&mut cursor)
+        }
         "DROP" => drop_statement(&mut cursor),
         "SHOW" => show(&mut cursor),
         "DESCRIBE" | "DESC" => {
@@ -177,23 +221,6 @@ fn create(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {
         return create_pipe::parse(cursor).map(Statement::CreatePipe);
     }
     Err(refused_object(cursor, "created").unwrap_or_else(|| cursor.expected("TABLE or PIPE", &["TABLE", "PIPE"])))
-}
-
-fn alter(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {
-    cursor.bump();
-    if cursor.peek_is("TABLE") {
-        let why = "a table cannot be altered yet: create another one and a pipe that fills it from the start";
-        return Err(QueryError::invalid(why).at(cursor.place()));
-    }
-    cursor.expect("PIPE", &["PIPE"])?;
-    let pipe = cursor.name("a pipe")?;
-    let paused = match (cursor.accept("PAUSE"), cursor.accept("RESUME")) {
-        (true, _) => true,
-        (_, true) => false,
-        _ => return Err(cursor.expected("PAUSE or RESUME", &["PAUSE", "RESUME"])),
-    };
-    cursor.end()?;
-    Ok(Statement::SetPipePaused { pipe, paused })
 }
 
 fn drop_statement(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use tidemill_core::schema::{ColumnType, PartitionBy, TimeUnit};
+use tidemill_core::{Offset, PartitionId};
 
 fn parsed(sql: &str) -> Statement {
     let words = Words::of(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
@@ -49,7 +50,7 @@ fn a_table_with_everything() {
     let columns: Vec<_> = table
         .columns
         .iter()
-        .map(|c| (c.name.as_str(), c.data_type, c.nullable))
+        .map(|c| (c.name.as_str(), c.data_type.clone(), c.nullable))
         .collect();
     assert_eq!(
         columns,
@@ -125,14 +126,159 @@ fn a_pipe_with_everything() {
 }
 
 #[test]
+fn nested_types_and_defaults() {
+    let types = [
+        ("STRUCT<a INT, \"b c\" VARCHAR>", "STRUCT<a INT, \"b c\" VARCHAR>"),
+        ("struct(a: int)", "STRUCT<a INT>"),
+        ("ROW(a INT NULL, b STRUCT<c DATE>)", "STRUCT<a INT, b STRUCT<c DATE>>"),
+        ("ARRAY<INT>", "ARRAY<INT>"),
+        ("LIST(INT)", "ARRAY<INT>"),
+        ("DECIMAL(5, 2)[][]", "ARRAY<ARRAY<DECIMAL(5, 2)>>"),
+        ("BIGINT UNSIGNED[]", "ARRAY<BIGINT UNSIGNED>"),
+        ("MAP<VARCHAR(20), TEXT>", "MAP<VARCHAR, VARCHAR>"),
+        ("MAP(VARCHAR, INT[])", "MAP<VARCHAR, ARRAY<INT>>"),
+        (
+            "ARRAY<ARRAY<ARRAY<MAP<TEXT,STRUCT<a INT[]>>>>>",
+            "ARRAY<ARRAY<ARRAY<MAP<VARCHAR, STRUCT<a ARRAY<INT>>>>>>",
+        ),
+    ];
+    for (written, shown) in types {
+        for written in [written, shown] {
+            let sql = format!("CREATE TABLE t (x {written} NOT NULL, y INT)");
+            let Statement::CreateTable(table) = parsed(&sql) else {
+                panic!("not a table")
+            };
+            assert_eq!(table.columns[0].data_type.to_string(), shown, "{written}");
+            assert!(!table.columns[0].nullable);
+        }
+    }
+    let Statement::CreateTable(table) = parsed(
+        "CREATE TABLE t (a INT DEFAULT -1_000 NOT NULL, b TEXT NOT NULL DEFAULT 'it''s', c BOOL DEFAULT TRUE,
+         d DATE DEFAULT DATE '2026-01-31', e TIMESTAMP DEFAULT '2026-01-31T08:00:00Z', f INT DEFAULT NULL, g REAL DEFAULT +0.5e1)",
+    ) else {
+        panic!("not a table")
+    };
+    let defaults: Vec<_> = table
+        .columns
+        .iter()
+        .map(|c| {
+            (
+                c.default.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                c.nullable,
+            )
+        })
+        .collect();
+    let expected = [
+        ("-1000", false),
+        ("'it''s'", false),
+        ("true", true),
+        ("'2026-01-31'", true),
+        ("'2026-01-31T08:00:00Z'", true),
+        ("-", true),
+        ("0.5e1", true),
+    ];
+    assert_eq!(defaults, expected.map(|(text, nullable)| (text.to_owned(), nullable)));
+
+    assert_refused("CREATE TABLE t (a ARRAY<INT)", ")", "expected '>'");
+    assert_refused("CREATE TABLE t (a ARRAY)", ")", "expected (, found ) (ARRAY<type>)");
+    assert_refused("CREATE TABLE t (a ARRAY<BIGINTT>)", "BIGINTT", "did you mean BIGINT?");
+    assert_refused(
+        "CREATE TABLE t (a MAP<INT, INT>)",
+        "INT",
+        "the keys of a MAP are VARCHAR",
+    );
+    assert_refused("CREATE TABLE t (a STRUCT<b INT, b INT>)", "b", "declared twice");
+    assert_refused(
+        "CREATE TABLE t (a STRUCT<b INT NOT NULL>)",
+        "NOT",
+        "may be NULL and have no default",
+    );
+    let deep = format!("CREATE TABLE t (a {}INT{})", "ARRAY<".repeat(5000), ">".repeat(5000));
+    assert!(refused(&deep).0.contains("nested more than 16 deep"));
+    let deep = format!("CREATE TABLE t (a INT{})", "[]".repeat(5000));
+    assert!(refused(&deep).0.contains("nested more than 16 deep"));
+    assert_refused(
+        "CREATE TABLE t (a INT[]) ORDER BY a",
+        "a",
+        "values of ARRAY<INT> have no order",
+    );
+    assert_refused(
+        "CREATE TABLE t (a INT[]) PARTITION BY (a)",
+        "a",
+        "cannot be sorted or split",
+    );
+    assert_refused(
+        "CREATE TABLE t (a TINYINT DEFAULT 300)",
+        "300",
+        "the default 300 is no TINYINT: it is out of range",
+    );
+    assert_refused("CREATE TABLE t (a INT DEFAULT '1')", "'1'", "the default '1' is no INT");
+    assert_refused(
+        "CREATE TABLE t (a TIMESTAMP DEFAULT now())",
+        "now",
+        "expected a constant",
+    );
+    assert_refused("CREATE TABLE t (a INT DEFAULT 1 DEFAULT 2)", "DEFAULT", "one default");
+    assert_refused("CREATE TABLE t (a INT[] DEFAULT 1)", "1", "no default but NULL");
+    assert_refused("CREATE TABLE t (a INT DEFALT 1)", "DEFALT", "did you mean DEFAULT?");
+}
+
+#[test]
+fn a_pipe_says_how_records_become_rows() {
+    let Statement::CreatePipe(pipe) = parsed(
+        "CREATE PIPE p INTO t FROM KAFKA (brokers = 'a:1', topic = 'x', On_Unknown_Field = 'Capture', capture_column = 'Rest',
+         records = 'many', tombstones = 'reject', timestamp_unit = 's', timestamp_unit.seenAt = 'ns',
+         timestamp_unit.\"a b\" = 'us', quoted_numbers = 'accept', key_column = 'k', header.\"Trace-Id\" = 'trace')",
+    ) else {
+        panic!("not a pipe")
+    };
+    let options: Vec<_> = pipe.format.options();
+    let options: Vec<_> = options
+        .iter()
+        .map(|(option, name, value)| (option.as_str(), name.as_deref(), value.as_str()))
+        .collect();
+    assert_eq!(
+        options,
+        [
+            ("on_unknown_field", None, "capture"),
+            ("capture_column", None, "Rest"),
+            ("records", None, "many"),
+            ("tombstones", None, "reject"),
+            ("timestamp_unit", None, "s"),
+            ("timestamp_unit", Some("a b"), "us"),
+            ("timestamp_unit", Some("seenAt"), "ns"),
+            ("quoted_numbers", None, "accept"),
+            ("key_column", None, "k"),
+            ("header", Some("Trace-Id"), "trace"),
+        ]
+    );
+    let pipe = |option: &str| format!("CREATE PIPE p INTO t FROM KAFKA ({option})");
+    assert_refused(
+        &pipe("records = 'two'"),
+        "'two'",
+        "records is 'one' or 'many', not 'two'",
+    );
+    assert_refused(&pipe("record = 'many'"), "record", "did you mean records?");
+    assert_refused(&pipe("header = 'a'"), "header", "header.name = 'column'");
+    assert_refused(&pipe("timestamp_unit.a = 'm'"), "'m'", "'s', 'ms', 'us' or 'ns'");
+    assert_refused(&pipe("header.a = ''"), "''", "must not be empty");
+}
+
+#[test]
 fn the_short_statements() {
     assert!(matches!(
         parsed("ALTER PIPE p PAUSE"),
-        Statement::SetPipePaused { paused: true, .. }
+        Statement::AlterPipe {
+            change: PipeChange::Pause,
+            ..
+        }
     ));
     assert!(matches!(
         parsed("alter pipe p resume;"),
-        Statement::SetPipePaused { paused: false, .. }
+        Statement::AlterPipe {
+            change: PipeChange::Resume,
+            ..
+        }
     ));
     assert!(matches!(
         parsed("DROP TABLE IF EXISTS t"),
@@ -197,7 +343,7 @@ fn the_first_word_is_explained() {
     assert_refused("CREATE EXTERNAL TABLE t STORED AS CSV", "EXTERNAL", "CREATE PIPE");
     assert_refused("CREATE VIEW v AS SELECT 1", "VIEW", "use WITH");
     assert_refused("DROP DATABASE d", "DATABASE", "one database");
-    assert_refused("ALTER TABLE t ADD COLUMN a INT", "TABLE", "cannot be altered yet");
+    assert_refused("ALTER TABLE t ADD COLUMN a INT", "ADD", "cannot be altered yet");
     assert_refused("", "", "no statement");
     assert_refused("42", "42", "expected a statement");
 }
@@ -310,4 +456,108 @@ fn other_mistakes_point_at_the_word() {
     assert_refused("SELECT a\nFROM t\nWHER b = 1", "WHER", "did you mean WHERE?");
     assert_refused("SELECT 'abc", "'", "unterminated string");
     assert_refused("SELECT (1", "", "the statement ends here");
+}
+
+/// A small generator; what it gives depends on its seed alone.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+#[test]
+fn garbled_statements_are_refused_with_a_place_and_nothing_worse() {
+    let statements = [
+        "CREATE TABLE IF NOT EXISTS t ( a BIGINT NOT NULL DEFAULT - 1 , \"b c\" STRUCT < x INT [ ] , y MAP < VARCHAR , ARRAY < DATE >> > ) ORDER BY ( a ) PARTITION BY date_trunc ( 'day' , a ) WITH ( shards = 4 , flush_age = '2s' ) ;",
+        "CREATE PIPE p INTO t FROM KAFKA ( brokers = 'a:1' , topic = 'x' , header . \"h\" = 'c' , timestamp_unit . a = 's' , records = 'many' )",
+        "SELECT a [ 1 ] , sum ( b ) FROM t WHERE c = 'x' GROUP BY 1 ORDER BY 2 LIMIT 3",
+        "SHOW PARTITIONS FROM p",
+        "SET tidemill.consistency = 'fresh'",
+    ];
+    let words: Vec<&str> = statements.iter().flat_map(|statement| statement.split(' ')).collect();
+    let mut random = Random(1);
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let mut statement: Vec<&str> = statements[random.below(statements.len())].split(' ').collect();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(statement.len());
+            match random.below(4) {
+                0 if statement.len() > 1 => _ = statement.remove(at),
+                1 => statement[at] = words[random.below(words.len())],
+                2 => statement.insert(at, words[random.below(words.len())]),
+                _ => statement.truncate(at + 1),
+            }
+        }
+        let sql = statement.join(" ");
+        let outcome = Words::of(&sql).and_then(|words| parse(&words));
+        if let Err(error) = outcome {
+            assert!(!error.message.is_empty() && error.place.is_some(), "{sql}: {error:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 5_000, "{refused}");
+}
+
+#[test]
+fn what_is_said_to_pipes() {
+    let change = |sql: &str| match parsed(sql) {
+        Statement::AlterPipe { change, .. } => change,
+        other => panic!("{sql}: {other:?}"),
+    };
+    assert_eq!(
+        change("ALTER PIPE p REPAIR PARTITION (1, 2)"),
+        PipeChange::Repair {
+            partitions: vec![PartitionId(1), PartitionId(2)]
+        }
+    );
+    assert_eq!(
+        change("ALTER PIPE p SKIP TO LATEST"),
+        PipeChange::Reset {
+            to: ResetTo::Position(StartPosition::Latest),
+            partitions: vec![],
+            keep_rows: false
+        }
+    );
+    assert_eq!(
+        change("ALTER PIPE p RESET OFFSETS TO (0 = 5, 3 = 7) KEEP ROWS;"),
+        PipeChange::Reset {
+            to: ResetTo::Exact(vec![(PartitionId(0), Offset(5)), (PartitionId(3), Offset(7))]),
+            partitions: vec![],
+            keep_rows: true
+        }
+    );
+    assert!(matches!(
+        parsed("WAIT FOR OFFSET (0 = 5) OF PIPE p TIMEOUT '5s'"),
+        Statement::Wait { timeout, .. } if timeout == std::time::Duration::from_secs(5)
+    ));
+    let Statement::ReplayRejected { condition, .. } = parsed("REPLAY REJECTED p WHERE error LIKE '%x''y%' ;") else {
+        panic!("not a replay")
+    };
+    assert_eq!(condition.as_deref(), Some("error LIKE '%x''y%'"));
+    assert_refused("ALTER PIPE p RESE", "RESE", "did you mean RESET?");
+    assert_refused("ALTER PIPE p RESET OFFSETS TO LATER", "LATER", "did you mean LATEST?");
+    assert_refused("ALTER PIPE p RESET OFFSETS TO (0 = 5, 0 = 6)", "0", "given twice");
+    assert_refused(
+        "ALTER PIPE p SET (on_eror = 'halt')",
+        "on_eror",
+        "did you mean on_error?",
+    );
+    assert_refused(
+        "ALTER PIPE p SET (topic = 'x')",
+        "topic",
+        "fixed when a pipe is created",
+    );
+    assert_refused(
+        "ALTER TABLE t SET (shards = 5)",
+        "shards",
+        "fixed when a table is created",
+    );
+    assert_refused("WAIT FOR PIPE p CAUGHT", "", "expected UP");
+    assert_refused("REPLAY REJECTED p WHERE", "", "a condition");
 }

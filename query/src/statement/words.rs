@@ -7,6 +7,7 @@ use crate::error::{Place, QueryError};
 use crate::nearest::did_you_mean;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use tidemill_core::schema::Literal;
 
 /// A statement cut into words; blanks and comments are dropped.
 pub(crate) struct Words {
@@ -58,7 +59,11 @@ impl Words {
 
     /// Reads from the first word.
     pub(crate) fn cursor(&self) -> Cursor<'_> {
-        Cursor { words: self, next: 0 }
+        Cursor {
+            words: self,
+            next: 0,
+            half: false,
+        }
     }
 
     /// Where `word` stands for the first time: as it is or, failing that, in other letters.
@@ -101,6 +106,8 @@ impl Words {
 pub(crate) struct Cursor<'w> {
     words: &'w Words,
     next: usize,
+    /// Whether the first half of a `>>` is read.
+    half: bool,
 }
 
 impl Cursor<'_> {
@@ -149,6 +156,45 @@ impl Cursor<'_> {
             self.bump();
         }
         found
+    }
+
+    /// Passes over a `>`, also if it is one half of what the tokenizer takes for a `>>`.
+    pub(crate) fn accept_closing_angle(&mut self) -> bool {
+        match self.token() {
+            Some(Token::ShiftRight) if !self.half => self.half = true,
+            Some(Token::ShiftRight | Token::Gt) => {
+                self.half = false;
+                self.bump();
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A number, with a sign or without, or a text in single quotes.
+    pub(crate) fn constant(&mut self, what: &str) -> Result<Literal, QueryError> {
+        if let Some(Token::SingleQuotedString(text)) = self.token() {
+            let text = Literal::Text(text.clone());
+            self.bump();
+            return Ok(text);
+        }
+        let sign = match self.token() {
+            Some(Token::Minus) => "-",
+            Some(Token::Plus) => "",
+            Some(Token::Number(..)) => {
+                let number = self.literal(what)?;
+                return Ok(Literal::Number(number.replace('_', "")));
+            }
+            _ => return Err(self.expected(what, &[])),
+        };
+        self.bump();
+        match self.token() {
+            Some(Token::Number(..)) => {
+                let number = self.literal(what)?.replace('_', "");
+                Ok(Literal::Number(format!("{sign}{number}")))
+            }
+            _ => Err(self.expected("a number", &[])),
+        }
     }
 
     /// Passes over `wanted`, or fails; `known` are the words that could stand here.
@@ -294,6 +340,17 @@ impl Cursor<'_> {
         }
     }
 
+    /// Everything up to the end or a semicolon, as text.
+    pub(crate) fn rest(&mut self) -> String {
+        let rest = self.words.tokens[self.next..].iter();
+        let words: Vec<String> = rest
+            .take_while(|t| t.token != Token::SemiColon)
+            .map(|t| written(&t.token))
+            .collect();
+        self.next += words.len();
+        words.join(" ")
+    }
+
     /// A whole number.
     pub(crate) fn number<N: std::str::FromStr>(&mut self, what: &str) -> Result<N, QueryError> {
         let parsed = match self.token() {
@@ -305,6 +362,15 @@ impl Cursor<'_> {
         };
         self.bump();
         Ok(number)
+    }
+}
+
+/// The token as it is written in a statement. Its own text leaves out what is doubled inside quotes.
+fn written(token: &Token) -> String {
+    match token {
+        Token::SingleQuotedString(text) => format!("'{}'", text.replace('\'', "''")),
+        Token::Word(word) if word.quote_style == Some('"') => format!("\"{}\"", word.value.replace('"', "\"\"")),
+        other => other.to_string(),
     }
 }
 

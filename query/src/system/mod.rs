@@ -3,8 +3,11 @@
 //! Each is built when a query names it, from the query's own snapshot; what is not named costs
 //! nothing. Soft state (rates, positions, lag) is null where no manager or node has told it.
 
+mod check;
 mod cluster;
 mod columns;
+mod freshness;
+mod ledger;
 mod pipes;
 mod rejected;
 mod tables;
@@ -18,6 +21,8 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use std::sync::Arc;
 use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::{PartitionId, PipeId};
+use tidemill_storage::store::PartStore;
 
 /// The names of the system tables.
 pub(crate) const NAMES: &[&str] = &[
@@ -28,20 +33,38 @@ pub(crate) const NAMES: &[&str] = &[
     "partitions",
     "parts",
     "rejected",
+    "ledger",
+    "skipped",
+    "events",
+    "freshness",
+    CHECK,
     "settings",
 ];
+
+/// The system table that reads every file.
+pub(crate) const CHECK: &str = "check";
+
+/// [`CHECK`] as a table.
+pub(crate) async fn checked(
+    snapshot: &dyn CatalogSnapshot,
+    store: &dyn PartStore,
+) -> Result<Arc<dyn TableProvider>, QueryError> {
+    let rows = check::check(snapshot, store).await?;
+    Ok(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))
+}
 
 /// What a system table is built from.
 pub(crate) struct Source<'s> {
     pub(crate) snapshot: Arc<dyn CatalogSnapshot>,
     pub(crate) progress: Option<&'s [NodeProgress]>,
+    pub(crate) headroom: &'s [(PipeId, PartitionId, i64)],
     pub(crate) group: &'s dyn Progress,
     pub(crate) settings: Settings,
 }
 
 /// Whether the table needs the manager's soft state.
 pub(crate) fn needs_progress(name: &str) -> bool {
-    matches!(name, "nodes" | "partitions")
+    matches!(name, "nodes" | "partitions" | "freshness")
 }
 
 /// The system table called `name`, if there is one.
@@ -53,7 +76,11 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,
         "pipes" => pipes::pipes(snapshot)?,
-        "partitions" => pipes::partitions(snapshot, source.progress)?,
+        "partitions" => pipes::partitions(snapshot, source.progress, source.headroom)?,
+        "freshness" => freshness::freshness(snapshot, source.progress)?,
+        "ledger" => ledger::ledger(snapshot)?,
+        "skipped" => ledger::skipped(snapshot)?,
+        "events" => ledger::events(snapshot)?,
         "settings" => settings(&source.settings)?,
         "rejected" => return Ok(Some(Arc::new(rejected::Rejected::new(snapshot)?))),
         _ => return Ok(None),

@@ -4,11 +4,12 @@ use super::cluster::table_names;
 use super::columns::Columns;
 use crate::error::QueryError;
 use crate::ports::{NodeProgress, PartitionProgress};
+use crate::show::format_options;
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use tidemill_core::catalog::{CatalogQuestions, Pipe, Shard, SourcePartition};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
-use tidemill_core::{NodeId, PipeId, ShardId, SpanKey};
+use tidemill_core::{NodeId, PartitionId, PipeId, ShardId, SpanKey};
 
 /// The pipes.
 pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
@@ -25,9 +26,11 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
         .text("source", text(|_| "kafka".to_owned()))
         .text("topic", text(|pipe| pipe.source.topic.clone()))
         .text("brokers", text(|pipe| pipe.source.brokers.clone()))
+        .text("state", text(|pipe| pipe.state.name().to_owned()))
+        .text("format", text(|_| "json".to_owned()))
         .text(
-            "state",
-            text(|pipe| if pipe.paused { "paused" } else { "running" }.to_owned()),
+            "options",
+            text(|pipe| format_options(pipe).collect::<Vec<_>>().join(", ")),
         )
         .number("partitions", counts.into_iter())
         .time("created_at", pipes.iter().map(|pipe| pipe.created_at_ms))
@@ -38,6 +41,7 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
 pub(super) fn partitions(
     snapshot: &dyn CatalogSnapshot,
     progress: Option<&[NodeProgress]>,
+    headroom: &[(PipeId, PartitionId, i64)],
 ) -> Result<RecordBatch, QueryError> {
     let partitions: Vec<SourcePartition> = snapshot.list(&[])?;
     let pipes: BTreeMap<PipeId, String> = snapshot
@@ -47,15 +51,42 @@ pub(super) fn partitions(
         .collect();
     let tables = table_names(snapshot)?;
     let said = said_by_leaders(snapshot, progress)?;
-    let of = |p: &SourcePartition| {
-        said.get(&SpanKey {
-            pipe: p.pipe,
-            partition: p.partition,
-            incarnation: p.incarnation,
-        })
-        .copied()
+    let of = |p: &SourcePartition| said.get(&p.key()).copied();
+    let mut totals: BTreeMap<(PipeId, u32), (u64, u64)> = BTreeMap::new();
+    for life in super::ledger::lives(snapshot)? {
+        let total = totals.entry((life.pipe, life.partition)).or_default();
+        total.0 += life.ledger.counts.stored;
+        total.1 += life.ledger.counts.rejected;
+    }
+    let total = |p: &SourcePartition| totals.get(&(p.pipe, p.partition.0)).copied().unwrap_or_default();
+    let waits = |p: &SourcePartition| match &p.stop {
+        Some(stop) => Some(
+            stop.reason
+                .explain(&pipes.get(&p.pipe).cloned().unwrap_or_default(), p.offset),
+        ),
+        None => of(p).map(|said| said.waiting_for.clone()),
     };
     let lag = |said: &PartitionProgress| said.end.map(|end| end.0.saturating_sub(said.position.0));
+    // How long ago the newest record that was read was produced, while there is more to read.
+    let now_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64);
+    let lag_seconds = |said: &PartitionProgress| match lag(said)? {
+        0 => Some(0),
+        _ => Some((now_ms.saturating_sub(said.read_to_ms?).max(0) / 1000).unsigned_abs()),
+    };
+    let room = |p: &SourcePartition| {
+        let found = headroom
+            .iter()
+            .find(|(pipe, n, _)| (*pipe, *n) == (p.pipe, p.partition));
+        found.map(|(_, _, seconds)| *seconds)
+    };
+    let alerts: BTreeMap<PipeId, i64> = snapshot
+        .list::<Pipe>(&[])?
+        .into_iter()
+        .map(|pipe| (pipe.id, i64::from(pipe.settings.headroom_alert_s)))
+        .collect();
+    let alert_below = |p: &SourcePartition| alerts.get(&p.pipe).copied().unwrap_or_default();
     let all = || partitions.iter();
     Columns::default()
         .text("pipe", all().map(|p| pipes.get(&p.pipe).cloned()))
@@ -63,14 +94,28 @@ pub(super) fn partitions(
         .text("table", all().map(|p| tables.get(&p.shard.table).cloned()))
         .number("shard", all().map(|p| Some(p.shard.index.into())))
         .number("incarnation", all().map(|p| Some(p.incarnation.0)))
-        .number("start", all().map(|p| Some(p.start.0)))
+        .number("start", all().map(|p| Some(p.ledger.start.0)))
         .number("committed", all().map(|p| Some(p.offset.0)))
         .number("position", all().map(|p| of(p).map(|said| said.position.0)))
         .number("end", all().map(|p| of(p).and_then(|said| said.end).map(|end| end.0)))
         .number("lag", all().map(|p| of(p).and_then(lag)))
-        .number("stored", all().map(|p| Some(p.stored)))
-        .number("rejected", all().map(|p| Some(p.rejected)))
-        .text("waiting_for", all().map(|p| of(p).map(|said| said.waiting_for.clone())))
+        .number(
+            "lag_bytes",
+            all().map(|p| of(p).and_then(|said| Some((lag(said)? as f64 * said.record_bytes?) as u64))),
+        )
+        .number("lag_seconds", all().map(|p| of(p).and_then(lag_seconds)))
+        .number(
+            "headroom_seconds",
+            all().map(|p| room(p).map(|s| s.max(0).unsigned_abs())),
+        )
+        .boolean("headroom_alert", all().map(|p| room(p).map(|s| s < alert_below(p))))
+        .number("stored", all().map(|p| Some(total(p).0)))
+        .number("rejected", all().map(|p| Some(total(p).1)))
+        .text(
+            "stopped",
+            all().map(|p| p.stop.as_ref().map(|stop| stop.reason.name().to_owned())),
+        )
+        .text("waiting_for", all().map(waits))
         .time("committed_at", all().map(|p| p.committed_at_ms))
         .finish()
 }

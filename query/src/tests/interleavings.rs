@@ -88,6 +88,7 @@ impl Sim {
                 name: "id".into(),
                 data_type: ColumnType::Int64,
                 nullable: true,
+                default: None,
             }];
             sim.apply(Command::CreateTable(CreateTable {
                 name: table.into(),
@@ -109,6 +110,9 @@ impl Sim {
                         topic: "t".into(),
                         client: BTreeMap::new(),
                     },
+                    settings: PipeSettings::default(),
+                    topic: None,
+                    format: Default::default(),
                     partitions: (0..3).map(|p| (PartitionId(p), Offset(u64::from(p) * 10))).collect(),
                 }))
                 .unwrap();
@@ -178,8 +182,11 @@ impl Sim {
             key,
             start,
             end: Offset(end),
-            stored,
-            rejected: 0,
+            counts: Counts {
+                absent: end - start.0 - stored,
+                ..Counts::stored(stored)
+            },
+            topic: None,
             source_epoch: None,
         };
         self.offices[&at]
@@ -287,7 +294,9 @@ impl Sim {
         let partitions: Vec<SourcePartition> = now.list(&[]).unwrap();
         for p in partitions.iter().filter(|p| p.shard == at.1) {
             let memtable = &self.offices[&at].memtable;
-            let paused = pipes.iter().any(|pipe| pipe.id == p.pipe && pipe.paused);
+            let paused = pipes
+                .iter()
+                .any(|pipe| pipe.id == p.pipe && pipe.state == PipeState::Paused);
             let open = memtable
                 .stats()
                 .positions
@@ -326,9 +335,15 @@ impl Sim {
         self.moves += 1;
         let pipes: Vec<Pipe> = self.now().list(&[]).unwrap();
         let pipe = &pipes[self.random.below(pipes.len())];
-        self.apply(Command::SetPipePaused(SetPipePaused {
+        // A pipe that is being paused still has its rows in memory, and they are still seen.
+        let state = match pipe.state {
+            PipeState::Running => PipeState::Pausing,
+            PipeState::Pausing => PipeState::Paused,
+            PipeState::Paused => PipeState::Running,
+        };
+        self.apply(Command::SetPipeState(SetPipeState {
             name: pipe.name.clone(),
-            paused: !pipe.paused,
+            state,
         }))
         .unwrap();
     }
@@ -363,7 +378,7 @@ impl Sim {
                 partition: p.partition,
                 incarnation: p.incarnation,
             };
-            let paused = now.get::<Pipe>(&p.pipe).unwrap().unwrap().paused;
+            let paused = now.get::<Pipe>(&p.pipe).unwrap().unwrap().state == PipeState::Paused;
             let read = lanes
                 .into_iter()
                 .flatten()
@@ -443,7 +458,9 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
                 let seen = distinct.range((p.pipe.0, p.partition.0, 0)..=(p.pipe.0, p.partition.0, u64::MAX));
                 let seen: Vec<u64> = seen.map(|row| row.2).collect();
                 let cut = p.offset.0.max(seen.last().map_or(0, |last| last + 1));
-                let expected: Vec<u64> = (p.start.0..cut).filter(|offset| exists(*offset)).collect();
+                let expected: Vec<u64> = (u64::from(p.partition.0) * 10..cut)
+                    .filter(|offset| exists(*offset))
+                    .collect();
                 assert_eq!(
                     seen, expected,
                     "pipe {} partition {} below its cut {cut}",
@@ -452,7 +469,9 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
                 let old = before.get::<SourcePartition>(&(p.pipe, p.partition)).unwrap().unwrap();
                 assert!(cut >= old.offset.0, "less than what was committed before");
                 if let Some(position) = positions.and_then(|all| all.get(&(p.pipe, p.partition))) {
-                    let last = (p.start.0..*position).rev().find(|offset| exists(*offset));
+                    let last = (u64::from(p.partition.0) * 10..*position)
+                        .rev()
+                        .find(|offset| exists(*offset));
                     assert!(
                         last.is_none_or(|last| seen.last() >= Some(&last)),
                         "not all rows in memory are seen"

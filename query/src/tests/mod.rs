@@ -4,6 +4,7 @@
 mod administering;
 mod interleavings;
 mod mistakes;
+mod nested;
 mod querying;
 mod system_tables;
 mod world;

@@ -44,8 +44,8 @@ async fn the_catalog_is_shown_as_tables() {
         ["p"]
     );
     let columns = query(&engine, "DESCRIBE events").await;
-    assert_eq!(columns[0], "id|BIGINT|false|sort key 1");
-    assert_eq!(columns[6], "_offset|BIGINT|false|from the source");
+    assert_eq!(columns[0], "id|BIGINT|false||sort key 1");
+    assert_eq!(columns[6], "_offset|BIGINT|false||from the source");
     for sql in [
         "SHOW TABLES",
         "SHOW PIPES",
@@ -74,6 +74,9 @@ async fn partitions_show_what_their_leaders_say() {
             },
             shard: p.shard,
             position: Offset(position),
+            reading: true,
+            record_bytes: Some(10.0),
+            read_to_ms: None,
             end: (p.partition.0 == 0).then_some(Offset(100)),
             waiting_for: String::new(),
         };
@@ -83,6 +86,7 @@ async fn partitions_show_what_their_leaders_say() {
             memtable_bytes: 1024,
             rows_per_second: 2.5,
             partitions: partitions.iter().map(of).collect(),
+            freshness: Vec::new(),
         }
     };
     // Node 3 leads nothing any more: what it says of partitions does not count.

@@ -2,7 +2,9 @@
 //! every leader has a real memtable.
 
 use crate::*;
-use arrow::array::{Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -80,19 +82,37 @@ impl Progress for World {
     async fn progress(&self) -> Option<Vec<NodeProgress>> {
         self.progress.lock().unwrap().clone()
     }
+
+    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)> {
+        vec![(PipeId(1), PartitionId(0), 120)]
+    }
 }
 
 #[async_trait]
 impl Sources for World {
-    async fn kafka_start(
-        &self,
-        source: &KafkaSource,
-        _: &StartPosition,
-    ) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
+    async fn kafka_start(&self, source: &KafkaSource, _: &StartPosition) -> Result<SourceOffsets, SourceError> {
         match source.topic.as_str() {
             "missing" => Err(SourceError("brokers 'h:1' have no topic 'missing'".into())),
-            _ => Ok((0..4).map(|p| (PartitionId(p), Offset(0))).collect()),
+            _ => Ok(SourceOffsets {
+                topic: None,
+                partitions: (0..4).map(|p| (PartitionId(p), Offset(0))).collect(),
+            }),
         }
+    }
+}
+
+#[async_trait]
+impl Replayer for World {
+    async fn replay(
+        &self,
+        _: &Pipe,
+        _: &Table,
+        _: &RejectPart,
+        _: Epoch,
+        _: &RecordBatch,
+        _: &BooleanArray,
+    ) -> Result<Replayed, String> {
+        Err("this world has no decoder".into())
     }
 }
 
@@ -120,6 +140,7 @@ impl World {
         let parts: Arc<dyn PartStore> = store;
         let engine = Engine::new(
             config,
+            world.clone(),
             world.clone(),
             world.clone(),
             world.clone(),
@@ -213,8 +234,15 @@ impl World {
             key,
             start,
             end: Offset(start.0 + count),
-            stored: good.len() as u64,
-            rejected: bad.len() as u64,
+            counts: Counts {
+                delivered: count,
+                absent: 0,
+                stored: good.len() as u64,
+                rejected: bad.len() as u64,
+                filtered: 0,
+                rows: good.len() as u64,
+            },
+            topic: None,
             source_epoch: None,
         };
         let rows = Some(rows(&table, "clicks", partition, &good));
@@ -243,9 +271,13 @@ impl World {
         let mut parts = write_parts(&table, shard, epoch, &cut.rows, &mut new_id).unwrap();
         let mut reject_parts = Vec::new();
         let mut files = Vec::new();
+        let mut rejects: BTreeMap<PipeId, Vec<RecordBatch>> = BTreeMap::new();
         for (pipe, batch) in &cut.rejects {
-            let written = write_rejects(*pipe, shard, epoch, std::slice::from_ref(batch), &mut new_id).unwrap();
-            reject_parts.push((*pipe, written.file.clone()));
+            rejects.entry(*pipe).or_default().push(batch.clone());
+        }
+        for (pipe, batches) in rejects {
+            let written = write_rejects(pipe, shard, epoch, &batches, &mut new_id).unwrap();
+            reject_parts.push((pipe, written.file.clone()));
             files.push(written);
         }
         let commit = CommitPart {

@@ -56,6 +56,7 @@ fn proposal(index: u64) -> Proposal {
             name: "a".into(),
             data_type: ColumnType::Int64,
             nullable: true,
+            default: None,
         }],
         order_by: vec![],
         partition_by: None,

@@ -45,6 +45,7 @@ pub fn create(name: &str) -> Proposal {
             name: "a".into(),
             data_type: ColumnType::Int64,
             nullable: true,
+            default: None,
         }],
         order_by: vec![],
         partition_by: None,

@@ -10,9 +10,9 @@ use tidemill_core::{Epoch, Offset, PipeId, ShardId, Span, SpanKey};
 pub struct Chunk {
     /// The offsets, and how many records became what.
     pub span: Span,
-    /// `span.stored` rows in offset order, with the schema of [`crate::arrow_schema`]; `None` is none.
+    /// `span.counts.rows` rows in offset order, with the schema of [`crate::arrow_schema`]; `None` is none.
     pub rows: Option<RecordBatch>,
-    /// `span.rejected` records in offset order, with the schema of [`crate::reject_schema`]; `None` is none.
+    /// `span.counts.rejected` records in offset order, with the schema of [`crate::reject_schema`]; `None` is none.
     pub rejects: Option<RecordBatch>,
 }
 

@@ -50,7 +50,7 @@ impl Piece {
             .flat_map(RecordBatch::columns)
             .map(|column| filled_bytes(column.as_ref()))
             .sum();
-        let weight = (span.stored + span.rejected)
+        let weight = (span.counts.rows + span.counts.rejected)
             .max((filled / BYTES_PER_WEIGHT) as u64)
             .max(1);
         Self {
@@ -151,7 +151,7 @@ fn concat<'a>(batches: impl Iterator<Item = &'a RecordBatch> + Clone) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_core::{Incarnation, Offset, PartitionId, PipeId, SpanKey};
+    use tidemill_core::{Counts, Incarnation, Offset, PartitionId, PipeId, SpanKey};
 
     fn marker(start: u64, width: u64) -> Arc<Piece> {
         let key = SpanKey {
@@ -163,8 +163,11 @@ mod tests {
             key,
             start: Offset(start),
             end: Offset(start + width),
-            stored: 0,
-            rejected: 0,
+            counts: Counts {
+                absent: width,
+                ..Counts::default()
+            },
+            topic: None,
             source_epoch: None,
         };
         let mut piece = Piece::new(span, None, None, Instant::now());

@@ -5,7 +5,7 @@ use super::*;
 use arrow::array::{BinaryArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::collections::BTreeMap;
-use tidemill_core::{Incarnation, TableId};
+use tidemill_core::{Counts, Incarnation, TableId};
 
 fn key(partition: u32, incarnation: u64) -> SpanKey {
     SpanKey {
@@ -48,6 +48,17 @@ fn rejects(offsets: &[i64]) -> RecordBatch {
     .unwrap()
 }
 
+fn counts(width: u64, stored: u64, rejected: u64) -> Counts {
+    Counts {
+        delivered: stored + rejected,
+        absent: width - stored - rejected,
+        stored,
+        rejected,
+        filtered: 0,
+        rows: stored,
+    }
+}
+
 /// A chunk over `start..end`; what `fate` says of each offset: 0 row, 1 reject, else absent.
 fn chunk(key: SpanKey, start: u64, end: u64, fate: impl Fn(u64) -> u64) -> Chunk {
     let with = |wanted: u64| {
@@ -61,8 +72,8 @@ fn chunk(key: SpanKey, start: u64, end: u64, fate: impl Fn(u64) -> u64) -> Chunk
         key,
         start: Offset(start),
         end: Offset(end),
-        stored: stored.len() as u64,
-        rejected: rejected.len() as u64,
+        counts: counts(end - start, stored.len() as u64, rejected.len() as u64),
+        topic: None,
         source_epoch: None,
     };
     Chunk {
@@ -129,7 +140,7 @@ fn a_cut_stays_visible_until_it_is_committed() {
     m.append(full(key(0, 1), 0, 3)).unwrap();
     let cut = m.cut().unwrap();
     assert_eq!(
-        (cut.spans[0].start, cut.spans[0].end, cut.spans[0].stored),
+        (cut.spans[0].start, cut.spans[0].end, cut.spans[0].counts.stored),
         (Offset(0), Offset(3), 3)
     );
     m.append(full(key(0, 1), 3, 5)).unwrap();
@@ -380,9 +391,12 @@ fn check_cut(cut: &Cut, lanes: &BTreeMap<u32, Model>, fate: &impl Fn(u64) -> u64
             .collect::<Vec<_>>(),
         wanted(1)
     );
-    assert_eq!(cut.spans.iter().map(|s| s.stored).sum::<u64>(), wanted(0).len() as u64);
     assert_eq!(
-        cut.spans.iter().map(|s| s.rejected).sum::<u64>(),
+        cut.spans.iter().map(|s| s.counts.stored).sum::<u64>(),
+        wanted(0).len() as u64
+    );
+    assert_eq!(
+        cut.spans.iter().map(|s| s.counts.rejected).sum::<u64>(),
         wanted(1).len() as u64
     );
 }

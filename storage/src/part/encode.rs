@@ -4,7 +4,8 @@
 //! The ranges for the catalog come from the statistics that the Parquet writer made anyway.
 
 use super::order::Selection;
-use super::ranges::{MAX_BOUND, holds_nan, ranges};
+use super::ranges::{MAX_BOUND, first_leaf, holds_nan, ranges};
+use super::sources::{self, SOURCES, Tally};
 use super::{PartError, WrittenPart, path_of};
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
@@ -47,7 +48,9 @@ pub(super) fn encode(
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, of.schema.clone(), Some(properties(&of)))?;
     let mut with_nan = vec![false; of.schema.fields().len()];
+    let mut sources = Tally::default();
     let mut write = |batch: &RecordBatch| -> Result<(), PartError> {
+        sources.count(batch);
         for (column, found) in batch.columns().iter().zip(&mut with_nan) {
             *found = *found || holds_nan(column);
         }
@@ -65,6 +68,8 @@ pub(super) fn encode(
             }
         }
     }
+    let sources = sources.finish();
+    writer.append_key_value_metadata(KeyValue::new(SOURCES.to_owned(), sources::to_text(&sources)));
     let metadata = writer.close()?;
     let bytes = Bytes::from(bytes);
     let file = PartFile {
@@ -77,7 +82,7 @@ pub(super) fn encode(
         ranges: ranges(of.schema, &metadata, &with_nan, of.ranged),
         partition_value: of.partition_value,
     };
-    Ok(WrittenPart { file, bytes })
+    Ok(WrittenPart { file, bytes, sources })
 }
 
 /// For each row, counted through all batches, its batch and its number there.
@@ -91,7 +96,7 @@ fn places(batches: &[&RecordBatch]) -> Vec<(usize, usize)> {
 
 fn properties(of: &FileOf<'_>) -> WriterProperties {
     let sorting = |&column: &usize| SortingColumn {
-        column_idx: column as i32,
+        column_idx: first_leaf(of.schema, column) as i32,
         descending: false,
         nulls_first: false,
     };

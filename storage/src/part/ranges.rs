@@ -30,22 +30,24 @@ pub(super) fn ranges(
     with_nan: &[bool],
     ranged: &[String],
 ) -> Vec<ColumnRange> {
-    // All columns are flat, so the position in the schema is the position in the file.
+    // Nested columns have no range: only their leaves would, which queries do not ask for.
     let columns = ranged
         .iter()
-        .filter_map(|name| Some((schema.index_of(name).ok()?, name)));
+        .filter_map(|name| Some((schema.index_of(name).ok()?, name)))
+        .filter(|(index, _)| !schema.field(*index).data_type().is_nested());
     let range = |(index, name): (usize, &String)| {
         let data_type = schema.field(index).data_type();
+        let leaf = first_leaf(schema, index);
         let (mut min, mut max, mut nulls) = (Bound::NoValue, Bound::NoValue, 0);
         for group in metadata.row_groups() {
-            let (group_min, group_max) = match group.column(index).statistics() {
+            let (group_min, group_max) = match group.column(leaf).statistics() {
                 Some(statistics) if !with_nan[index] => bounds(statistics, data_type),
                 _ => (Bound::Unknown, Bound::Unknown),
             };
             min = min.or(group_min, Ordering::Less);
             max = max.or(group_max, Ordering::Greater);
             nulls += group
-                .column(index)
+                .column(leaf)
                 .statistics()
                 .and_then(Statistics::null_count_opt)
                 .unwrap_or_default();
@@ -58,6 +60,22 @@ pub(super) fn ranges(
         }
     };
     columns.map(range).collect()
+}
+
+/// The position in a file of the first leaf of a column: nested columns are stored as one column per leaf.
+pub(super) fn first_leaf(schema: &Schema, column: usize) -> usize {
+    schema.fields()[..column]
+        .iter()
+        .map(|field| leaves(field.data_type()))
+        .sum()
+}
+
+fn leaves(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Struct(fields) => fields.iter().map(|field| leaves(field.data_type())).sum(),
+        DataType::List(inner) | DataType::Map(inner, _) => leaves(inner.data_type()),
+        _ => 1,
+    }
 }
 
 /// What is known of one end of a range.

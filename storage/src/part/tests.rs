@@ -17,10 +17,11 @@ const SHARD: ShardId = ShardId {
 };
 
 pub(crate) fn table(columns: &[(&str, ColumnType)]) -> Table {
-    let column = |&(name, data_type): &(&str, ColumnType)| Column {
-        name: name.to_owned(),
-        data_type,
+    let column = |(name, data_type): &(&str, ColumnType)| Column {
+        name: (*name).to_owned(),
+        data_type: data_type.clone(),
         nullable: true,
+        default: None,
     };
     Table {
         id: SHARD.table,
@@ -401,7 +402,7 @@ fn ranges_hold_over_row_groups_and_leave_out_nan() {
 #[test]
 fn ranges_are_kept_of_few_columns() {
     let columns: Vec<(String, ColumnType)> = (0..60).map(|i| (format!("c{i}"), ColumnType::Int64)).collect();
-    let mut table = table(&columns.iter().map(|(n, t)| (n.as_str(), *t)).collect::<Vec<_>>());
+    let mut table = table(&columns.iter().map(|(n, t)| (n.as_str(), t.clone())).collect::<Vec<_>>());
     table.order_by = vec!["c59".to_owned()];
     let parts = write(&table, &[batch(&table, vec![longs(vec![Some(1)]); 60], 0, 0)]);
     assert_eq!(parts[0].file.ranges.len(), 32);

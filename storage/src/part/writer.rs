@@ -107,7 +107,7 @@ fn ranged_columns(table: &Table) -> Vec<String> {
     let numbers = table
         .columns
         .iter()
-        .filter(|c| !matches!(c.data_type, T::Text | T::Boolean | T::Decimal { .. }));
+        .filter(|c| !matches!(c.data_type, T::Text | T::Boolean | T::Decimal { .. }) && !c.data_type.is_nested());
     let mut columns: Vec<String> = Vec::new();
     for name in ordered
         .chain(partition)

@@ -1,0 +1,520 @@
+//! What sources do, one test for each class of complaint about other systems: transaction markers, compaction, expired
+//! and recreated and truncated logs, bad records, operators who skip and come back. Each runs once as it is and once
+//! with a node killed in its middle; after each the ledgers balance and `tidemill check` agrees.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use tidemill_chaos_tests::script::Script;
+use tidemill_chaos_tests::stage::{Stage, TOPIC};
+use tidemill_chaos_tests::world::World;
+
+type Done = anyhow::Result<()>;
+
+/// Two tests for each case: as it is, and with a node killed where the case says.
+macro_rules! cases {
+    ($($(#[$doc:meta])* $name:ident: $brokers:expr;)*) => {
+        $($(#[$doc])* mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn undisturbed() {
+                super::run($brokers, false, super::case::$name).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn with_a_node_killed() {
+                super::run($brokers, true, super::case::$name).await;
+            }
+        })*
+    };
+}
+
+cases! {
+    transactions_leave_gaps_and_no_lag: 1;
+    a_compacted_topic_is_read_to_its_end: 1;
+    expired_offsets_are_lost_and_nothing_else: 1;
+    retention_shorter_than_a_pause_loses_what_expired_and_warns_before: 1;
+    a_recreated_topic_with_a_longer_log_is_not_read_on: 1;
+    an_unclean_election_is_noticed_after_the_log_has_regrown: 3;
+    bad_records_halt_when_asked_and_are_replayed_once: 1;
+    many_bad_records_block_nothing: 1;
+    what_was_skipped_is_backfilled_exactly: 1;
+}
+
+async fn run(brokers: u32, kill: bool, case: impl AsyncFnOnce(&mut Stage) -> Done) {
+    let mut stage = Stage::new(brokers, kill).await.unwrap();
+    if let Err(error) = case(&mut stage).await {
+        let folder = stage.world.keep();
+        panic!("{error:#}; the world is kept in {}", folder.display());
+    }
+    stage.finish().await.unwrap();
+}
+
+mod case {
+    use super::*;
+
+    pub async fn transactions_leave_gaps_and_no_lag(stage: &mut Stage) -> Done {
+        stage.topic(1, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::transactional(&stage.world.brokers, TOPIC, "tx")?;
+        source.begin()?;
+        source.send_ids(0, 0..100)?;
+        source.commit()?;
+        source.begin()?;
+        source.send_ids(0, 100..150)?;
+        source.abort()?;
+        stage.disturb().await?;
+        source.begin()?;
+        source.send_ids(0, 150..250)?;
+        source.commit()?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 200);
+        // A transaction that stays open holds back what is behind it, and says so.
+        source.begin()?;
+        source.send_ids(0, 1000..1010)?;
+        source.flush()?;
+        let held = "SELECT count(*) FROM system.partitions WHERE waiting_for LIKE 'a transaction at the source%'";
+        stage.wait(held, 1).await?;
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t").await?,
+            200,
+            "uncommitted records are seen"
+        );
+        source.commit()?;
+        // A tail of nothing but marks and aborted records is no lag.
+        source.begin()?;
+        source.send_ids(0, 2000..2005)?;
+        source.abort()?;
+        stage.caught_up().await?;
+        stage.wait("SELECT sum(lag) FROM system.partitions", 0).await?;
+        assert_eq!(
+            stage.ask("SELECT sum(id) FROM t").await?,
+            (0..100).sum::<i64>() + (150..250).sum::<i64>() + (1000..1010).sum::<i64>()
+        );
+        let ends = "SELECT coalesce(max(\"end\") - max(committed), -1) FROM system.partitions";
+        stage.wait(ends, 0).await?;
+        assert_eq!(stage.ask("SELECT sum(delivered) FROM system.ledger").await?, 210);
+        assert_eq!(
+            stage.ask("SELECT sum(absent) FROM system.ledger").await?,
+            55 + 5,
+            "aborted records and five marks"
+        );
+        assert!(
+            stage
+                .ask("SELECT count(*) FROM system.events WHERE kind = 'absent'")
+                .await?
+                >= 1,
+            "no alarm"
+        );
+        stage.run("ALTER PIPE p SET (gaps = 'expect')").await
+    }
+
+    pub async fn a_compacted_topic_is_read_to_its_end(stage: &mut Stage) -> Done {
+        let config = [
+            "cleanup.policy=compact",
+            "min.cleanable.dirty.ratio=0.01",
+            "segment.ms=1000",
+            "min.compaction.lag.ms=0",
+            "delete.retention.ms=600000",
+        ];
+        stage.topic(1, &config)?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        for round in 0..20_u64 {
+            for key in 0..50_u64 {
+                let value = format!(r#"{{"id": {}}}"#, round * 50 + key);
+                source.send(0, Some(&format!("k{key}")), Some(&value))?;
+            }
+            source.flush()?;
+        }
+        // A segment is compacted once it is not the last one.
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        source.send(0, Some("k0"), None)?;
+        source.flush()?;
+        let first = async || {
+            let said = stage
+                .world
+                .kafka(&["consume", "--topic", TOPIC, "--from-beginning", "--timeout-ms", "2000"]);
+            Ok(said.unwrap_or_default().lines().count() < 500)
+        };
+        stage
+            .world
+            .wait_for(
+                "the log to be compacted",
+                std::time::Duration::from_secs(60),
+                async |_| first().await,
+            )
+            .await?;
+        stage.pipe(", gaps = 'expect'").await?;
+        stage.disturb().await?;
+        stage.caught_up().await?;
+        // What was compacted away is absent, what is left is there; the newest of every key is.
+        let newest = stage.ask("SELECT count(*) FROM t WHERE id >= 950").await?;
+        assert_eq!(newest, 50, "the newest values");
+        stage
+            .wait(
+                "SELECT coalesce(max(\"end\") - max(committed), -1) FROM system.partitions",
+                0,
+            )
+            .await?;
+        assert_eq!(stage.ask("SELECT sum(passed) FROM system.ledger").await?, 1001);
+        let absent = stage.ask("SELECT sum(absent) FROM system.ledger").await?;
+        assert!(absent > 0, "nothing was compacted");
+        Ok(())
+    }
+
+    pub async fn expired_offsets_are_lost_and_nothing_else(stage: &mut Stage) -> Done {
+        stage.topic(2, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.send_ids(1, 1000..1100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        source.send_ids(0, 100..300)?;
+        source.send_ids(1, 1100..1300)?;
+        source.flush()?;
+        stage.world.kafka(&["delete-records", TOPIC, "0:150"])?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage
+            .wait(
+                "SELECT count(*) FROM system.partitions WHERE stopped = 'expired' AND \"partition\" = 0",
+                1,
+            )
+            .await?;
+        stage.disturb().await?;
+        // The other partition goes on, and the stop is there after the kill too.
+        stage.wait("SELECT count(*) FROM t WHERE id >= 1000", 300).await?;
+        assert_eq!(
+            stage
+                .ask("SELECT count(*) FROM system.partitions WHERE stopped = 'expired'")
+                .await?,
+            1
+        );
+        assert_eq!(
+            stage
+                .ask("SELECT count(*) FROM system.events WHERE kind = 'expired'")
+                .await?,
+            1
+        );
+        assert_eq!(
+            stage.ask("SELECT sum(lost) FROM system.ledger").await?,
+            0,
+            "lost before anybody said so"
+        );
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id < 1000").await?, 250);
+        assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await?, 50);
+        Ok(())
+    }
+
+    pub async fn retention_shorter_than_a_pause_loses_what_expired_and_warns_before(stage: &mut Stage) -> Done {
+        stage.topic(1, &["retention.ms=30000", "segment.ms=1000"])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        source.send_ids(0, 100..200)?;
+        source.flush()?;
+        // The alarm comes while everything is still there.
+        stage
+            .wait("SELECT count(*) FROM system.events WHERE kind = 'headroom'", 1)
+            .await?;
+        assert_eq!(earliest(stage)?, 0, "the records had expired before the alarm");
+        assert_eq!(
+            stage
+                .ask("SELECT count(*) FROM system.partitions WHERE headroom_alert AND headroom_seconds <= 30")
+                .await?,
+            1
+        );
+        stage.disturb().await?;
+        stage
+            .world
+            .wait_for(
+                "the records to expire",
+                std::time::Duration::from_secs(60),
+                async |world| Ok(offset_of(&world.kafka(&["offsets", TOPIC, "--earliest"])?)? >= 200),
+            )
+            .await?;
+        source.send_ids(0, 200..250)?;
+        source.flush()?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage
+            .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'expired'", 1)
+            .await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await?, 100);
+        assert_eq!(
+            stage.ask("SELECT sum(id) FROM t").await?,
+            (0..100).sum::<i64>() + (200..250).sum::<i64>()
+        );
+        Ok(())
+    }
+
+    /// The oldest offset of the only partition.
+    fn earliest(stage: &Stage) -> anyhow::Result<u64> {
+        offset_of(&stage.world.kafka(&["offsets", TOPIC, "--earliest"])?)
+    }
+
+    fn offset_of(said: &str) -> anyhow::Result<u64> {
+        let line = said.lines().find(|line| line.starts_with(TOPIC)).unwrap_or_default();
+        Ok(line.rsplit(':').next().unwrap_or_default().trim().parse()?)
+    }
+
+    pub async fn a_recreated_topic_with_a_longer_log_is_not_read_on(stage: &mut Stage) -> Done {
+        stage.topic(1, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        drop(source);
+        stage.world.kafka(&["topic", "delete", TOPIC])?;
+        stage.topic(1, &[])?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 5000..5500)?;
+        source.flush()?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage.disturb().await?;
+        stage
+            .wait(
+                "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'",
+                1,
+            )
+            .await?;
+        stage.wait("SELECT count(*) FROM t", 100).await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t WHERE id >= 5000").await?,
+            500,
+            "records of the new topic"
+        );
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t WHERE id < 5000").await?,
+            100,
+            "records of the old topic"
+        );
+        stage.several_histories = true;
+        Ok(())
+    }
+
+    pub async fn an_unclean_election_is_noticed_after_the_log_has_regrown(stage: &mut Stage) -> Done {
+        let world = &stage.world;
+        world.kafka(&[
+            "topic",
+            "create",
+            TOPIC,
+            "--partitions",
+            "1",
+            "--replication",
+            "2",
+            "--config",
+            "unclean.leader.election.enable=true",
+            "--config",
+            "min.insync.replicas=1",
+        ])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        let (leader, follower) = replicas(stage)?;
+        stage.world.kafka(&["stop", &follower])?;
+        source.send_ids(0, 100..200)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 200);
+        drop(source);
+        // The only copy of the second hundred goes, the old follower leads with the first hundred alone, and the log
+        // grows past the old end: offsets 100 to 199 are other records now.
+        stage.world.kafka(&["kill", &leader])?;
+        stage.world.kafka(&["start", &follower])?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 7000..7300)?;
+        source.flush()?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage.disturb().await?;
+        stage
+            .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'truncated'", 1)
+            .await?;
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t").await?,
+            200,
+            "records of the other history were read"
+        );
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t WHERE id >= 7000").await?,
+            300,
+            "new records were skipped"
+        );
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t WHERE id < 7000").await?,
+            200,
+            "rows read before"
+        );
+        stage.several_histories = true;
+        Ok(())
+    }
+
+    /// The broker that leads the partition, and the other that has a copy.
+    fn replicas(stage: &Stage) -> anyhow::Result<(String, String)> {
+        let said = stage.world.kafka(&["topic", "describe", TOPIC])?;
+        let word = |name: &str| {
+            said.split(name)
+                .nth(1)
+                .and_then(|rest| rest.split_whitespace().next())
+                .unwrap()
+                .to_owned()
+        };
+        let leader = word("Leader:");
+        let other = word("Replicas:").split(',').find(|r| **r != leader).unwrap().to_owned();
+        Ok((leader, other))
+    }
+
+    pub async fn bad_records_halt_when_asked_and_are_replayed_once(stage: &mut Stage) -> Done {
+        stage.topic(1, &[])?;
+        stage.pipe(", on_error = 'halt'").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..10)?;
+        source.send(0, None, Some(r#"{"id": 10} {"id": 11}"#))?;
+        source.send(0, None, Some("not JSON"))?;
+        source.send_ids(0, 12..20)?;
+        source.flush()?;
+        stage
+            .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'bad_record'", 1)
+            .await?;
+        stage.wait("SELECT count(*) FROM t", 10).await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage
+            .wait("SELECT count(*) FROM system.events WHERE kind = 'bad_record'", 2)
+            .await?;
+        stage.disturb().await?;
+        stage.run("ALTER PIPE p SET (on_error = 'reject')").await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 18);
+        stage.wait("SELECT count(*) FROM system.rejected", 2).await?;
+        // The fix: such records hold several rows. What cannot be mended stays where it is.
+        stage.run("ALTER PIPE p SET (records = 'many')").await?;
+        for _ in 0..2 {
+            stage.run("REPLAY REJECTED p WHERE \"offset\" = 10").await?;
+        }
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 20);
+        assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, (0..20).sum::<i64>());
+        assert_eq!(stage.ask("SELECT count(*) FROM system.rejected").await?, 1);
+        assert_eq!(stage.ask("SELECT sum(rejected) FROM system.ledger").await?, 1);
+        assert_eq!(
+            stage
+                .ask("SELECT count(*) FROM system.events WHERE kind = 'replay'")
+                .await?,
+            1
+        );
+        // One record has two rows.
+        stage.several_histories = true;
+        Ok(())
+    }
+
+    pub async fn many_bad_records_block_nothing(stage: &mut Stage) -> Done {
+        const BAD: u64 = 65_536;
+        stage.topic(1, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        for n in 0..BAD {
+            source.send(0, None, Some(&format!("bad {n}")))?;
+            if n == BAD / 2 {
+                stage.disturb().await?;
+            }
+        }
+        source.send_ids(0, 1..=3)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, 6);
+        stage.wait("SELECT count(*) FROM system.rejected", BAD as i64).await?;
+        assert_eq!(stage.ask("SELECT sum(rejected) FROM system.ledger").await?, BAD as i64);
+        // Too many of the last ones stop the partition, when that is wanted: at the next record that is read by that rule.
+        stage.run("ALTER PIPE p SET (max_rejected_ratio = 0.5)").await?;
+        let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'too_many_rejected'";
+        for _ in 0..100 {
+            source.send_ids(0, 0..=0)?;
+            source.flush()?;
+            if stage.ask(stopped).await? == 1 {
+                break;
+            }
+        }
+        stage.wait(stopped, 1).await?;
+        stage.run("ALTER PIPE p SET (max_rejected_ratio = 'none')").await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, 6);
+        Ok(())
+    }
+
+    pub async fn what_was_skipped_is_backfilled_exactly(stage: &mut Stage) -> Done {
+        stage.topic(2, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.run("WAIT FOR OFFSET (0 = 99) OF PIPE p").await?;
+        // Tools that look at groups see what is committed, some time later.
+        let seen = async |world: &World| {
+            let said = world.kafka(&["groups", "--describe", "--group", "tidemill.demo.p"])?;
+            Ok(said.lines().any(|line| line.split_whitespace().nth(3) == Some("100")))
+        };
+        let patience = std::time::Duration::from_secs(30);
+        stage
+            .world
+            .wait_for("Kafka to know the offsets", patience, seen)
+            .await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        source.send_ids(0, 100..500)?;
+        source.send_ids(1, 10_000..10_050)?;
+        source.flush()?;
+        stage.run("ALTER PIPE p SKIP TO LATEST PARTITION 0").await?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        source.send_ids(0, 500..510)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id < 10000").await?, 110);
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM t WHERE id >= 10000").await?,
+            50,
+            "the other partition"
+        );
+        assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await?, 400);
+        stage.run("ALTER PIPE p BACKFILL").await?;
+        stage.disturb().await?;
+        stage.run("ALTER PIPE p BACKFILL").await?;
+        stage.wait("SELECT count(*) FROM t WHERE id < 10000", 510).await?;
+        assert_eq!(
+            stage.ask("SELECT sum(id) FROM t WHERE id < 10000").await?,
+            (0..510).sum::<i64>()
+        );
+        assert_eq!(
+            stage.ask("SELECT count(*) FROM system.pipes").await?,
+            2,
+            "a second backfill of the same"
+        );
+        // Going back is refused until somebody says what shall become of the rows.
+        assert!(
+            stage
+                .run("ALTER PIPE p RESET OFFSETS TO EARLIEST PARTITION 1")
+                .await
+                .is_err()
+        );
+        stage
+            .wait(
+                "SELECT sum(committed) FROM system.partitions WHERE pipe LIKE 'p_backfill%'",
+                500,
+            )
+            .await
+    }
+}

@@ -1,0 +1,302 @@
+//! A catalog with a table, a pipe and three nodes, whose every step is checked against all invariants.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use tidemill_core::catalog::*;
+use tidemill_core::command::*;
+use tidemill_core::invariants::{check_state, check_step};
+use tidemill_core::schema::{Column, ColumnType};
+use tidemill_core::view::{CatalogRead, MemView, Overlay};
+use tidemill_core::*;
+
+pub struct World {
+    pub state: MemView,
+    pub index: u64,
+    /// Commits that were accepted, for replays.
+    pub accepted: Vec<CommitPart>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let mut world = Self {
+            state: MemView::default(),
+            index: 0,
+            accepted: vec![],
+        };
+        let member = |i: u64| FoundingMember {
+            node: NodeId(i),
+            name: format!("n{i}"),
+            instance: InstanceId(i as u128),
+            warehouse: "default".into(),
+            addresses: Addresses::default(),
+        };
+        let members = (1..=3).map(member).collect();
+        world
+            .apply(Command::FoundCluster(FoundCluster {
+                cluster: ClusterId(1),
+                name: "c".into(),
+                members,
+            }))
+            .unwrap();
+        for i in 1..=3 {
+            world.apply(node_up(i, 1)).unwrap();
+        }
+        world.apply(create_table("t")).unwrap();
+        world.apply(create_pipe("p", "t")).unwrap();
+        for index in 0..2 {
+            let shard = ShardId {
+                table: TableId(1),
+                index,
+            };
+            world
+                .apply(assign(shard, Epoch(0), Some(NodeId(1 + index as u64))))
+                .unwrap();
+        }
+        world
+    }
+
+    /// Applies and checks everything that must hold whatever the command is.
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        self.index += 1;
+        let before = self.state.clone();
+        let mut overlay = Overlay::new(&before);
+        let outcome = apply(
+            &mut overlay,
+            Version(self.index),
+            &Proposal::new(self.index as i64, command.clone()),
+        )
+        .unwrap();
+        self.state.write(overlay.into_writes());
+        if outcome.is_err() {
+            assert_eq!(before, self.state, "a refusal changed the state: {command:?}");
+        }
+        assert_eq!(check_state(&self.state).unwrap(), vec![], "after {command:?}");
+        assert_eq!(check_step(&before, &self.state).unwrap(), vec![], "by {command:?}");
+        assert_eq!(
+            self.state.digest().unwrap(),
+            self.state.recomputed_digest(),
+            "after {command:?}"
+        );
+        if let (Command::CommitPart(commit), Ok(_)) = (command, &outcome) {
+            self.accepted.push(commit);
+        }
+        outcome
+    }
+
+    pub fn partition(&self, p: u32) -> Option<SourcePartition> {
+        self.state.get(&(PipeId(1), PartitionId(p))).unwrap()
+    }
+
+    pub fn shard(&self, index: u32) -> Option<Shard> {
+        self.state
+            .get(&ShardId {
+                table: TableId(1),
+                index,
+            })
+            .unwrap()
+    }
+
+    /// A commit that would be accepted now.
+    pub fn good_commit(&self, shard: u32, id: u128, width: u64) -> Option<CommitPart> {
+        let epoch = self.shard(shard)?.epoch;
+        let spans: Vec<Span> = (0..4)
+            .filter_map(|p| self.partition(p))
+            .filter(|p| p.shard.index == shard)
+            .map(|p| Span {
+                key: SpanKey {
+                    pipe: p.pipe,
+                    partition: p.partition,
+                    incarnation: p.incarnation,
+                },
+                start: p.offset,
+                end: Offset(p.offset.0 + width),
+                counts: counts(width),
+                topic: None,
+                source_epoch: None,
+            })
+            .collect();
+        let sum = |f: fn(&Span) -> u64| spans.iter().map(f).sum::<u64>();
+        Some(CommitPart {
+            commit: CommitId(id),
+            shard: ShardId {
+                table: TableId(1),
+                index: shard,
+            },
+            epoch,
+            schema_version: SchemaVersion(1),
+            parts: vec![file(sum(|s| s.counts.rows), id * 2)],
+            reject_parts: vec![(PipeId(1), file(sum(|s| s.counts.rejected), id * 2 + 1))],
+            spans,
+        })
+    }
+}
+
+impl World {
+    /// The next commit of the first pipe that reads what was skipped.
+    pub fn backfill_commit(&self, id: u128, width: u64) -> Option<CommitPart> {
+        let pipes: Vec<Pipe> = self.state.list(&[]).unwrap();
+        let pipe = pipes.into_iter().find(|pipe| pipe.backfills.is_some())?;
+        let p: SourcePartition = self
+            .state
+            .list(&view::Key::bytes(&pipe.id))
+            .unwrap()
+            .into_iter()
+            .next()?;
+        let width = width.min(p.until?.0 - p.offset.0);
+        let span = Span {
+            key: p.key(),
+            start: p.offset,
+            end: Offset(p.offset.0 + width),
+            counts: Counts::stored(width),
+            topic: None,
+            source_epoch: None,
+        };
+        Some(CommitPart {
+            commit: CommitId(id),
+            shard: p.shard,
+            epoch: self.shard(p.shard.index)?.epoch,
+            schema_version: SchemaVersion(1),
+            parts: vec![file(width, id * 2)],
+            reject_parts: vec![],
+            spans: vec![span],
+        })
+    }
+
+    /// A replay of up to `take` records of each partition of the first reject part.
+    pub fn replay(&self, id: u128, take: u64) -> Option<ReplayRejects> {
+        let part: RejectPart = self
+            .state
+            .list(&[])
+            .unwrap()
+            .into_iter()
+            .find(|p: &RejectPart| p.file.rows > 0)?;
+        let (mut recovered, mut rows, mut left) = (vec![], 0, part.file.rows);
+        for of in &part.of {
+            let records = of.records.min(take);
+            let filtered = records / 2;
+            let stored = records - filtered;
+            recovered.push(Recovered {
+                partition: of.partition,
+                stored,
+                rows: stored * 2,
+                filtered,
+            });
+            rows += stored * 2;
+            left -= records;
+        }
+        Some(ReplayRejects {
+            pipe: part.pipe,
+            shard: part.shard,
+            epoch: self.shard(part.shard.index)?.epoch,
+            schema_version: SchemaVersion(1),
+            parts: vec![file(rows, id * 2)],
+            used: vec![UsedRejects {
+                part: part.file.id,
+                rest: (left > 0).then(|| file(left, id * 2 + 1)),
+                recovered,
+            }],
+        })
+    }
+}
+
+pub fn node_up(i: u64, boot: u128) -> Command {
+    node_of(i, i as u128, boot)
+}
+
+pub fn node_of(i: u64, instance: u128, boot: u128) -> Command {
+    let instance = InstanceId(instance);
+    Command::NodeUp(NodeUp {
+        node: NodeId(i),
+        instance,
+        boot: BootId(boot),
+        addresses: Addresses::default(),
+    })
+}
+
+pub fn add_node(name: u64, instance: u128, port: u64) -> Command {
+    Command::AddNode(AddNode {
+        name: format!("n{name}"),
+        instance: InstanceId(instance),
+        warehouse: "default".into(),
+        addresses: Addresses {
+            raft: format!("h:{port}"),
+            ..Addresses::default()
+        },
+    })
+}
+
+pub fn create_table(name: &str) -> Command {
+    Command::CreateTable(CreateTable {
+        name: name.into(),
+        if_not_exists: false,
+        columns: vec![Column {
+            name: "x".into(),
+            data_type: ColumnType::Int64,
+            nullable: true,
+            default: None,
+        }],
+        order_by: vec!["x".into()],
+        partition_by: None,
+        shards: 2,
+        flush: FlushPolicy::default(),
+    })
+}
+
+pub fn create_pipe(name: &str, table: &str) -> Command {
+    let source = KafkaSource {
+        brokers: "b:1".into(),
+        topic: "topic".into(),
+        client: Default::default(),
+    };
+    Command::CreatePipe(CreatePipe {
+        name: name.into(),
+        if_not_exists: false,
+        table: table.into(),
+        source,
+        settings: PipeSettings::default(),
+        format: Default::default(),
+        topic: None,
+        partitions: (0..4).map(|p| (PartitionId(p), Offset(10 * p as u64))).collect(),
+    })
+}
+
+pub fn assign(shard: ShardId, replaces: Epoch, leader: Option<NodeId>) -> Command {
+    Command::AssignLeader(AssignLeader {
+        shard,
+        replaces,
+        leader,
+    })
+}
+
+/// Some of everything, for a span of `width` offsets; two rows in one of the records.
+pub fn counts(width: u64) -> Counts {
+    let (stored, rejected, filtered) = (width / 2, width / 3, width / 12);
+    let delivered = stored + rejected + filtered;
+    Counts {
+        delivered,
+        absent: width - delivered,
+        stored,
+        rejected,
+        filtered,
+        rows: stored + u64::from(stored > 0),
+    }
+}
+
+pub fn file(rows: u64, id: u128) -> PartFile {
+    PartFile {
+        id: PartId(id),
+        path: format!("{id}"),
+        rows,
+        bytes: 1,
+        checksum: 0,
+        partition_value: None,
+        ranges: vec![],
+    }
+}
+
+pub fn set_state(state: PipeState) -> Command {
+    Command::SetPipeState(SetPipeState {
+        name: "p".into(),
+        state,
+    })
+}

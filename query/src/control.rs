@@ -1,0 +1,407 @@
+//! What operators say to a pipe: pause, reset, repair, backfill, change, wait.
+//!
+//! A pause and a reset first let the pipe settle: its tasks read no further and commit what they have read, so that no
+//! row that a query has shown goes away. That is a courtesy with a time limit; what makes it safe is the command that
+//! follows, which raises the incarnation of the partitions that it names.
+
+use crate::administer::{Failed, propose};
+use crate::engine::Engine;
+use crate::error::QueryError;
+use crate::ports::{NodeProgress, PartitionProgress, SourceOffsets, StartPosition};
+use crate::show;
+use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, create_table};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tidemill_core::catalog::{CatalogQuestions, Pipe, PipeState, SourcePartition};
+use tidemill_core::command::{AlterPipe, AlterTable, Backfill, ResetOffsets, ResetTarget, SetPipeState};
+use tidemill_core::stop::StopReason;
+use tidemill_core::view::{CatalogRead, CatalogSnapshot};
+use tidemill_core::{Command, Offset, PartitionId, Response, SpanKey};
+use tokio::time::{Instant, sleep};
+
+/// How long a pipe may take to commit what it has read.
+const SETTLE: Duration = Duration::from_secs(20);
+/// How often progress is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Does `change` to `pipe`; gives what was done, for people.
+pub(crate) async fn alter_pipe(engine: &Engine, named: Named, change: PipeChange) -> Result<String, QueryError> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let pipe = show::pipe(&*snapshot, &named)?;
+    match change {
+        PipeChange::Pause => pause(engine, pipe).await,
+        PipeChange::Resume => resume(engine, pipe).await,
+        PipeChange::Reset {
+            to,
+            partitions,
+            keep_rows,
+        } => reset(engine, &pipe, to, &partitions, keep_rows).await,
+        PipeChange::Repair { partitions } => repair(engine, &*snapshot, &pipe, &partitions).await,
+        PipeChange::Backfill { partitions } => backfill(engine, &pipe, partitions).await,
+        PipeChange::Set(settings) => set(engine, &pipe, settings).await,
+    }
+}
+
+/// Gives a table other settings.
+pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Given>) -> Result<String, QueryError> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let Some(table) = snapshot.table_named(&named.name)? else {
+        return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place));
+    };
+    let mut flush = table.flush;
+    for given in settings {
+        create_table::set_flush(&mut flush, &given.key, &given.value).map_err(|e| e.at(given.place))?;
+    }
+    let command = AlterTable {
+        name: table.name.clone(),
+        flush,
+    };
+    Ok(match propose(engine, Command::AlterTable(command)).await? {
+        Response::Unchanged => format!("table '{}' has these settings already", table.name),
+        _ => format!("table '{}' changed; its tasks go by it from now on", table.name),
+    })
+}
+
+async fn set(engine: &Engine, pipe: &Pipe, given: Vec<Given>) -> Result<String, QueryError> {
+    let (mut source, mut settings, mut format) = (pipe.source.clone(), pipe.settings.clone(), pipe.format.clone());
+    for Given { key, value, place } in given {
+        create_pipe::change(&mut source, &mut settings, &mut format, &key, &value).map_err(|e| e.at(place))?;
+    }
+    if source != pipe.source {
+        // Brokers that do not have the topic are refused now, not found out later.
+        ask(engine, pipe, &source, StartPosition::Earliest).await?;
+    }
+    let command = AlterPipe {
+        name: pipe.name.clone(),
+        settings: Some(settings),
+        format: Some(format),
+        source: Some(source),
+    };
+    Ok(match propose(engine, Command::AlterPipe(command)).await? {
+        Response::Unchanged => format!("pipe '{}' has these settings already", pipe.name),
+        _ => format!("pipe '{}' changed; its tasks go by it from now on", pipe.name),
+    })
+}
+
+async fn pause(engine: &Engine, pipe: Pipe) -> Result<String, QueryError> {
+    if pipe.state == PipeState::Paused {
+        return Ok(format!("pipe '{}' was paused already", pipe.name));
+    }
+    let settled = settle(engine, &pipe).await?;
+    set_state(engine, &pipe.name, PipeState::Paused).await?;
+    Ok(match settled {
+        true => format!("pipe '{}' paused; everything that it has read is committed", pipe.name),
+        false => format!(
+            "pipe '{}' paused; not all that it has read could be committed in {} s: that is read again when it is resumed",
+            pipe.name,
+            SETTLE.as_secs()
+        ),
+    })
+}
+
+async fn resume(engine: &Engine, pipe: Pipe) -> Result<String, QueryError> {
+    Ok(match set_state(engine, &pipe.name, PipeState::Running).await? {
+        Response::Unchanged => format!("pipe '{}' was running already", pipe.name),
+        _ => format!("pipe '{}' resumed", pipe.name),
+    })
+}
+
+async fn set_state(engine: &Engine, name: &str, state: PipeState) -> Result<Response, Failed> {
+    let command = SetPipeState {
+        name: name.to_owned(),
+        state,
+    };
+    propose(engine, Command::SetPipeState(command)).await
+}
+
+/// Has the tasks of `pipe` read no further and commit what they have read. Whether they could, in time.
+async fn settle(engine: &Engine, pipe: &Pipe) -> Result<bool, QueryError> {
+    set_state(engine, &pipe.name, PipeState::Pausing).await?;
+    let until = Instant::now() + SETTLE;
+    loop {
+        let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+        let partitions = snapshot.partitions_of(pipe.id)?;
+        if let Some(progress) = engine.progress.progress().await {
+            let said = said(&progress);
+            let rests = |p: &SourcePartition| {
+                said.get(&p.key())
+                    .is_none_or(|said| !said.reading && said.position == p.offset)
+            };
+            if partitions.iter().all(rests) {
+                return Ok(true);
+            }
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn said(progress: &[NodeProgress]) -> BTreeMap<SpanKey, &PartitionProgress> {
+    progress
+        .iter()
+        .flat_map(|node| &node.partitions)
+        .map(|p| (p.key, p))
+        .collect()
+}
+
+async fn reset(
+    engine: &Engine,
+    pipe: &Pipe,
+    to: ResetTo,
+    only: &[PartitionId],
+    keep_rows: bool,
+) -> Result<String, QueryError> {
+    let found = match &to {
+        ResetTo::Position(start) => ask(engine, pipe, &pipe.source, *start).await?,
+        ResetTo::Exact(offsets) => exact(engine, pipe, offsets).await?,
+    };
+    let ran = pipe.state == PipeState::Running;
+    if ran {
+        settle(engine, pipe).await?;
+    }
+    let reset = reset_to(engine, pipe, &found, only, keep_rows).await;
+    if ran {
+        // Also when the reset was refused: it must not leave the pipe standing.
+        set_state(engine, &pipe.name, PipeState::Running).await?;
+    }
+    reset
+}
+
+async fn reset_to(
+    engine: &Engine,
+    pipe: &Pipe,
+    found: &SourceOffsets,
+    only: &[PartitionId],
+    keep_rows: bool,
+) -> Result<String, QueryError> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let partitions = chosen(snapshot.partitions_of(pipe.id)?, pipe, only)?;
+    let mut targets = Vec::new();
+    let mut lost = 0;
+    for p in partitions {
+        let Some((_, to)) = found.partitions.iter().find(|(number, _)| *number == p.partition) else {
+            continue;
+        };
+        if *to == p.offset && p.stop.is_none() && found.topic == p.topic {
+            continue;
+        }
+        lost += to.0.saturating_sub(p.offset.0);
+        targets.push(ResetTarget {
+            partition: p.partition,
+            incarnation: p.incarnation,
+            to: Some(*to),
+            topic: found.topic,
+            keep_rows,
+        });
+    }
+    let count = targets.len();
+    let command = ResetOffsets {
+        name: pipe.name.clone(),
+        targets,
+        because: "reset".to_owned(),
+    };
+    Ok(match propose(engine, Command::ResetOffsets(command)).await? {
+        Response::Unchanged => format!("pipe '{}' is there already", pipe.name),
+        _ if lost > 0 => format!(
+            "pipe '{}': {count} partitions go on elsewhere, {lost} offsets are skipped; ALTER PIPE {0} BACKFILL reads them later",
+            pipe.name
+        ),
+        _ => format!("pipe '{}': {count} partitions go on elsewhere", pipe.name),
+    })
+}
+
+/// Lets stopped partitions go on where nothing new is passed over.
+async fn repair(
+    engine: &Engine,
+    snapshot: &dyn CatalogSnapshot,
+    pipe: &Pipe,
+    only: &[PartitionId],
+) -> Result<String, QueryError> {
+    let partitions = chosen(snapshot.partitions_of(pipe.id)?, pipe, only)?;
+    let stopped: Vec<SourcePartition> = partitions.into_iter().filter(|p| p.stop.is_some()).collect();
+    if stopped.is_empty() {
+        return Ok(format!(
+            "pipe '{}' has no stopped partition; nothing was changed",
+            pipe.name
+        ));
+    }
+    let source = ask(engine, pipe, &pipe.source, StartPosition::Earliest).await?;
+    let mut targets = Vec::new();
+    let mut told = Vec::new();
+    for p in &stopped {
+        let earliest = source.partitions.iter().find(|(number, _)| *number == p.partition);
+        let earliest = earliest.map(|(_, offset)| *offset);
+        let to = goes_on(pipe, p, earliest)?;
+        told.push(match to {
+            Some(to) => format!("partition {} at {to}", p.partition),
+            None => format!("partition {} is forgotten, the topic has it no more", p.partition),
+        });
+        targets.push(ResetTarget {
+            partition: p.partition,
+            incarnation: p.incarnation,
+            to,
+            topic: source.topic,
+            keep_rows: true,
+        });
+    }
+    let command = ResetOffsets {
+        name: pipe.name.clone(),
+        targets,
+        because: "repair".to_owned(),
+    };
+    propose(engine, Command::ResetOffsets(command)).await?;
+    Ok(format!("pipe '{}' goes on: {}", pipe.name, told.join(", ")))
+}
+
+/// Where a stopped partition goes on, given the oldest offset that the source has of it; `None` if it has none.
+fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result<Option<Offset>, QueryError> {
+    let (Some(earliest), Some(stop)) = (earliest, &p.stop) else {
+        return Ok(None);
+    };
+    Ok(Some(match &stop.reason {
+        StopReason::Expired { .. } => p.offset.max(earliest),
+        StopReason::TopicRecreated { .. } => earliest,
+        StopReason::EndBelow { end } => p.offset.min(*end).max(earliest),
+        StopReason::Truncated { diverged: Some(at) } => p.offset.min(*at).max(earliest),
+        StopReason::Truncated { diverged: None } => {
+            return Err(QueryError::invalid(format!(
+                "the source does not say from which offset on the log of partition {0} differs from what was read: say where it \
+                 goes on, ALTER PIPE {1} RESET OFFSETS TO ({0} = …) KEEP ROWS; {2} passes over nothing and reads twice what did not change",
+                p.partition, pipe.name, earliest
+            )));
+        }
+        StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => p.offset,
+    }))
+}
+
+async fn backfill(engine: &Engine, pipe: &Pipe, partitions: Vec<PartitionId>) -> Result<String, QueryError> {
+    let command = Backfill {
+        name: pipe.name.clone(),
+        partitions,
+    };
+    match propose(engine, Command::Backfill(command)).await? {
+        Response::Pipe(id) => {
+            let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+            let name = snapshot
+                .get::<Pipe>(&id)?
+                .map_or_else(|| id.to_string(), |pipe| pipe.name);
+            let spans = snapshot.partitions_of(id)?;
+            let offsets: u64 = spans.iter().filter_map(|p| Some(p.until?.0 - p.offset.0)).sum();
+            Ok(format!(
+                "pipe '{name}' reads {offsets} skipped offsets of {} partitions; drop it when it has caught up",
+                spans.len()
+            ))
+        }
+        _ => Ok(format!(
+            "pipe '{}' has skipped nothing that is not read already",
+            pipe.name
+        )),
+    }
+}
+
+/// Waits until what was asked for can be queried.
+pub(crate) async fn wait(
+    engine: &Engine,
+    named: Named,
+    until: WaitFor,
+    timeout: Duration,
+) -> Result<String, QueryError> {
+    let deadline = Instant::now() + timeout;
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let pipe = show::pipe(&*snapshot, &named)?;
+    let wanted: BTreeMap<PartitionId, Offset> = match until {
+        // An offset can be queried when the next one is the next to be read.
+        WaitFor::Offsets(offsets) => offsets.into_iter().map(|(p, offset)| (p, offset.next())).collect(),
+        WaitFor::CaughtUp => {
+            let ends = ask(engine, &pipe, &pipe.source, StartPosition::Latest).await?;
+            ends.partitions.into_iter().collect()
+        }
+    };
+    loop {
+        let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+        let partitions = snapshot.partitions_of(pipe.id)?;
+        let progress = engine.progress.progress().await.unwrap_or_default();
+        let said = said(&progress);
+        let mut behind = Vec::new();
+        for (number, wanted) in &wanted {
+            let Some(p) = partitions.iter().find(|p| p.partition == *number) else {
+                // New partitions of the topic are taken up within seconds.
+                behind.push(format!("partition {number} is not known yet"));
+                continue;
+            };
+            if let Some(stop) = &p.stop {
+                let why = stop.reason.explain(&pipe.name, p.offset);
+                return Err(QueryError::unavailable(format!(
+                    "partition {number} has stopped: {why}"
+                )));
+            }
+            let wanted = p.until.map_or(*wanted, |until| until.min(*wanted));
+            let position = said.get(&p.key()).map_or(p.offset, |said| said.position).max(p.offset);
+            if position < wanted {
+                behind.push(format!("partition {number} is at {position} of {wanted}"));
+            }
+        }
+        if behind.is_empty() {
+            return Ok(format!("pipe '{}' is there", pipe.name));
+        }
+        if Instant::now() >= deadline {
+            return Err(QueryError::unavailable(format!(
+                "pipe '{}' is not there after {} s: {}",
+                pipe.name,
+                timeout.as_secs_f64(),
+                behind.join(", ")
+            )));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn ask(
+    engine: &Engine,
+    pipe: &Pipe,
+    source: &tidemill_core::catalog::KafkaSource,
+    start: StartPosition,
+) -> Result<SourceOffsets, QueryError> {
+    let found = engine.sources.kafka_start(source, &start).await;
+    found.map_err(|error| QueryError::invalid(format!("pipe '{}': {}", pipe.name, error.0)))
+}
+
+/// Exact offsets, if the source has them.
+async fn exact(engine: &Engine, pipe: &Pipe, offsets: &[(PartitionId, Offset)]) -> Result<SourceOffsets, QueryError> {
+    let low = ask(engine, pipe, &pipe.source, StartPosition::Earliest).await?;
+    let high = ask(engine, pipe, &pipe.source, StartPosition::Latest).await?;
+    for (partition, offset) in offsets {
+        let of = |all: &SourceOffsets| all.partitions.iter().find(|(p, _)| p == partition).map(|(_, o)| *o);
+        let (Some(low), Some(high)) = (of(&low), of(&high)) else {
+            let message = format!("topic '{}' has no partition {partition}", pipe.source.topic);
+            return Err(QueryError::invalid(message));
+        };
+        if !(low..=high).contains(offset) {
+            return Err(QueryError::invalid(format!(
+                "offset {offset} is not in partition {partition}: the source has {low} to {high}"
+            )));
+        }
+    }
+    Ok(SourceOffsets {
+        topic: low.topic,
+        partitions: offsets.to_vec(),
+    })
+}
+
+/// Those of `partitions` that are named in `only`, or all.
+fn chosen(
+    partitions: Vec<SourcePartition>,
+    pipe: &Pipe,
+    only: &[PartitionId],
+) -> Result<Vec<SourcePartition>, QueryError> {
+    if let Some(unknown) = only.iter().find(|n| !partitions.iter().any(|p| p.partition == **n)) {
+        return Err(QueryError::invalid(format!(
+            "pipe '{}' has no partition {unknown}",
+            pipe.name
+        )));
+    }
+    let named = |p: &SourcePartition| only.is_empty() || only.contains(&p.partition);
+    Ok(partitions.into_iter().filter(named).collect())
+}
