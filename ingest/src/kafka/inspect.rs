@@ -32,12 +32,23 @@ pub struct SourceOffsets {
     pub partitions: Vec<(PartitionId, Offset)>,
 }
 
+/// Whether the brokers are librdkafka's mock cluster, which says so in its id.
+fn is_mock(consumer: &BaseConsumer) -> bool {
+    let id = consumer.client().fetch_cluster_id(PATIENCE);
+    id.is_some_and(|id| id.starts_with("mockCluster"))
+}
+
 /// The partitions of the topic and the exact offset at which each begins.
 pub fn start_offsets(source: &KafkaSource, start: &StartPosition) -> Result<SourceOffsets, SourceError> {
     let consumer = connect(source)?;
     let partitions = partitions(&consumer, source)?;
     // The id first: should the topic be created anew in between, the pipe stops at once instead of mixing the two.
-    let topic = match ask_topic_id(&consumer, &source.topic, PATIENCE) {
+    let asked = match is_mock(&consumer) {
+        // librdkafka's mock cluster never answers that question.
+        true => Err(RDKafkaErrorCode::UnsupportedFeature),
+        false => ask_topic_id(&consumer, &source.topic, PATIENCE),
+    };
+    let topic = match asked {
         Ok(topic) => topic,
         // An old broker: it cannot be noticed there when a topic is created anew.
         Err(RDKafkaErrorCode::UnsupportedFeature) => None,
