@@ -541,7 +541,7 @@ fn what_is_said_to_pipes() {
     };
     assert_eq!(condition.as_deref(), Some("error LIKE '%x''y%'"));
     assert_refused("ALTER PIPE p RESE", "RESE", "did you mean RESET?");
-    assert_refused("ALTER PIPE p RESET OFFSETS TO LATER", "LATER", "did you mean LATEST?");
+    assert_refused("ALTER PIPE p RESET OFFSETS TO LATES", "LATES", "did you mean LATEST?");
     assert_refused("ALTER PIPE p RESET OFFSETS TO (0 = 5, 0 = 6)", "0", "given twice");
     assert_refused(
         "ALTER PIPE p SET (on_eror = 'halt')",
