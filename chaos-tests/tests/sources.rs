@@ -33,6 +33,8 @@ cases! {
     expired_offsets_are_lost_and_nothing_else: 1;
     retention_shorter_than_a_pause_loses_what_expired_and_warns_before: 1;
     a_recreated_topic_with_a_longer_log_is_not_read_on: 1;
+    a_topic_recreated_while_it_is_read_gives_no_row_to_the_old_one: 1;
+    partitions_that_a_recreated_topic_lacks_are_forgotten: 1;
     an_unclean_election_is_noticed_after_the_log_has_regrown: 3;
     bad_records_halt_when_asked_and_are_replayed_once: 1;
     many_bad_records_block_nothing: 1;
@@ -298,6 +300,62 @@ mod case {
             100,
             "records of the old topic"
         );
+        stage.several_histories = true;
+        Ok(())
+    }
+
+    pub async fn a_topic_recreated_while_it_is_read_gives_no_row_to_the_old_one(stage: &mut Stage) -> Done {
+        stage.topic(1, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        drop(source);
+        stage.world.kafka(&["topic", "delete", TOPIC])?;
+        stage.topic(1, &[])?;
+        // More than the old one had, so that the next offset is there.
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 5000..5500)?;
+        source.flush()?;
+        stage.disturb().await?;
+        let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'";
+        stage.wait(stopped, 1).await?;
+        stage.wait("SELECT count(*) FROM t", 100).await?;
+        assert_eq!(stage.ask("SELECT max(committed) FROM system.partitions").await?, 100);
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id >= 5000").await?, 500);
+        assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id < 5000").await?, 100);
+        stage.several_histories = true;
+        Ok(())
+    }
+
+    pub async fn partitions_that_a_recreated_topic_lacks_are_forgotten(stage: &mut Stage) -> Done {
+        stage.topic(3, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        for partition in 0..3 {
+            source.send_ids(partition, 0..10)?;
+        }
+        source.flush()?;
+        stage.caught_up().await?;
+        drop(source);
+        stage.world.kafka(&["topic", "delete", TOPIC])?;
+        stage.topic(1, &[])?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 100..105)?;
+        source.flush()?;
+        stage.disturb().await?;
+        let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'";
+        stage.wait(stopped, 3).await?;
+        stage.run("ALTER PIPE p REPAIR").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM system.partitions").await?, 1);
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 35);
+        // What became of the offsets of those that are gone is not forgotten.
+        let ledgers = "SELECT count(DISTINCT \"partition\") FROM system.ledger WHERE stored = 10 AND balanced";
+        assert_eq!(stage.ask(ledgers).await?, 3);
         stage.several_histories = true;
         Ok(())
     }
