@@ -98,6 +98,9 @@ enum Spoil {
     HiddenGap,
     UncountedReject,
     MorePartRows,
+    EmptyPart,
+    EmptyRejectPart,
+    TwoRejectParts,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -115,6 +118,9 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Spoil::HiddenGap),
         Just(Spoil::UncountedReject),
         Just(Spoil::MorePartRows),
+        Just(Spoil::EmptyPart),
+        Just(Spoil::EmptyRejectPart),
+        Just(Spoil::TwoRejectParts),
     ];
     let state = prop_oneof![
         Just(NodeState::Joining),
@@ -205,6 +211,12 @@ fn spoil(mut c: CommitPart, how: Spoil) -> Option<CommitPart> {
         Spoil::HiddenGap => span.counts.delivered = span.counts.delivered.checked_sub(1)?,
         Spoil::UncountedReject => span.counts.rejected += 1,
         Spoil::MorePartRows => c.parts.first_mut()?.rows += 1,
+        Spoil::EmptyPart => c.parts.push(file(0, 7)),
+        Spoil::EmptyRejectPart => c.reject_parts.push((PipeId(2), file(0, 7))),
+        Spoil::TwoRejectParts => {
+            let (pipe, first) = c.reject_parts.first()?;
+            c.reject_parts.push((*pipe, file(first.rows, 7)));
+        }
     }
     Some(c)
 }
@@ -255,7 +267,8 @@ fn step(world: &mut World, i: usize, act: Act) {
                 return;
             };
             commit.commit = used.commit;
-            if last == Some(used.commit) {
+            // Without partitions both are empty, and the same said again.
+            if last == Some(used.commit) && commit != used {
                 let outcome = world.apply(Command::CommitPart(commit));
                 assert!(matches!(outcome, Err(Refusal::IdReused(_))), "{outcome:?}");
             }
@@ -455,6 +468,28 @@ fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
     world.apply(Command::CommitPart(rest)).unwrap();
     assert_eq!(world.partition(0).unwrap().offset, Offset(10));
     assert_eq!(world.partition(2).unwrap().offset, Offset(20));
+}
+
+#[test]
+fn a_file_without_rows_cannot_come_back_from_the_dead() {
+    let mut world = World::new();
+    // No offset moves, so that only the id of the commit would tell that it was applied before.
+    let mut empty = world.good_commit(0, 1, 0).unwrap();
+    empty.spans.clear();
+    empty.reject_parts.push((PipeId(1), file(0, 3)));
+    let other = world.good_commit(0, 2, 10).unwrap();
+    assert!(matches!(
+        world.apply(Command::CommitPart(empty.clone())),
+        Err(Refusal::Definition(_))
+    ));
+    world.apply(Command::CommitPart(other)).unwrap();
+    world
+        .apply(Command::DropPipe(ByName {
+            name: "p".into(),
+            if_exists: false,
+        }))
+        .unwrap();
+    assert!(world.apply(Command::CommitPart(empty)).is_err());
 }
 
 #[test]

@@ -163,8 +163,13 @@ fn advance(mut partition: SourcePartition, span: &Span, at: At) -> SourcePartiti
     partition
 }
 
-/// The files hold exactly the records that the spans account for (LED-1).
+/// The files hold exactly the records that the spans account for (LED-1), each at least one: a file that no offset
+/// stands for could be committed once more when it is long buried, since no offset would tell.
 fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
+    let mut files = c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
+    if let Some(empty) = files.find(|file| file.rows == 0) {
+        return Err(Refusal::Definition(format!("part {} holds no rows", empty.id)));
+    }
     let counted: u64 = c.spans.iter().map(|s| s.counts.rows).sum();
     let rows: u64 = c.parts.iter().map(|p| p.rows).sum();
     if counted != rows {
@@ -172,7 +177,12 @@ fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
             "the parts hold {rows} rows, the spans account for {counted}"
         )));
     }
-    for (pipe, part) in &c.reject_parts {
+    for (i, (pipe, part)) in c.reject_parts.iter().enumerate() {
+        if c.reject_parts[..i].iter().any(|(other, _)| other == pipe) {
+            return Err(Refusal::Definition(format!(
+                "there are two reject parts of pipe {pipe}"
+            )));
+        }
         let of_pipe = c.spans.iter().filter(|s| s.key.pipe == *pipe);
         let rejected: u64 = of_pipe.map(|s| s.counts.rejected).sum();
         if rejected != part.rows {

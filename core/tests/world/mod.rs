@@ -124,8 +124,11 @@ impl World {
             },
             epoch,
             schema_version: SchemaVersion(1),
-            parts: vec![file(sum(|s| s.counts.rows), id * 2)],
-            reject_parts: vec![(PipeId(1), file(sum(|s| s.counts.rejected), id * 2 + 1))],
+            parts: some_file(sum(|s| s.counts.rows), id * 2),
+            reject_parts: some_file(sum(|s| s.counts.rejected), id * 2 + 1)
+                .into_iter()
+                .map(|file| (PipeId(1), file))
+                .collect(),
             spans,
         })
     }
@@ -156,7 +159,7 @@ impl World {
             shard: p.shard,
             epoch: self.shard(p.shard.index)?.epoch,
             schema_version: SchemaVersion(1),
-            parts: vec![file(width, id * 2)],
+            parts: some_file(width, id * 2),
             reject_parts: vec![],
             spans: vec![span],
         })
@@ -189,7 +192,7 @@ impl World {
             shard: part.shard,
             epoch: self.shard(part.shard.index)?.epoch,
             schema_version: SchemaVersion(1),
-            parts: vec![file(rows, id * 2)],
+            parts: some_file(rows, id * 2),
             used: vec![UsedRejects {
                 part: part.file.id,
                 rest: (left > 0).then(|| file(left, id * 2 + 1)),
@@ -292,6 +295,11 @@ pub fn file(rows: u64, id: u128) -> PartFile {
         partition_value: None,
         ranges: vec![],
     }
+}
+
+/// A file for `rows`, if there are any.
+pub fn some_file(rows: u64, id: u128) -> Vec<PartFile> {
+    (rows > 0).then(|| file(rows, id)).into_iter().collect()
 }
 
 pub fn set_state(state: PipeState) -> Command {
