@@ -240,17 +240,17 @@ pub struct Backfill {
     pub partitions: Vec<PartitionId>,
 }
 
-/// See [`Command::AlterPipe`]. What is `None` stays.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// See [`Command::AlterPipe`]. All that may be changed, as it shall be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlterPipe {
     /// The pipe.
     pub name: String,
-    /// Its new settings.
-    pub settings: Option<PipeSettings>,
+    /// Its settings.
+    pub settings: PipeSettings,
     /// How its records become rows from now on.
-    pub format: Option<JsonFormat>,
-    /// Its new brokers and client settings; the topic stays.
-    pub source: Option<KafkaSource>,
+    pub format: JsonFormat,
+    /// Its brokers and client settings; the topic stays.
+    pub source: KafkaSource,
 }
 
 /// See [`Command::AlterTable`].

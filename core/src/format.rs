@@ -278,7 +278,8 @@ fn no_column(option: &str, table: &Table, column: &str) -> String {
     format!("{option}: table '{}' has no column '{column}'", table.name)
 }
 
-fn one_of<T: Copy>(option: &str, words: &[(&str, T)], value: &str) -> Result<T, String> {
+/// The one of `words` that `value` is; an error that names them all, if it is none.
+pub fn one_of<T: Copy>(option: &str, words: &[(&str, T)], value: &str) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
     found.map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<_> = words.iter().map(|(word, _)| format!("'{word}'")).collect();

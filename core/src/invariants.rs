@@ -27,24 +27,6 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
     let mut found = Vec::new();
     let parts = view.list::<Part>(&[])?;
     let rejects = view.list::<RejectPart>(&[])?;
-    for partition in view.list::<SourcePartition>(&[])? {
-        let name = format!("pipe {} partition {}", partition.pipe, partition.partition);
-        if view.get::<Pipe>(&partition.pipe)?.is_none() {
-            found.push(violation("OFF-2", format!("{name} has no pipe")));
-        }
-        if view.get::<Shard>(&partition.shard)?.is_none() {
-            found.push(violation(
-                "OWN-1",
-                format!("{name} belongs to shard {}, which is not there", partition.shard),
-            ));
-        }
-        if let Some(wrong) = partition.ledger.imbalance(partition.offset) {
-            found.push(violation("LED-1", format!("{name}: {wrong}")));
-        }
-        if partition.until.is_some_and(|until| until < partition.offset) {
-            found.push(violation("OFF-1", format!("{name} has passed its end: {partition:?}")));
-        }
-    }
     let mut rejected: BTreeMap<_, u64> = BTreeMap::new();
     for part in &rejects {
         if part.of.iter().map(|of| of.records).sum::<u64>() != part.file.rows {
@@ -67,6 +49,31 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             )
         })
     };
+    for partition in view.list::<SourcePartition>(&[])? {
+        let name = format!("pipe {} partition {}", partition.pipe, partition.partition);
+        if view.get::<Pipe>(&partition.pipe)?.is_none() {
+            found.push(violation("OFF-2", format!("{name} has no pipe")));
+        }
+        if view.get::<Shard>(&partition.shard)?.is_none() {
+            found.push(violation(
+                "OWN-1",
+                format!("{name} belongs to shard {}, which is not there", partition.shard),
+            ));
+        }
+        if let Some(wrong) = partition.ledger.imbalance(partition.offset) {
+            found.push(violation("LED-1", format!("{name}: {wrong}")));
+        }
+        if partition.until.is_some_and(|until| until < partition.offset) {
+            found.push(violation("OFF-1", format!("{name} has passed its end: {partition:?}")));
+        }
+        let counted = partition.ledger.counts.rejected;
+        found.extend(expect_rejected(
+            partition.pipe,
+            partition.partition,
+            partition.incarnation,
+            counted,
+        ));
+    }
     for closed in view.list::<ClosedLedger>(&[])? {
         if let Some(wrong) = closed.ledger.imbalance(closed.end) {
             found.push(violation("LED-1", format!("{closed:?}: {wrong}")));
@@ -76,15 +83,6 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             closed.pipe,
             closed.partition,
             closed.incarnation,
-            counted,
-        ));
-    }
-    for partition in view.list::<SourcePartition>(&[])? {
-        let counted = partition.ledger.counts.rejected;
-        found.extend(expect_rejected(
-            partition.pipe,
-            partition.partition,
-            partition.incarnation,
             counted,
         ));
     }

@@ -5,6 +5,7 @@
 //! read (`auto.offset.reset=error`).
 
 mod consumer;
+mod context;
 mod inspect;
 mod loss;
 mod mock;

@@ -23,8 +23,8 @@ use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::pin_reply::Kind;
 use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressReply, ProgressRequest};
 use tidemill_query::{
-    CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SourceError, SourceOffsets, Sources,
-    StartPosition,
+    CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SoftState, SourceError,
+    SourceOffsets, Sources, StartPosition,
 };
 use tidemill_raft::{Catalog, ProposeError, ReadError};
 use tidemill_storage::memtable::{PinnedBatch, PinnedPartition, PinnedShard};
@@ -240,16 +240,15 @@ impl ClusterProgress {
 
 #[async_trait]
 impl Progress for ClusterProgress {
-    async fn progress(&self) -> Option<Vec<NodeProgress>> {
-        Some(self.reports().await?.into_iter().map(node_progress).collect())
-    }
-
-    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)> {
-        let found = self.ask().await.map(|reply| reply.headroom).unwrap_or_default();
-        found
-            .into_iter()
-            .map(|h| (PipeId(h.pipe), PartitionId(h.partition), h.seconds))
-            .collect()
+    async fn progress(&self) -> Option<SoftState> {
+        let reply = self.ask().await?;
+        let headroom = reply.headroom.into_iter();
+        Some(SoftState {
+            nodes: reply.nodes.into_iter().map(node_progress).collect(),
+            headroom: headroom
+                .map(|h| (PipeId(h.pipe), PartitionId(h.partition), h.seconds))
+                .collect(),
+        })
     }
 
     fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
@@ -262,7 +261,7 @@ fn node_progress(report: NodeReport) -> NodeProgress {
     let progress = report.progress.unwrap_or_default();
     let (mut partitions, mut freshness) = (Vec::new(), Vec::new());
     for task in progress.tasks {
-        freshness.push((TableId(task.table), task.freshness.clone()));
+        freshness.push((TableId(task.table), task.freshness));
         let shard = ShardId {
             table: TableId(task.table),
             index: task.shard,

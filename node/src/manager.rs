@@ -11,7 +11,7 @@ use crate::headroom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard};
+use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeState, Pipe, PipeState, Shard};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, SetNodeState};
 use tidemill_core::membership::Plan;
 use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
@@ -299,11 +299,7 @@ impl Manager {
                 }
                 Some(r) => {
                     let known = node.boot == Some(r.boot) && node.addresses == r.addresses;
-                    let wanted = match node.intent {
-                        NodeIntent::Serve => NodeState::Ready,
-                        NodeIntent::Drain | NodeIntent::Leave => NodeState::Draining,
-                    };
-                    (!known || node.state != wanted).then(|| {
+                    (!known || node.state != node.intent.state_when_up()).then(|| {
                         Command::NodeUp(NodeUp {
                             node: node.id,
                             instance: r.instance,

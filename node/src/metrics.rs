@@ -141,7 +141,7 @@ impl Metrics {
         );
     }
 
-    fn clear_ledgers(&self) -> Result<(), String> {
+    fn clear_ledgers(&self) {
         for family in [
             &self.partition_stopped,
             &self.ledger_absent,
@@ -151,11 +151,9 @@ impl Metrics {
             family.clear();
         }
         self.ledger_imbalances.set(0);
-        Ok(())
     }
 
     fn set_ledgers(&self, catalog: &Catalog) -> Result<(), String> {
-        self.clear_ledgers()?;
         let state = catalog.snapshot().map_err(|e| e.to_string())?;
         for pipe in state.list::<Pipe>(&[]).map_err(|e| e.to_string())? {
             let labels = |partition: PartitionId| -> Labels {
@@ -228,11 +226,10 @@ impl Metrics {
             }
         }
         // One node speaks for all, so that sums over nodes are right.
-        let said = match self.raft_is_leader.get() {
-            0 => self.clear_ledgers(),
-            _ => self.set_ledgers(catalog),
-        };
-        if let Err(error) = said {
+        self.clear_ledgers();
+        if self.raft_is_leader.get() != 0
+            && let Err(error) = self.set_ledgers(catalog)
+        {
             tracing::warn!("the ledgers are missing in the metrics: {error}");
         }
         let mut text = String::new();

@@ -101,17 +101,12 @@ impl Work {
         }
         let mut new_id = || PartId(random());
         let shard = self.part.shard;
-        let parts = match rows.is_empty() {
-            true => Vec::new(),
-            false => {
-                let whole = Table {
-                    // Few rows of all times: as one part.
-                    partition_by: None,
-                    ..self.table.clone()
-                };
-                write_parts(&whole, shard, self.epoch, &rows, &mut new_id).map_err(|e| text(&e))?
-            }
+        let whole = Table {
+            // Few rows of all times: as one part.
+            partition_by: None,
+            ..self.table.clone()
         };
+        let parts = write_parts(&whole, shard, self.epoch, &rows, &mut new_id).map_err(|e| text(&e))?;
         let rest = without(&self.rejects, &gone).map_err(|e| text(&e))?;
         let rest = match rest.num_rows() {
             0 => None,

@@ -73,9 +73,9 @@ async fn set(engine: &Engine, pipe: &Pipe, given: Vec<Given>) -> Result<String, 
     }
     let command = AlterPipe {
         name: pipe.name.clone(),
-        settings: Some(settings),
-        format: Some(format),
-        source: Some(source),
+        settings,
+        format,
+        source,
     };
     Ok(match propose(engine, Command::AlterPipe(command)).await? {
         Response::Unchanged => format!("pipe '{}' has these settings already", pipe.name),
@@ -122,7 +122,7 @@ async fn settle(engine: &Engine, pipe: &Pipe) -> Result<bool, QueryError> {
         let snapshot = engine.reader.snapshot(engine.deadline()).await?;
         let partitions = snapshot.partitions_of(pipe.id)?;
         if let Some(progress) = engine.progress.progress().await {
-            let said = said(&progress);
+            let said = said(&progress.nodes);
             let rests = |p: &SourcePartition| {
                 said.get(&p.key())
                     .is_none_or(|said| !said.reading && said.position == p.offset)
@@ -323,7 +323,7 @@ pub(crate) async fn wait(
         let snapshot = engine.reader.snapshot(engine.deadline()).await?;
         let partitions = snapshot.partitions_of(pipe.id)?;
         let progress = engine.progress.progress().await.unwrap_or_default();
-        let said = said(&progress);
+        let said = said(&progress.nodes);
         let mut behind = Vec::new();
         for (number, wanted) in &wanted {
             let Some(p) = partitions.iter().find(|p| p.partition == *number) else {

@@ -233,14 +233,9 @@ impl Engine {
             true => self.progress.progress().await,
             false => None,
         };
-        let headroom = match systems.contains("partitions") {
-            true => self.progress.headroom().await,
-            false => Vec::new(),
-        };
         let source = system::Source {
             snapshot: reading.snapshot.clone(),
-            progress: progress.as_deref(),
-            headroom: &headroom,
+            progress: progress.as_ref(),
             group: &*self.progress,
             settings,
         };

@@ -31,6 +31,6 @@ pub use engine::{Answer, Engine, EngineConfig};
 pub use error::{ErrorKind, Place, QueryError};
 pub use ports::{
     Catalog, CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, Replayed, Replayer,
-    SourceError, SourceOffsets, Sources, StartPosition,
+    SoftState, SourceError, SourceOffsets, Sources, StartPosition,
 };
 pub use settings::{Consistency, Settings};

@@ -62,19 +62,25 @@ pub enum PinError {
     Unreachable(String),
 }
 
-/// Soft state that the manager knows from heartbeats.
+/// Where soft state comes from.
 #[async_trait]
 pub trait Progress: Send + Sync {
-    /// What every node last said; `None` when no manager is known at the moment.
-    async fn progress(&self) -> Option<Vec<NodeProgress>>;
-
-    /// For each partition with unread records, how long until the oldest of them expires at the source, in seconds.
-    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)>;
+    /// What the manager knows; `None` when no manager is known at the moment.
+    async fn progress(&self) -> Option<SoftState>;
 
     /// The part that each of `nodes` has in the Raft group, in one word; empty where that is not known.
     fn roles(&self, nodes: &[Node]) -> Vec<&'static str> {
         vec![""; nodes.len()]
     }
+}
+
+/// What the manager knows without the catalog.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SoftState {
+    /// What every node last said in its heartbeats.
+    pub nodes: Vec<NodeProgress>,
+    /// For each partition with unread records, how long until the oldest of them expires at the source, in seconds.
+    pub headroom: Vec<(PipeId, PartitionId, i64)>,
 }
 
 /// What a node last said of itself.

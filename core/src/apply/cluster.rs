@@ -57,10 +57,7 @@ pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
         ))
         .into());
     }
-    let up = match node.intent {
-        NodeIntent::Serve => NodeState::Ready,
-        NodeIntent::Drain | NodeIntent::Leave => NodeState::Draining,
-    };
+    let up = node.intent.state_when_up();
     if node.boot == Some(c.boot) && node.state == up && node.addresses == c.addresses {
         return Ok(Response::Unchanged);
     }
@@ -107,12 +104,7 @@ pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdi
 pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdict {
     let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
     if shard.epoch != c.replaces {
-        return Err(Refusal::StaleEpoch {
-            shard: c.shard,
-            current: shard.epoch,
-            given: c.replaces,
-        }
-        .into());
+        return Err(stale_epoch(&shard, c.replaces).into());
     }
     if let Some(leader) = c.leader {
         let node = known_node(state, leader)?;
@@ -124,6 +116,15 @@ pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdic
     shard.leader = c.leader;
     state.put(&shard.id, &shard)?;
     Ok(Response::Epoch(shard.epoch))
+}
+
+/// The refusal of what goes by an epoch that is not the present one of `shard`.
+pub(super) fn stale_epoch(shard: &Shard, given: Epoch) -> Refusal {
+    Refusal::StaleEpoch {
+        shard: shard.id,
+        current: shard.epoch,
+        given,
+    }
 }
 
 /// Ends the terms of office of `node` in all its shards.

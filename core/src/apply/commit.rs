@@ -5,10 +5,13 @@
 //! shard has a new leader since. Then the fence: the epoch. Then the table. Then each span on its
 //! own, so that a refusal can name those to drop. Only when all hold is anything written.
 
-use super::{At, Verdict};
-use crate::catalog::{Gaps, LastCommit, Part, Pipe, RejectPart, RejectedOf, Shard, SourcePartition, Table};
+use super::cluster::stale_epoch;
+use super::definitions::table_of;
+use super::events::note;
+use super::{At, Stop, Verdict};
+use crate::catalog::*;
 use crate::command::{CommitPart, Refusal, Response, SpanRefusal};
-use crate::ids::PipeId;
+use crate::ids::{PipeId, SchemaVersion, ShardId};
 use crate::span::Span;
 use crate::view::{CatalogRead, Overlay, ViewError};
 
@@ -24,23 +27,9 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         return Err(refusal.into());
     }
     if shard.epoch != c.epoch || shard.leader.is_none() {
-        return Err(Refusal::StaleEpoch {
-            shard: c.shard,
-            current: shard.epoch,
-            given: c.epoch,
-        }
-        .into());
+        return Err(stale_epoch(&shard, c.epoch).into());
     }
-    let table = state
-        .get::<Table>(&c.shard.table)?
-        .ok_or_else(|| Refusal::NoTable(c.shard.table.to_string()))?;
-    if c.schema_version < table.min_schema {
-        return Err(Refusal::SchemaTooOld {
-            given: c.schema_version,
-            oldest: table.min_schema,
-        }
-        .into());
-    }
+    table_taking(state, c.shard, c.schema_version)?;
     let mut moved = Vec::with_capacity(c.spans.len());
     let mut refused = Vec::new();
     for (i, span) in c.spans.iter().enumerate() {
@@ -62,26 +51,9 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     for partition in &moved {
         state.put(&(partition.pipe, partition.partition), partition)?;
     }
-    for file in &c.parts {
-        let part = Part {
-            shard: c.shard,
-            file: file.clone(),
-            schema_version: c.schema_version,
-            version: at.version,
-            committed_at_ms: at.ms,
-        };
-        state.put(&(c.shard, file.id), &part)?;
-    }
+    put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
     for (pipe, file) in &c.reject_parts {
-        let part = RejectPart {
-            pipe: *pipe,
-            shard: c.shard,
-            file: file.clone(),
-            of: rejected_of(c, *pipe),
-            version: at.version,
-            committed_at_ms: at.ms,
-        };
-        state.put(&(*pipe, file.id), &part)?;
+        put_reject_part(state, at, *pipe, c.shard, file, rejected_of(c, *pipe))?;
     }
     shard.last_commit = Some(LastCommit {
         id: c.commit,
@@ -90,6 +62,58 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     });
     state.put(&shard.id, &shard)?;
     Ok(Response::Done)
+}
+
+/// The table of `shard`, if it still takes parts with the columns of `given`.
+pub(super) fn table_taking(state: &Overlay<'_>, shard: ShardId, given: SchemaVersion) -> Result<Table, Stop> {
+    let table = table_of(state, shard.table)?;
+    if given < table.min_schema {
+        return Err(Refusal::SchemaTooOld {
+            given,
+            oldest: table.min_schema,
+        }
+        .into());
+    }
+    Ok(table)
+}
+
+pub(super) fn put_parts(
+    state: &mut Overlay<'_>,
+    at: At,
+    shard: ShardId,
+    schema_version: SchemaVersion,
+    files: &[PartFile],
+) -> Result<(), ViewError> {
+    for file in files {
+        let part = Part {
+            shard,
+            file: file.clone(),
+            schema_version,
+            version: at.version,
+            committed_at_ms: at.ms,
+        };
+        state.put(&(shard, file.id), &part)?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_reject_part(
+    state: &mut Overlay<'_>,
+    at: At,
+    pipe: PipeId,
+    shard: ShardId,
+    file: &PartFile,
+    of: Vec<RejectedOf>,
+) -> Result<(), ViewError> {
+    let part = RejectPart {
+        pipe,
+        shard,
+        file: file.clone(),
+        of,
+        version: at.version,
+        committed_at_ms: at.ms,
+    };
+    state.put(&(pipe, file.id), &part)
 }
 
 /// Whether `span` is the next piece of its partition's history, as its owner may write it (OFF-1).
@@ -120,25 +144,24 @@ fn check_span(
     })
 }
 
-/// The first gap of a life in a topic that should have none is an event: nothing should be absent there, and if
+/// `moved` are the partitions of the spans, in their order. The first gap of a life in a topic that should have none is an event: nothing should be absent there, and if
 /// transactions or compaction are at work, the pipe should say so.
-fn note_gaps(state: &mut Overlay<'_>, at: At, moved: &[SourcePartition], c: &CommitPart) -> Result<(), super::Stop> {
-    for partition in moved {
-        let absent = partition.ledger.counts.absent;
-        let of_partition = |s: &&Span| (s.key.pipe, s.key.partition) == (partition.pipe, partition.partition);
-        let now: u64 = c.spans.iter().filter(of_partition).map(|s| s.counts.absent).sum();
-        let Some(pipe) = state.get::<Pipe>(&partition.pipe)? else {
-            continue;
-        };
-        if now == 0 || absent != now || pipe.settings.gaps == Gaps::Expect {
+fn note_gaps(state: &mut Overlay<'_>, at: At, moved: &[SourcePartition], c: &CommitPart) -> Result<(), Stop> {
+    for (partition, span) in moved.iter().zip(&c.spans) {
+        let now = span.counts.absent;
+        if now == 0 || partition.ledger.counts.absent != now {
             continue;
         }
+        let alarms = |pipe: &Pipe| pipe.settings.gaps == Gaps::Alarm;
+        let Some(pipe) = state.get::<Pipe>(&partition.pipe)?.filter(alarms) else {
+            continue;
+        };
         let text = format!(
             "{now} offsets below {} hold no record that may be read; if the topic has transactions or is compacted, say ALTER PIPE {} \
              SET (gaps = 'expect'), else ask what happened to them",
             partition.offset, pipe.name
         );
-        super::events::note(state, at, "absent", &pipe.name, Some(partition.partition), text)?;
+        note(state, at, "absent", &pipe.name, Some(partition.partition), text)?;
     }
     Ok(())
 }

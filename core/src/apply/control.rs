@@ -44,9 +44,7 @@ pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) 
 
 pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition) -> Verdict {
     let place = (c.key.pipe, c.key.partition);
-    let pipe = state
-        .get::<Pipe>(&c.key.pipe)?
-        .ok_or_else(|| Refusal::NoPipe(c.key.pipe.to_string()))?;
+    let pipe = definitions::pipe_of(state, c.key.pipe)?;
     let partition = state.get::<SourcePartition>(&place)?;
     let Some(mut partition) = partition.filter(|p| p.incarnation == c.key.incarnation) else {
         return Err(changed(&pipe, c.key.partition));
@@ -168,13 +166,8 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
     if open.is_empty() {
         return Ok(Response::Unchanged);
     }
-    let table = state
-        .get::<Table>(&parent.table)?
-        .ok_or_else(|| Refusal::NoTable(parent.table.to_string()))?;
-    let mut cluster = definitions::founded(state)?;
-    let id = cluster.next_pipe;
-    cluster.next_pipe = id.next();
-    state.put(&ClusterKey, &cluster)?;
+    let table = definitions::table_of(state, parent.table)?;
+    let id = definitions::next_pipe(state)?;
     let pipe = Pipe {
         id,
         name: format!("{}_backfill_{id}", parent.name),
@@ -190,8 +183,7 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
         }
         .into());
     }
-    state.put(&Name(pipe.name.clone()), &PipeName(id))?;
-    state.put(&id, &pipe)?;
+    definitions::put_new_pipe(state, &pipe)?;
     for mut skip in open {
         definitions::begin_partition(state, at, &pipe, &table, skip.partition, skip.start, Some(skip.end))?;
         let text = format!(
@@ -209,27 +201,19 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
 pub(super) fn alter_pipe(state: &mut Overlay<'_>, at: At, c: &AlterPipe) -> Verdict {
     let mut pipe = named(state, &c.name)?;
     let before = pipe.clone();
-    if let Some(settings) = &c.settings {
-        check_settings(settings)?;
-        pipe.settings = settings.clone();
+    check_settings(&c.settings)?;
+    let table = definitions::table_of(state, pipe.table)?;
+    c.format.check(&table).map_err(Refusal::Definition)?;
+    if c.source.topic != pipe.source.topic {
+        return Err(Refusal::Definition(format!(
+            "pipe '{}' reads topic '{}'; for another topic create another pipe",
+            pipe.name, pipe.source.topic
+        ))
+        .into());
     }
-    if let Some(format) = &c.format {
-        let table = state
-            .get::<Table>(&pipe.table)?
-            .ok_or_else(|| Refusal::NoTable(pipe.table.to_string()))?;
-        format.check(&table).map_err(Refusal::Definition)?;
-        pipe.format = format.clone();
-    }
-    if let Some(source) = &c.source {
-        if source.topic != pipe.source.topic {
-            return Err(Refusal::Definition(format!(
-                "pipe '{}' reads topic '{}'; for another topic create another pipe",
-                pipe.name, pipe.source.topic
-            ))
-            .into());
-        }
-        pipe.source = source.clone();
-    }
+    pipe.settings = c.settings.clone();
+    pipe.format = c.format.clone();
+    pipe.source = c.source.clone();
     if pipe == before {
         return Ok(Response::Unchanged);
     }

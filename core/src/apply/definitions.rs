@@ -87,7 +87,7 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict
 }
 
 pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Verdict {
-    let mut cluster = founded(state)?;
+    founded(state)?;
     if let Some(pipe) = state.pipe_named(&c.name)? {
         return match c.if_not_exists {
             true => Ok(Response::Pipe(pipe.id)),
@@ -104,10 +104,7 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         .table_named(&c.table)?
         .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
     c.format.check(&table).map_err(Refusal::Definition)?;
-    let id = cluster.next_pipe;
-    cluster.next_pipe = id.next();
-    state.put(&ClusterKey, &cluster)?;
-    state.put(&Name(c.name.clone()), &PipeName(id))?;
+    let id = next_pipe(state)?;
     let pipe = Pipe {
         id,
         name: c.name.clone(),
@@ -120,7 +117,7 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         format: c.format.clone(),
         created_at_ms: at.ms,
     };
-    state.put(&id, &pipe)?;
+    put_new_pipe(state, &pipe)?;
     for (partition, start) in &c.partitions {
         begin_partition(state, at, &pipe, &table, *partition, *start, None)?;
     }
@@ -153,12 +150,8 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
 }
 
 pub(super) fn add_partitions(state: &mut Overlay<'_>, at: At, c: &AddPartitions) -> Verdict {
-    let pipe = state
-        .get::<Pipe>(&c.pipe)?
-        .ok_or_else(|| Refusal::NoPipe(c.pipe.to_string()))?;
-    let table = state
-        .get::<Table>(&pipe.table)?
-        .ok_or_else(|| Refusal::NoTable(pipe.table.to_string()))?;
+    let pipe = pipe_of(state, c.pipe)?;
+    let table = table_of(state, pipe.table)?;
     let mut added = false;
     for (partition, start) in &c.partitions {
         if state.get::<SourcePartition>(&(pipe.id, *partition))?.is_none() {
@@ -214,6 +207,30 @@ pub(super) fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<()
     };
     state.put(&tombstone.part, &tombstone)?;
     Ok(())
+}
+
+/// The id for a pipe that is created; no other is given it again.
+pub(super) fn next_pipe(state: &mut Overlay<'_>) -> Result<PipeId, Stop> {
+    let mut cluster = founded(state)?;
+    let id = cluster.next_pipe;
+    cluster.next_pipe = id.next();
+    state.put(&ClusterKey, &cluster)?;
+    Ok(id)
+}
+
+/// Writes a pipe whose name is not taken.
+pub(super) fn put_new_pipe(state: &mut Overlay<'_>, pipe: &Pipe) -> Result<(), Stop> {
+    state.put(&Name(pipe.name.clone()), &PipeName(pipe.id))?;
+    state.put(&pipe.id, pipe)?;
+    Ok(())
+}
+
+pub(super) fn pipe_of(state: &Overlay<'_>, id: PipeId) -> Result<Pipe, Stop> {
+    Ok(state.get(&id)?.ok_or_else(|| Refusal::NoPipe(id.to_string()))?)
+}
+
+pub(super) fn table_of(state: &Overlay<'_>, id: TableId) -> Result<Table, Stop> {
+    Ok(state.get(&id)?.ok_or_else(|| Refusal::NoTable(id.to_string()))?)
 }
 
 pub(super) fn founded(state: &Overlay<'_>) -> Result<Cluster, Stop> {

@@ -5,8 +5,9 @@
 //! in the Raft group is not decided here; see [`crate::membership`].
 
 use super::cluster::{depose, known_node};
+use super::definitions::founded;
 use super::{Stop, Verdict};
-use crate::catalog::{Addresses, Cluster, ClusterKey, Node, NodeIntent, NodeState};
+use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState};
 use crate::command::{AddNode, Refusal, Response, SetNodeIntent};
 use crate::ids::NodeId;
 use crate::view::{CatalogRead, Overlay};
@@ -19,9 +20,7 @@ fn no(why: String) -> Stop {
 }
 
 pub(super) fn add_node(state: &mut Overlay<'_>, c: &AddNode) -> Verdict {
-    let Some(mut cluster) = state.get::<Cluster>(&ClusterKey)? else {
-        return Err(Refusal::Founding("the cluster is not founded yet".into()).into());
-    };
+    let mut cluster = founded(state)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if c.name.is_empty() || c.name.len() > NAME_CHARS || !c.name.chars().all(plain) {
         return Err(no(format!(

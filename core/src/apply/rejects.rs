@@ -5,6 +5,8 @@
 //! parts that the second names. Records are conserved: what a reject part held is in the rows, in what is
 //! left of it, or left out on purpose, and the ledgers that counted them move by the same numbers.
 
+use super::cluster::stale_epoch;
+use super::commit::{put_parts, put_reject_part, table_taking};
 use super::events::note;
 use super::{At, Stop, Verdict, definitions};
 use crate::catalog::*;
@@ -14,29 +16,13 @@ use crate::ledger::{ClosedLedger, Counts};
 use crate::view::{CatalogRead, Overlay};
 
 pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verdict {
-    let pipe = state
-        .get::<Pipe>(&c.pipe)?
-        .ok_or_else(|| Refusal::NoPipe(c.pipe.to_string()))?;
+    let pipe = definitions::pipe_of(state, c.pipe)?;
     let shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
     // The collector deletes unreferenced files of older epochs: parts written in one might be gone by now.
     if shard.epoch != c.epoch {
-        return Err(Refusal::StaleEpoch {
-            shard: c.shard,
-            current: shard.epoch,
-            given: c.epoch,
-        }
-        .into());
+        return Err(stale_epoch(&shard, c.epoch).into());
     }
-    let table = state
-        .get::<Table>(&c.shard.table)?
-        .ok_or_else(|| Refusal::NoTable(c.shard.table.to_string()))?;
-    if c.schema_version < table.min_schema {
-        return Err(Refusal::SchemaTooOld {
-            given: c.schema_version,
-            oldest: table.min_schema,
-        }
-        .into());
-    }
+    let table = table_taking(state, c.shard, c.schema_version)?;
     let (mut rows, mut records) = (0, 0);
     for used in &c.used {
         let recovered = replay_one(state, at, c, used)?;
@@ -50,16 +36,7 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
         ))
         .into());
     }
-    for file in &c.parts {
-        let part = Part {
-            shard: c.shard,
-            file: file.clone(),
-            schema_version: c.schema_version,
-            version: at.version,
-            committed_at_ms: at.ms,
-        };
-        state.put(&(c.shard, file.id), &part)?;
-    }
+    put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
     let text = format!(
         "{records} rejected records became {rows} rows of table '{}'",
         table.name
@@ -102,15 +79,7 @@ fn replay_one(state: &mut Overlay<'_>, at: At, c: &ReplayRejects, used: &UsedRej
     state.delete::<RejectPart>(&key);
     definitions::bury(state, at, old.file)?;
     if let Some(rest) = used.rest.as_ref().filter(|rest| rest.rows > 0) {
-        let part = RejectPart {
-            pipe: c.pipe,
-            shard: c.shard,
-            file: rest.clone(),
-            of: left,
-            version: at.version,
-            committed_at_ms: at.ms,
-        };
-        state.put(&(c.pipe, rest.id), &part)?;
+        put_reject_part(state, at, c.pipe, c.shard, rest, left)?;
     }
     Ok(sum)
 }

@@ -9,18 +9,16 @@
 //! When the source is not what it was, the partition stops here at once, and the reason is handed to the task, which
 //! writes it into the catalog. The thread decides nothing about where to go on.
 
-use super::native::{Fault, Polled, Position, Reader, Record};
-use super::run::{Place, Runs, Taken};
+use super::context::Context;
+use super::native::{Fault, Position, Reader};
+use super::run::{Halt, Place, Runs, Taken, poll_run};
 use super::status::{Ends, PartitionStatus, Read, Waits};
 use super::topic::TopicCheck;
 use super::{client_config, loss};
 use crate::budget::Account;
 use crate::freshness::Freshness;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,14 +30,8 @@ use tidemill_core::{Offset, PartitionId, SpanKey, TopicId};
 use tidemill_storage::memtable::Memtable;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
-/// The most records that one run may have.
-const RUN_RECORDS: usize = 16_384;
-/// The most payload bytes that one run may have.
-const RUN_BYTES: usize = 8 << 20;
-/// The longest that a run may gather; what bounds the wait of its first record.
-const RUN_TIME: Duration = Duration::from_millis(20);
 /// How long an empty poll waits, and so how soon a control message is seen.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -237,7 +229,7 @@ impl ConsumerThread {
             self.troubled = None;
             self.wait_all("");
         }
-        let (run, fault) = poll_run(reader);
+        let (run, fault) = poll_run(reader, POLL);
         let intact = run.is_empty() || self.take_run(run);
         fault.is_none_or(|fault| self.take_fault(reader, &fault)) && intact
     }
@@ -361,14 +353,15 @@ impl ConsumerThread {
                     intact = false;
                 }
                 Ok(()) => self.shared.waits.set(key, ""),
-                Err(halt) => {
-                    // The rest of what the client fetched for it must not follow.
-                    self.places.remove(&partition);
+                // The rest of what the client fetched for it must not follow.
+                Err(Halt::Stop(reason)) => {
+                    self.stop(partition, reason);
                     intact = false;
-                    match halt {
-                        super::run::Halt::Stop(reason) => self.stop(key, reason),
-                        super::run::Halt::Wait(why) => self.shared.waits.set(key, &why),
-                    }
+                }
+                Err(Halt::Wait(why)) => {
+                    self.places.remove(&partition);
+                    self.shared.waits.set(key, &why);
+                    intact = false;
                 }
             }
         }
@@ -420,10 +413,7 @@ impl ConsumerThread {
         };
         for place in concerned {
             match loss::find(reader.client(), &self.options.pipe.source.topic, &place, fault) {
-                Some(reason) => {
-                    self.places.remove(&(place.key.partition.0 as i32));
-                    self.stop(place.key, reason);
-                }
+                Some(reason) => self.stop(place.key.partition.0 as i32, reason),
                 None => {
                     warn!(partition = %place.key.partition, reason = %fault.reason, "cannot tell what the source lost; it is asked again");
                     self.shared
@@ -471,16 +461,17 @@ impl ConsumerThread {
             .map(|(n, _)| *n)
             .collect();
         for partition in gone {
-            let Some(place) = self.places.remove(&partition) else {
-                continue;
-            };
             let known_end = known_ends.get(&partition).map(|end| Offset((*end).max(0) as u64));
-            self.stop(place.key, StopReason::TopicRecreated { topic, known_end });
+            self.stop(partition, StopReason::TopicRecreated { topic, known_end });
         }
     }
 
-    fn stop(&self, key: SpanKey, reason: StopReason) {
-        let why = reason.explain(&self.options.pipe.name, self.shared_offset(key));
+    /// Reads a partition no further, and tells the task why.
+    fn stop(&mut self, partition: i32, reason: StopReason) {
+        let Some(Place { key, next, .. }) = self.places.remove(&partition) else {
+            return;
+        };
+        let why = reason.explain(&self.options.pipe.name, Offset(next as u64));
         error!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the partition stops");
         if reason.is_source_loss() {
             // On which side of the break these rows lie is not known: they are read again, if they are there.
@@ -490,15 +481,6 @@ impl ConsumerThread {
         // Nobody listens any more when the task has ended; the next one finds the same.
         _ = self.options.stops.send((key, reason));
         self.options.wake.notify_one();
-    }
-
-    fn shared_offset(&self, key: SpanKey) -> Offset {
-        let stats = self.options.memtable.stats();
-        stats
-            .positions
-            .iter()
-            .find(|(k, _)| *k == key)
-            .map_or(Offset(0), |(_, at)| *at)
     }
 
     /// Says for all partitions that still go on what they wait for.
@@ -533,81 +515,4 @@ fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
             | Code::UnknownTopic
             | Code::UnknownTopicOrPartition
     )
-}
-
-/// Gathers a run. A fault behind it is given with it: the client reports some faults only once.
-fn poll_run(reader: &Reader) -> (Vec<Taken<'_>>, Option<Fault>) {
-    let mut run = Vec::new();
-    let mut bytes = 0;
-    let mut next = reader.poll(POLL);
-    let began = Instant::now();
-    loop {
-        match next {
-            Polled::Nothing => return (run, None),
-            Polled::Fault(fault) => return (run, Some(fault)),
-            Polled::End { partition, offset } => run.push(Taken::End { partition, offset }),
-            Polled::Record(record) => {
-                bytes += record.payload().map_or(0, <[u8]>::len);
-                run.push(Taken::Record(record));
-            }
-        }
-        if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
-            return (run, None);
-        }
-        next = reader.poll(Duration::ZERO);
-    }
-}
-
-/// What the client calls back: statistics, logs, errors.
-pub(super) struct Context {
-    shared: Arc<Shared>,
-    topic: String,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        let Some(topic) = statistics.topics.get(&self.topic) else {
-            return;
-        };
-        let mut ends = lock(&self.shared.ends);
-        for (partition, p) in &topic.partitions {
-            // A reader of committed records sees up to the last stable offset.
-            let stable = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
-            if stable >= 0 {
-                ends.entry(*partition)
-                    .or_default()
-                    .observe(p.lo_offset, stable, p.hi_offset);
-            }
-        }
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                warn!(topic = %self.topic, facility, "{message}");
-            }
-            _ => info!(topic = %self.topic, facility, "{message}"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        info!(topic = %self.topic, %error, "{reason}");
-    }
-}
-
-impl ConsumerContext for Context {}
-
-impl Record<'_> {
-    /// Its headers as a JSON object in text, if it has any.
-    pub(super) fn headers_text(&self) -> Option<String> {
-        let headers = self.headers();
-        if headers.is_empty() {
-            return None;
-        }
-        let pairs = headers.into_iter().map(|(name, value)| {
-            let value = value.map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
-            (name, value.unwrap_or(serde_json::Value::Null))
-        });
-        Some(serde_json::Value::Object(pairs.collect()).to_string())
-    }
 }

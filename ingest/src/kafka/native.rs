@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "calls of librdkafka's C interface")]
 
-use super::consumer::Context;
+use super::context::Context;
 use rdkafka::bindings as c;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};

@@ -1,18 +1,26 @@
-//! From a run of records to a chunk in the memtable: gaps are measured, records decoded, the span counted.
+//! From a poll to a chunk in the memtable: a run is gathered, gaps are measured, records decoded, the span counted.
 //!
 //! Two of the ledger's terms are counted here, apart from each other: *delivered* by the records that the client gave,
 //! *absent* by the gaps between their offsets. What the decoder says of them comes third; the memtable refuses a chunk
 //! whose terms do not add up.
 
 use super::consumer::{Assigned, ConsumerOptions, Start};
-use super::native::Record;
+use super::native::{Fault, Polled, Reader, Record};
 use crate::decode::{Decoded, JsonDecoder, SourceRecord, first_rejected};
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 use tidemill_core::catalog::OnError;
 use tidemill_core::stop::StopReason;
 use tidemill_core::{Counts, Offset, Span, SpanKey, TopicId};
 use tidemill_storage::memtable::{AppendError, Chunk};
 use tracing::error;
+
+/// The most records that one run may have.
+const RUN_RECORDS: usize = 16_384;
+/// The most payload bytes that one run may have.
+const RUN_BYTES: usize = 8 << 20;
+/// The longest that a run may gather; what bounds the wait of its first record.
+const RUN_TIME: Duration = Duration::from_millis(20);
 
 /// How many records `max_rejected_ratio` looks back at, and how many there must be before it says anything.
 const RATIO_WINDOW: u64 = 1_000;
@@ -38,9 +46,7 @@ impl Taken<'_> {
             Taken::End { partition, .. } => *partition,
         }
     }
-}
 
-impl Taken<'_> {
     /// Bytes of key and payload.
     pub fn bytes(&self) -> u64 {
         match self {
@@ -58,6 +64,29 @@ impl Taken<'_> {
             Taken::Record(record) => record.timestamp_ms(),
             Taken::End { .. } => None,
         }
+    }
+}
+
+/// Waits for a first record and gathers a run. A fault behind it is given with it: the client reports some faults only once.
+pub(super) fn poll_run(reader: &Reader, wait: Duration) -> (Vec<Taken<'_>>, Option<Fault>) {
+    let mut run = Vec::new();
+    let mut bytes = 0;
+    let mut next = reader.poll(wait);
+    let began = Instant::now();
+    loop {
+        match next {
+            Polled::Nothing => return (run, None),
+            Polled::Fault(fault) => return (run, Some(fault)),
+            Polled::End { partition, offset } => run.push(Taken::End { partition, offset }),
+            Polled::Record(record) => {
+                bytes += record.payload().map_or(0, <[u8]>::len);
+                run.push(Taken::Record(record));
+            }
+        }
+        if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
+            return (run, None);
+        }
+        next = reader.poll(Duration::ZERO);
     }
 }
 
@@ -140,7 +169,7 @@ impl Runs {
         if end == place.next {
             return Ok(());
         }
-        let headers: Vec<Option<String>> = records.iter().map(|record| record.headers_text()).collect();
+        let headers: Vec<Option<String>> = records.iter().map(|record| headers_text(record)).collect();
         let sources: Vec<SourceRecord<'_>> = records
             .iter()
             .zip(&headers)
@@ -198,6 +227,19 @@ impl Runs {
             done += taken;
         }
     }
+}
+
+/// The headers of a record as a JSON object in text, if it has any.
+fn headers_text(record: &Record<'_>) -> Option<String> {
+    let headers = record.headers();
+    if headers.is_empty() {
+        return None;
+    }
+    let pairs = headers.into_iter().map(|(name, value)| {
+        let value = value.map(|v| serde_json::Value::String(String::from_utf8_lossy(v).into_owned()));
+        (name, value.unwrap_or(serde_json::Value::Null))
+    });
+    Some(serde_json::Value::Object(pairs.collect()).to_string())
 }
 
 /// Appends what `sources` became as the offsets from the place up to `end`.

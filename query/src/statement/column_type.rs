@@ -78,10 +78,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<ColumnType, QueryError> {
 
 /// Reads a type that stands within `depth - 1` others.
 fn parse_within(cursor: &mut Cursor<'_>, depth: usize) -> Result<ColumnType, QueryError> {
-    if depth > MAX_TYPE_DEPTH {
-        let message = format!("types are nested more than {MAX_TYPE_DEPTH} deep");
-        return Err(QueryError::invalid(message).at(cursor.place()));
-    }
+    check_depth(cursor, depth)?;
     let word = cursor.peek_word().map(|word| word.to_ascii_uppercase());
     let mut data_type = match word.as_deref() {
         Some(word) if NESTED.contains(&word) => {
@@ -95,13 +92,20 @@ fn parse_within(cursor: &mut Cursor<'_>, depth: usize) -> Result<ColumnType, Que
     while cursor.accept("[") {
         cursor.expect("]", &[])?;
         depth += 1;
-        if depth > MAX_TYPE_DEPTH {
-            let message = format!("types are nested more than {MAX_TYPE_DEPTH} deep");
-            return Err(QueryError::invalid(message).at(cursor.place()));
-        }
+        check_depth(cursor, depth)?;
         data_type = ColumnType::Array(Box::new(data_type));
     }
     Ok(data_type)
+}
+
+fn check_depth(cursor: &Cursor<'_>, depth: usize) -> Result<(), QueryError> {
+    match depth > MAX_TYPE_DEPTH {
+        true => {
+            let message = format!("types are nested more than {MAX_TYPE_DEPTH} deep");
+            Err(QueryError::invalid(message).at(cursor.place()))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Reads what follows the name of a nested type: other types in angles or brackets.

@@ -125,24 +125,15 @@ fn default_value(cursor: &mut Cursor<'_>, data_type: &ColumnType) -> Result<Opti
     if cursor.accept("NULL") {
         return Ok(None);
     }
-    let literal = match cursor.peek_word().map(|word| word.to_lowercase()).as_deref() {
-        Some("true") => Some(Literal::Boolean(true)),
-        Some("false") => Some(Literal::Boolean(false)),
-        Some("date" | "timestamp") => None,
-        Some(_) => return Err(cursor.expected("a constant: a number, 'text', true, false or NULL", &[])),
-        None => {
-            let literal = cursor.constant("a constant: a number, 'text', true, false or NULL")?;
-            literal
-                .check(data_type)
-                .map_err(|why| QueryError::invalid(why).at(place))?;
-            return Ok(Some(literal));
-        }
-    };
-    // `DATE '…'` and `TIMESTAMP '…'` say nothing that the column's type does not.
-    cursor.bump();
-    let literal = match literal {
-        Some(literal) => literal,
-        None => cursor.constant("text in single quotes")?,
+    let literal = if cursor.accept("TRUE") {
+        Literal::Boolean(true)
+    } else if cursor.accept("FALSE") {
+        Literal::Boolean(false)
+    } else if cursor.accept("DATE") || cursor.accept("TIMESTAMP") {
+        // They say nothing that the column's type does not.
+        cursor.constant("text in single quotes")?
+    } else {
+        cursor.constant("a constant: a number, 'text', true, false or NULL")?
     };
     literal
         .check(data_type)

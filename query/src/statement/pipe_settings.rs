@@ -4,6 +4,7 @@ use super::quantity;
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
 use tidemill_core::catalog::{Gaps, OnError, PipeSettings};
+use tidemill_core::format;
 
 /// Their names.
 pub(crate) const NAMES: &[&str] = &[
@@ -66,10 +67,8 @@ pub(crate) fn written(settings: &PipeSettings) -> Vec<String> {
 }
 
 fn one_of<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T, QueryError> {
-    let found = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(value));
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<String> = known.iter().map(|(name, _)| format!("'{name}'")).collect();
+    format::one_of(key, known, value).map_err(|wrong| {
         let hint = did_you_mean(value, known.iter().map(|(name, _)| *name));
-        QueryError::invalid(format!("{key} is {}, not '{value}'{hint}", names.join(" or ")))
+        QueryError::invalid(wrong + &hint)
     })
 }

@@ -12,7 +12,7 @@ use tidemill_core::{NodeId, TableId};
 /// The nodes, how many shards each leads, and what it last said of itself.
 pub(super) fn nodes(
     snapshot: &dyn CatalogSnapshot,
-    progress: Option<&[NodeProgress]>,
+    progress: &[NodeProgress],
     group: &dyn Progress,
 ) -> Result<RecordBatch, QueryError> {
     let nodes: Vec<Node> = snapshot.list(&[])?;
@@ -22,7 +22,7 @@ pub(super) fn nodes(
     }
     let said: Vec<_> = nodes
         .iter()
-        .map(|node| progress.and_then(|all| all.iter().find(|said| said.node == node.id)))
+        .map(|node| progress.iter().find(|said| said.node == node.id))
         .collect();
     let text = |of: fn(&Node) -> String| nodes.iter().map(move |node| Some(of(node)));
     Columns::default()

@@ -11,12 +11,9 @@ use tidemill_core::freshness::quantile_ms;
 use tidemill_core::view::CatalogSnapshot;
 
 /// Counted since the tasks that run now began; null where no manager has told it.
-pub(super) fn freshness(
-    snapshot: &dyn CatalogSnapshot,
-    progress: Option<&[NodeProgress]>,
-) -> Result<RecordBatch, QueryError> {
+pub(super) fn freshness(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) -> Result<RecordBatch, QueryError> {
     let mut sums: BTreeMap<TableId, Vec<u64>> = BTreeMap::new();
-    for (table, buckets) in progress.unwrap_or_default().iter().flat_map(|node| &node.freshness) {
+    for (table, buckets) in progress.iter().flat_map(|node| &node.freshness) {
         let sum = sums.entry(*table).or_default();
         sum.resize(sum.len().max(buckets.len()), 0);
         for (total, count) in sum.iter_mut().zip(buckets) {

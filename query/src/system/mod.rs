@@ -13,7 +13,7 @@ mod rejected;
 mod tables;
 
 use crate::error::QueryError;
-use crate::ports::{NodeProgress, Progress};
+use crate::ports::{Progress, SoftState};
 use crate::settings::{SETTINGS, Settings};
 use arrow::array::RecordBatch;
 pub(crate) use columns::Columns;
@@ -21,7 +21,6 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use std::sync::Arc;
 use tidemill_core::view::CatalogSnapshot;
-use tidemill_core::{PartitionId, PipeId};
 use tidemill_storage::store::PartStore;
 
 /// The names of the system tables.
@@ -56,8 +55,7 @@ pub(crate) async fn checked(
 /// What a system table is built from.
 pub(crate) struct Source<'s> {
     pub(crate) snapshot: Arc<dyn CatalogSnapshot>,
-    pub(crate) progress: Option<&'s [NodeProgress]>,
-    pub(crate) headroom: &'s [(PipeId, PartitionId, i64)],
+    pub(crate) progress: Option<&'s SoftState>,
     pub(crate) group: &'s dyn Progress,
     pub(crate) settings: Settings,
 }
@@ -70,14 +68,16 @@ pub(crate) fn needs_progress(name: &str) -> bool {
 /// The system table called `name`, if there is one.
 pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn TableProvider>>, QueryError> {
     let snapshot = &*source.snapshot;
+    let said = source.progress.map_or(&[][..], |progress| &progress.nodes);
+    let headroom = source.progress.map_or(&[][..], |progress| &progress.headroom);
     let rows = match name {
-        "nodes" => cluster::nodes(snapshot, source.progress, source.group)?,
+        "nodes" => cluster::nodes(snapshot, said, source.group)?,
         "shards" => cluster::shards(snapshot)?,
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,
         "pipes" => pipes::pipes(snapshot)?,
-        "partitions" => pipes::partitions(snapshot, source.progress, source.headroom)?,
-        "freshness" => freshness::freshness(snapshot, source.progress)?,
+        "partitions" => pipes::partitions(snapshot, said, headroom)?,
+        "freshness" => freshness::freshness(snapshot, said)?,
         "ledger" => ledger::ledger(snapshot)?,
         "skipped" => ledger::skipped(snapshot)?,
         "events" => ledger::events(snapshot)?,

@@ -40,7 +40,7 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
 /// The source partitions: what is committed of each, and how far its task has read.
 pub(super) fn partitions(
     snapshot: &dyn CatalogSnapshot,
-    progress: Option<&[NodeProgress]>,
+    progress: &[NodeProgress],
     headroom: &[(PipeId, PartitionId, i64)],
 ) -> Result<RecordBatch, QueryError> {
     let partitions: Vec<SourcePartition> = snapshot.list(&[])?;
@@ -123,7 +123,7 @@ pub(super) fn partitions(
 /// What the present leaders say of their partitions; a deposed one may still say something.
 fn said_by_leaders<'p>(
     snapshot: &dyn CatalogSnapshot,
-    progress: Option<&'p [NodeProgress]>,
+    progress: &'p [NodeProgress],
 ) -> Result<BTreeMap<SpanKey, &'p PartitionProgress>, QueryError> {
     let leaders: BTreeMap<ShardId, Option<NodeId>> = snapshot
         .list::<Shard>(&[])?
@@ -131,7 +131,7 @@ fn said_by_leaders<'p>(
         .map(|shard| (shard.id, shard.leader))
         .collect();
     let mut said = BTreeMap::new();
-    for node in progress.unwrap_or_default() {
+    for node in progress {
         let led = node
             .partitions
             .iter()

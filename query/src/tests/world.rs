@@ -79,12 +79,10 @@ impl FreshRows for World {
 
 #[async_trait]
 impl Progress for World {
-    async fn progress(&self) -> Option<Vec<NodeProgress>> {
-        self.progress.lock().unwrap().clone()
-    }
-
-    async fn headroom(&self) -> Vec<(PipeId, PartitionId, i64)> {
-        vec![(PipeId(1), PartitionId(0), 120)]
+    async fn progress(&self) -> Option<SoftState> {
+        let nodes = self.progress.lock().unwrap().clone()?;
+        let headroom = vec![(PipeId(1), PartitionId(0), 120)];
+        Some(SoftState { nodes, headroom })
     }
 }
 

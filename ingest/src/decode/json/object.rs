@@ -102,6 +102,12 @@ pub(super) struct RowSeed<'a, 'de> {
     pub reading: &'a mut Reading<'de>,
 }
 
+impl RowSeed<'_, '_> {
+    fn not_an_object<E: Error>(self, found: impl fmt::Display) -> E {
+        self.reading.wrong(format!("expected an object, found {found}"))
+    }
+}
+
 impl<'de> DeserializeSeed<'de> for RowSeed<'_, 'de> {
     type Value = ();
 
@@ -122,34 +128,32 @@ impl<'de> Visitor<'de> for RowSeed<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(self.reading.wrong("expected an object, found an array".to_owned()))
+        Err(self.not_an_object("an array"))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         let found = format!("\"{text}\"");
-        Err(self
-            .reading
-            .wrong(format!("expected an object, found {}", excerpt(&found))))
+        Err(self.not_an_object(excerpt(&found)))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        Err(self.reading.wrong(format!("expected an object, found {value}")))
+        Err(self.not_an_object(value))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        Err(self.reading.wrong(format!("expected an object, found {value}")))
+        Err(self.not_an_object(value))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        Err(self.reading.wrong(format!("expected an object, found {value}")))
+        Err(self.not_an_object(value))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        Err(self.reading.wrong(format!("expected an object, found {value}")))
+        Err(self.not_an_object(value))
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Err(self.reading.wrong("expected an object, found null".to_owned()))
+        Err(self.not_an_object("null"))
     }
 }
 

@@ -1,7 +1,5 @@
 //! A catalog with a table, a pipe and three nodes, whose every step is checked against all invariants.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;
 use tidemill_core::invariants::{check_state, check_step};

@@ -1,0 +1,179 @@
+//! The records of a pipe: what it reads, how it is set, and where each of its source partitions stands.
+
+use crate::format::JsonFormat;
+use crate::ids::*;
+use crate::ledger::Ledger;
+use crate::span::SpanKey;
+use crate::stop::Stop;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a pipe reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KafkaSource {
+    /// Bootstrap servers, `host:port` separated by commas.
+    pub brokers: String,
+    /// The topic.
+    pub topic: String,
+    /// Further settings for the client library, by its own names.
+    pub client: BTreeMap<String, String>,
+}
+
+/// A pipe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipe {
+    /// Its id.
+    pub id: PipeId,
+    /// Its name.
+    pub name: String,
+    /// The table that it fills.
+    pub table: TableId,
+    /// What it reads.
+    pub source: KafkaSource,
+    /// The topic as it was when the pipe was created or last repaired; `None` where the broker does not say.
+    pub topic: Option<TopicId>,
+    /// Whether it reads.
+    pub state: PipeState,
+    /// What may be changed while it runs.
+    pub settings: PipeSettings,
+    /// The pipe whose skipped offsets this one reads, if it was made for that.
+    pub backfills: Option<PipeId>,
+    /// How its records become rows.
+    #[serde(default)]
+    pub format: JsonFormat,
+    /// When it was created, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// Whether a pipe reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PipeState {
+    /// It reads.
+    #[default]
+    Running,
+    /// It reads no further; what was read is being committed.
+    Pausing,
+    /// It does not read, and nothing of it is in memory.
+    Paused,
+}
+
+impl PipeState {
+    /// Its name, as in `system.pipes`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PipeState::Running => "running",
+            PipeState::Pausing => "pausing",
+            PipeState::Paused => "paused",
+        }
+    }
+}
+
+/// What of a pipe may be changed while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipeSettings {
+    /// What happens to a record that cannot be decoded.
+    pub on_error: OnError,
+    /// The share of rejected records among the last ones at which a partition stops, in thousandths.
+    pub max_rejected_permille: Option<u16>,
+    /// What a gap between offsets means.
+    pub gaps: Gaps,
+    /// Whether committed offsets are also shown to Kafka under a group, for outside tools.
+    pub commit_to_group: bool,
+    /// Retention headroom below which an alert is raised, in seconds.
+    pub headroom_alert_s: u32,
+}
+
+impl Default for PipeSettings {
+    fn default() -> Self {
+        Self {
+            on_error: OnError::Reject,
+            max_rejected_permille: None,
+            gaps: Gaps::Alarm,
+            commit_to_group: true,
+            headroom_alert_s: 3600,
+        }
+    }
+}
+
+/// What happens to a record that cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnError {
+    /// It goes to a reject part, and the partition goes on.
+    #[default]
+    Reject,
+    /// The partition stops in front of it.
+    Halt,
+}
+
+/// What it means when offsets are absent between records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gaps {
+    /// A plain topic has none: they are counted and raise an alarm.
+    #[default]
+    Alarm,
+    /// Transactions and compaction make them: they are counted.
+    Expect,
+}
+
+/// What the catalog knows of one source partition of a pipe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourcePartition {
+    /// The pipe.
+    pub pipe: PipeId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The shard that its rows belong to.
+    pub shard: ShardId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The next offset to commit: everything below it is accounted for.
+    pub offset: Offset,
+    /// The offset at which it is read no further, for a pipe that reads what another skipped.
+    pub until: Option<Offset>,
+    /// The topic that `offset` belongs to, where the source says.
+    pub topic: Option<TopicId>,
+    /// Leader epoch of the source at the last committed record, if known.
+    pub source_epoch: Option<i32>,
+    /// What became of the offsets of this life.
+    pub ledger: Ledger,
+    /// Why it does not go on, if it had to stop.
+    pub stop: Option<Stop>,
+    /// When it last moved, milliseconds since 1970.
+    pub committed_at_ms: i64,
+}
+
+impl SourcePartition {
+    /// Which history its next span belongs to.
+    pub fn key(&self) -> SpanKey {
+        SpanKey {
+            pipe: self.pipe,
+            partition: self.partition,
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// Whether everything that it shall read is committed.
+    pub fn is_complete(&self) -> bool {
+        self.until.is_some_and(|until| self.offset >= until)
+    }
+}
+
+/// Offsets that were passed over by command and may be read later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// The pipe.
+    pub pipe: PipeId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// First offset.
+    pub start: Offset,
+    /// One past the last offset.
+    pub end: Offset,
+    /// The topic that the offsets belong to.
+    pub topic: Option<TopicId>,
+    /// The pipe that reads them, once there is one.
+    pub backfill: Option<PipeId>,
+    /// When they were skipped, milliseconds since 1970.
+    pub at_ms: i64,
+}

@@ -1,0 +1,7 @@
+//! The commands of the catalog, against all invariants: by an adversary, and case by case.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod hostile;
+mod rules;
+mod world;

@@ -1,0 +1,245 @@
+//! Rules that have names: each told as the case that it is there for.
+
+use crate::world::*;
+use tidemill_core::catalog::*;
+use tidemill_core::command::*;
+use tidemill_core::view::{CatalogRead, MemView, Overlay};
+use tidemill_core::*;
+
+#[test]
+fn a_refusal_names_the_spans_and_the_rest_can_be_committed() {
+    let mut world = World::new();
+    let mut commit = world.good_commit(0, 7, 10).unwrap();
+    assert_eq!(commit.spans.len(), 2);
+    commit.spans[1].start = Offset(commit.spans[1].start.0 + 3);
+    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit.clone())) else {
+        panic!()
+    };
+    assert_eq!(refused, [(commit.spans[1].key, SpanRefusal::NotNext(Offset(20)))]);
+    let mut rest = world.good_commit(0, 8, 10).unwrap();
+    rest.spans.truncate(1);
+    rest.parts[0].rows = rest.spans[0].counts.rows;
+    rest.reject_parts[0].1.rows = rest.spans[0].counts.rejected;
+    world.apply(Command::CommitPart(rest)).unwrap();
+    assert_eq!(world.partition(0).unwrap().offset, Offset(10));
+    assert_eq!(world.partition(2).unwrap().offset, Offset(20));
+}
+
+#[test]
+fn a_file_without_rows_cannot_come_back_from_the_dead() {
+    let mut world = World::new();
+    // No offset moves, so that only the id of the commit would tell that it was applied before.
+    let mut empty = world.good_commit(0, 1, 0).unwrap();
+    empty.spans.clear();
+    empty.reject_parts.push((PipeId(1), file(0, 3)));
+    let other = world.good_commit(0, 2, 10).unwrap();
+    assert!(matches!(
+        world.apply(Command::CommitPart(empty.clone())),
+        Err(Refusal::Definition(_))
+    ));
+    world.apply(Command::CommitPart(other)).unwrap();
+    world
+        .apply(Command::DropPipe(ByName {
+            name: "p".into(),
+            if_exists: false,
+        }))
+        .unwrap();
+    assert!(world.apply(Command::CommitPart(empty)).is_err());
+}
+
+#[test]
+fn a_pause_between_reading_and_committing_wins() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 10).unwrap();
+    world.apply(set_state(PipeState::Paused)).unwrap();
+    world.apply(set_state(PipeState::Running)).unwrap();
+    let Err(Refusal::Spans(refused)) = world.apply(Command::CommitPart(commit)) else {
+        panic!()
+    };
+    assert_eq!(refused[0].1, SpanRefusal::StaleIncarnation(Incarnation(3)));
+}
+
+#[test]
+fn a_restarted_process_does_not_inherit_its_terms_of_office() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 10).unwrap();
+    world.apply(node_up(1, 2)).unwrap();
+    assert_eq!(world.shard(0).unwrap().leader, None);
+    let outcome = world.apply(Command::CommitPart(commit));
+    assert!(matches!(outcome, Err(Refusal::StaleEpoch { .. })), "{outcome:?}");
+}
+
+#[test]
+fn a_copied_or_wiped_folder_cannot_take_a_nodes_place() {
+    let mut world = World::new();
+    let up = NodeUp {
+        node: NodeId(1),
+        instance: InstanceId(77),
+        boot: BootId(9),
+        addresses: Addresses::default(),
+    };
+    assert!(matches!(world.apply(Command::NodeUp(up)), Err(Refusal::Node(_))));
+}
+
+#[test]
+fn a_command_of_a_later_format_is_refused() {
+    let mut overlay_base = MemView::default();
+    let mut overlay = Overlay::new(&overlay_base);
+    let proposal = Proposal {
+        format: COMMAND_FORMAT + 1,
+        at_ms: 0,
+        command: create_table("t"),
+    };
+    let outcome = apply(&mut overlay, Version(1), &proposal).unwrap();
+    assert_eq!(outcome, Err(Refusal::UnknownFormat(COMMAND_FORMAT + 1)));
+    overlay_base.write(overlay.into_writes());
+    assert_eq!(overlay_base, MemView::default());
+}
+
+#[test]
+fn dropping_a_table_buries_its_files_and_needs_its_pipes_gone() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 10).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    let drop_table = || {
+        Command::DropTable(ByName {
+            name: "t".into(),
+            if_exists: false,
+        })
+    };
+    assert!(matches!(world.apply(drop_table()), Err(Refusal::TableInUse { .. })));
+    world
+        .apply(Command::DropPipe(ByName {
+            name: "p".into(),
+            if_exists: false,
+        }))
+        .unwrap();
+    world.apply(drop_table()).unwrap();
+    assert_eq!(world.state.list::<Tombstone>(&[]).unwrap().len(), 2);
+    assert_eq!(world.state.list::<Part>(&[]).unwrap().len(), 0);
+    // Its id is not given out again.
+    assert_eq!(world.apply(create_table("t")), Ok(Response::Table(TableId(2))));
+}
+
+fn refused(outcome: Outcome, text: &str) {
+    let refusal = outcome.unwrap_err().to_string();
+    assert!(refusal.contains(text), "{refusal}");
+}
+
+fn intent(node: u64, intent: NodeIntent) -> Command {
+    let node = NodeId(node);
+    Command::SetNodeIntent(SetNodeIntent { node, intent })
+}
+
+impl World {
+    fn node(&self, id: u64) -> Node {
+        self.state.get(&NodeId(id)).unwrap().unwrap()
+    }
+}
+
+#[test]
+fn a_node_is_admitted_once_however_often_it_asks() {
+    let mut world = World::new();
+    assert_eq!(world.apply(add_node(4, 44, 1)), Ok(Response::Node(NodeId(4))));
+    assert_eq!(world.apply(add_node(4, 44, 1)), Ok(Response::Node(NodeId(4))));
+    // Until it has been heard of, it may still change where it is.
+    assert_eq!(world.apply(add_node(4, 44, 2)), Ok(Response::Node(NodeId(4))));
+    assert_eq!(world.node(4).addresses.raft, "h:2");
+    assert_eq!(world.node(4).state, NodeState::Joining);
+    refused(world.apply(add_node(5, 44, 2)), "belongs to node 'n4', not 'n5'");
+    refused(world.apply(add_node(4, 45, 3)), "already a node called 'n4'");
+    refused(
+        world.apply(add_node(5, 55, 2)),
+        "h:2 is already an address of node 'n4'",
+    );
+    let unnamed = AddNode {
+        name: "a b".into(),
+        instance: InstanceId(66),
+        warehouse: "default".into(),
+        addresses: Addresses::default(),
+    };
+    refused(world.apply(Command::AddNode(unnamed)), "'a b' cannot be the name");
+    assert_eq!(world.apply(add_node(5, 55, 3)), Ok(Response::Node(NodeId(5))));
+}
+
+#[test]
+fn a_removed_node_never_comes_back_and_its_id_is_not_used_again() {
+    let mut world = World::new();
+    world.apply(add_node(4, 44, 1)).unwrap();
+    world.apply(node_of(4, 44, 1)).unwrap();
+    let shard = world.shard(0).unwrap();
+    world.apply(assign(shard.id, shard.epoch, Some(NodeId(4)))).unwrap();
+    refused(world.apply(Command::RemoveNode(NodeId(4))), "shall serve, not leave");
+    world.apply(intent(4, NodeIntent::Leave)).unwrap();
+    assert_eq!(world.node(4).state, NodeState::Draining);
+    assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
+    // Whatever it had not given up by then, it has lost now.
+    let commit = world.good_commit(0, 9, 10).unwrap();
+    world.apply(Command::RemoveNode(NodeId(4))).unwrap();
+    assert_eq!(world.shard(0).unwrap().leader, None);
+    assert!(matches!(
+        world.apply(Command::CommitPart(commit)),
+        Err(Refusal::StaleEpoch { .. })
+    ));
+    for again in [Command::RemoveNode(NodeId(4)), intent(4, NodeIntent::Leave)] {
+        assert_eq!(world.apply(again), Ok(Response::Unchanged));
+    }
+    let shard = world.shard(0).unwrap();
+    refused(
+        world.apply(assign(shard.id, shard.epoch, Some(NodeId(4)))),
+        "it cannot lead",
+    );
+    refused(world.apply(node_of(4, 44, 2)), "was removed from the cluster");
+    refused(
+        world.apply(intent(4, NodeIntent::Serve)),
+        "was removed from the cluster",
+    );
+    refused(world.apply(add_node(4, 44, 1)), "can never come back");
+    // Its name and its addresses are free for another folder, which is another node.
+    assert_eq!(world.apply(add_node(4, 45, 1)), Ok(Response::Node(NodeId(5))));
+    assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
+    assert_eq!(world.node(5).intent, NodeIntent::Serve);
+}
+
+#[test]
+fn a_node_that_gives_up_its_shards_gets_none_until_it_serves_again() {
+    let mut world = World::new();
+    world.apply(intent(1, NodeIntent::Drain)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Draining);
+    // Its shard is its own until it is given away.
+    assert_eq!(world.shard(0).unwrap().leader, Some(NodeId(1)));
+    let shard = world.shard(0).unwrap();
+    refused(
+        world.apply(assign(shard.id, shard.epoch, Some(NodeId(1)))),
+        "cannot lead",
+    );
+    // Neither a restart nor a judgement makes it ready.
+    world.apply(node_up(1, 2)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Draining);
+    let ready = SetNodeState {
+        node: NodeId(1),
+        boot: Some(BootId(2)),
+        state: NodeState::Ready,
+    };
+    refused(world.apply(Command::SetNodeState(ready)), "shall drain");
+    world.apply(intent(1, NodeIntent::Serve)).unwrap();
+    world.apply(node_up(1, 2)).unwrap();
+    assert_eq!(world.node(1).state, NodeState::Ready);
+}
+
+#[test]
+fn the_last_node_stays() {
+    let mut world = World::new();
+    for node in [1, 2] {
+        world.apply(intent(node, NodeIntent::Leave)).unwrap();
+    }
+    refused(world.apply(intent(3, NodeIntent::Leave)), "'n3' is the last one");
+    for node in [1, 2] {
+        world.apply(Command::RemoveNode(NodeId(node))).unwrap();
+    }
+    // A removal that was called off is off.
+    world.apply(add_node(4, 44, 1)).unwrap();
+    world.apply(intent(3, NodeIntent::Leave)).unwrap();
+    world.apply(intent(3, NodeIntent::Serve)).unwrap();
+    refused(world.apply(Command::RemoveNode(NodeId(3))), "not leave");
+}
