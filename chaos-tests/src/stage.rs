@@ -21,9 +21,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Brokers and three nodes, nothing else. With `kill`, a node is killed where the test says.
-    pub async fn new(brokers: u32, kill: bool) -> anyhow::Result<Self> {
-        let mut world = World::with_brokers(brokers)?;
+    /// Brokers with these settings (`name=value`) and three nodes, nothing else. With `kill`, a node is killed where the
+    /// test says.
+    pub async fn new(brokers: u32, settings: &[&str], kill: bool) -> anyhow::Result<Self> {
+        let mut world = World::with_brokers(brokers, settings)?;
         world.start_cluster(3).await?;
         Ok(Self {
             world,

@@ -86,19 +86,16 @@ impl World {
 
     /// A broker alone.
     pub fn with_broker() -> anyhow::Result<Self> {
-        Self::with_brokers(1)
+        Self::with_brokers(1, &[])
     }
 
-    /// Brokers alone.
-    pub fn with_brokers(count: u32) -> anyhow::Result<Self> {
+    /// Brokers alone, with these settings (`name=value`).
+    pub fn with_brokers(count: u32, settings: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        let up = output(kafka.arg("--dir").arg(folder.path().join("kafka")).args([
-            "--port",
-            "auto",
-            "up",
-            &count.to_string(),
-        ]))?;
+        kafka.arg("--dir").arg(folder.path().join("kafka"));
+        kafka.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        let up = output(kafka.args(["--port", "auto", "up", &count.to_string()]))?;
         let brokers = up
             .lines()
             .last()

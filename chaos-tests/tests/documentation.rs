@@ -16,7 +16,7 @@ fn sql_of(page: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_about_guarantees_and_repairing_run_as_documented() {
-    let stage = Stage::new(1, false).await.unwrap();
+    let stage = Stage::new(1, &[], false).await.unwrap();
     stage.topic(2, &[]).unwrap();
     stage.pipe("").await.unwrap();
     let mut source = Script::plain(&stage.world.brokers, TOPIC).unwrap();

@@ -12,16 +12,16 @@ type Done = anyhow::Result<()>;
 
 /// Two tests for each case: as it is, and with a node killed where the case says.
 macro_rules! cases {
-    ($($(#[$doc:meta])* $name:ident: $brokers:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $brokers:expr $(, $settings:expr)*;)*) => {
         $($(#[$doc])* mod $name {
             #[tokio::test(flavor = "multi_thread")]
             async fn undisturbed() {
-                super::run($brokers, false, super::case::$name).await;
+                super::run($brokers, &[$($settings),*], false, super::case::$name).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn with_a_node_killed() {
-                super::run($brokers, true, super::case::$name).await;
+                super::run($brokers, &[$($settings),*], true, super::case::$name).await;
             }
         })*
     };
@@ -39,10 +39,16 @@ cases! {
     bad_records_halt_when_asked_and_are_replayed_once: 1;
     many_bad_records_block_nothing: 1;
     what_was_skipped_is_backfilled_exactly: 1;
+    rows_that_are_read_again_take_the_place_of_the_old_ones: 1;
+    a_log_that_ends_below_the_next_offset_is_noticed: 3;
+    a_kafka_that_denies_groups_is_read_all_the_same: 1,
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found=true";
+    what_expires_first_is_read_first: 1;
 }
 
-async fn run(brokers: u32, kill: bool, case: impl AsyncFnOnce(&mut Stage) -> Done) {
-    let mut stage = Stage::new(brokers, kill).await.unwrap();
+async fn run(brokers: u32, settings: &[&str], kill: bool, case: impl AsyncFnOnce(&mut Stage) -> Done) {
+    let mut stage = Stage::new(brokers, settings, kill).await.unwrap();
     if let Err(error) = case(&mut stage).await {
         let folder = stage.world.keep();
         panic!("{error:#}; the world is kept in {}", folder.display());
@@ -365,20 +371,7 @@ mod case {
     }
 
     pub async fn an_unclean_election_is_noticed_after_the_log_has_regrown(stage: &mut Stage) -> Done {
-        let world = &stage.world;
-        world.kafka(&[
-            "topic",
-            "create",
-            TOPIC,
-            "--partitions",
-            "1",
-            "--replication",
-            "2",
-            "--config",
-            "unclean.leader.election.enable=true",
-            "--config",
-            "min.insync.replicas=1",
-        ])?;
+        topic_that_may_lose(stage)?;
         stage.pipe("").await?;
         let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
         source.send_ids(0, 0..100)?;
@@ -423,6 +416,56 @@ mod case {
         );
         stage.several_histories = true;
         Ok(())
+    }
+
+    pub async fn a_log_that_ends_below_the_next_offset_is_noticed(stage: &mut Stage) -> Done {
+        topic_that_may_lose(stage)?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        let (leader, follower) = replicas(stage)?;
+        stage.world.kafka(&["stop", &follower])?;
+        source.send_ids(0, 100..200)?;
+        source.flush()?;
+        // It begins behind the last record, so that it knows no leader epoch to compare.
+        stage.pipe(", start = 'latest'").await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        drop(source);
+        stage.world.kafka(&["kill", &leader])?;
+        stage.world.kafka(&["start", &follower])?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 7000..7010)?;
+        source.flush()?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage.disturb().await?;
+        let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'end_below'";
+        stage.wait(stopped, 1).await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 0);
+        // Nobody knows which of the last records are new. So nobody guesses, and nothing is skipped in silence.
+        let refused = format!("{:#}", stage.run("ALTER PIPE p REPAIR").await.unwrap_err());
+        assert!(refused.contains("RESET OFFSETS TO EARLIEST DELETE ROWS"), "{refused}");
+        stage.run("ALTER PIPE p RESET OFFSETS TO (0 = 100) KEEP ROWS").await?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id >= 7000").await?, 10);
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 10);
+        Ok(())
+    }
+
+    /// A topic whose leader may be one that lacks acknowledged records.
+    fn topic_that_may_lose(stage: &Stage) -> anyhow::Result<String> {
+        stage.world.kafka(&[
+            "topic",
+            "create",
+            TOPIC,
+            "--partitions",
+            "1",
+            "--replication",
+            "2",
+            "--config",
+            "unclean.leader.election.enable=true",
+            "--config",
+            "min.insync.replicas=1",
+        ])
     }
 
     /// The broker that leads the partition, and the other that has a copy.
@@ -578,5 +621,120 @@ mod case {
                 500,
             )
             .await
+    }
+    pub async fn rows_that_are_read_again_take_the_place_of_the_old_ones(stage: &mut Stage) -> Done {
+        stage.topic(2, &[])?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.send(0, None, Some(r#"{"id": "100"}"#))?;
+        source.send(0, None, Some("not JSON"))?;
+        source.send_ids(1, 1000..1100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.wait("SELECT count(*) FROM system.rejected", 2).await?;
+        // The fix is for all records, also for those that are rows already: everything is read anew.
+        stage.run("ALTER PIPE p SET (quoted_numbers = 'accept')").await?;
+        let again = "ALTER PIPE p RESET OFFSETS TO EARLIEST PARTITION 0";
+        assert!(stage.run(again).await.is_err(), "rows would have been doubled");
+        stage.run(&format!("{again} DELETE ROWS")).await?;
+        stage.disturb().await?;
+        stage.caught_up().await?;
+        assert_eq!(
+            stage.ask("SELECT sum(id) FROM t WHERE _partition = 0").await?,
+            (0..=100).sum::<i64>()
+        );
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 201);
+        stage.wait("SELECT count(*) FROM system.rejected", 1).await?;
+        // What is read again is not replayed as well.
+        stage.run("REPLAY REJECTED p").await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 201);
+        // Once more, from the middle, while records come.
+        source.send_ids(0, 102..200)?;
+        stage.run("ALTER PIPE p RESET OFFSETS TO (0 = 50) DELETE ROWS").await?;
+        source.flush()?;
+        stage.caught_up().await?;
+        assert_eq!(
+            stage.ask("SELECT sum(id) FROM t WHERE _partition = 0").await?,
+            (0..200).sum::<i64>() - 101
+        );
+        assert_eq!(
+            stage
+                .ask("SELECT count(*) FROM system.ledger WHERE \"partition\" = 1")
+                .await?,
+            1,
+            "the other partition was touched"
+        );
+        Ok(())
+    }
+
+    pub async fn a_kafka_that_denies_groups_is_read_all_the_same(stage: &mut Stage) -> Done {
+        stage.topic(1, &[])?;
+        let groups = ["--deny-principal", "User:*", "--operation", "All", "--group", "*"];
+        stage.world.kafka(&[&["acls", "--add"][..], &groups].concat())?;
+        stage.pipe("").await?;
+        let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+        source.send_ids(0, 0..100)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        stage.wait("SELECT sum(committed) FROM system.partitions", 100).await?;
+        stage.disturb().await?;
+        // By now it has told the group more than once, in vain.
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        source.send_ids(0, 100..200)?;
+        source.flush()?;
+        stage.caught_up().await?;
+        assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, (0..200).sum::<i64>());
+        stage
+            .wait("SELECT count(*) FROM system.partitions WHERE waiting_for <> ''", 0)
+            .await?;
+        let said = stage
+            .world
+            .kafka(&["groups", "--describe", "--group", "tidemill.demo.p"]);
+        let denied = |said: &str| !said.lines().any(|line| line.contains(TOPIC));
+        assert!(said.map_or(true, |said| denied(&said)), "groups are not denied");
+        Ok(())
+    }
+
+    /// Records of each of the two topics that compete.
+    const BACKLOG: i64 = 600_000;
+
+    pub async fn what_expires_first_is_read_first(stage: &mut Stage) -> Done {
+        const LASTING: &str = "lasting";
+        stage.topic(1, &["retention.ms=1800000"])?;
+        let create = ["topic", "create", LASTING, "--partitions", "1"];
+        stage.world.kafka(&create)?;
+        // Both fill the same shard, so that they compete on the same node.
+        stage.pipe("").await?;
+        stage.run("ALTER PIPE p PAUSE").await?;
+        let brokers = stage.world.brokers.clone();
+        let lasting = format!("CREATE PIPE q INTO t FROM KAFKA (brokers = '{brokers}', topic = '{LASTING}')");
+        stage.run(&lasting).await?;
+        stage.run("ALTER PIPE q PAUSE").await?;
+        let payload = stage.world.folder().join("payload");
+        std::fs::write(&payload, format!(r#"{{"id": 1, "note": "{}"}}"#, "x".repeat(100)))?;
+        let (records, payload) = (BACKLOG.to_string(), payload.display().to_string());
+        for topic in [TOPIC, LASTING] {
+            let what = ["perf-produce", "--topic", topic, "--num-records", &records];
+            let how = ["--throughput", "-1", "--payload-file", &payload];
+            stage.world.kafka(&[&what[..], &how[..]].concat())?;
+        }
+        stage.disturb().await?;
+        let alerts = "SELECT count(*) FROM system.partitions WHERE headroom_alert";
+        stage.wait(alerts, 1).await?;
+        // The nodes hear of it with the next heartbeat.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        stage.run("ALTER PIPE q RESUME").await?;
+        stage.run("ALTER PIPE p RESUME").await?;
+        stage.caught_up().await?;
+        let read = "SELECT greatest(max(position), max(committed)) FROM system.partitions WHERE pipe = 'q'";
+        let read = stage.ask(read).await?;
+        assert!(
+            read < BACKLOG / 2,
+            "{read} records that last were read before {BACKLOG} that expire"
+        );
+        stage.run("WAIT FOR PIPE q CAUGHT UP TIMEOUT '55s'").await?;
+        assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 2 * BACKLOG);
+        Ok(())
     }
 }

@@ -123,8 +123,28 @@ pub struct Table {
     pub shards: u32,
     /// When its memtable is written out.
     pub flush: FlushPolicy,
+    /// Rows that are in its parts and count no more.
+    #[serde(default)]
+    pub deleted: Vec<DeletedRows>,
     /// When it was created, milliseconds since 1970.
     pub created_at_ms: i64,
+}
+
+/// Rows, and rejected records, that a reset deleted because their offsets are read once more: those of one source
+/// partition, from an offset on, in parts that became visible before. The parts stay as they are; whoever reads them
+/// leaves these rows out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedRows {
+    /// The topic, as the rows name it.
+    pub topic: String,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The first offset.
+    pub from: Offset,
+    /// The version that deleted them: parts that became visible later are not concerned.
+    pub version: Version,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
 }
 
 /// When the memtable of a shard is cut and written as parts: at whichever bound is reached first.

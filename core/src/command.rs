@@ -227,8 +227,17 @@ pub struct ResetTarget {
     pub to: Option<Offset>,
     /// The topic that `to` belongs to, where the source says.
     pub topic: Option<TopicId>,
-    /// Whether going back is meant: rows that are there stay, and are read once more.
-    pub keep_rows: bool,
+    /// What becomes of rows that are there from `to` on; going back needs to say it.
+    pub old_rows: Option<OldRows>,
+}
+
+/// What becomes of rows whose offsets are read once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OldRows {
+    /// They stay beside the new ones.
+    Keep,
+    /// They are deleted, in the same step.
+    Delete,
 }
 
 /// See [`Command::Backfill`].
@@ -273,6 +282,8 @@ pub struct ReplayRejects {
     pub epoch: Epoch,
     /// The columns that the parts were written with.
     pub schema_version: SchemaVersion,
+    /// The version of the catalog by which the records were chosen: rows deleted since would come back.
+    pub chosen_at: Version,
     /// Parts of the rows that the records became; durable before this is proposed.
     pub parts: Vec<PartFile>,
     /// The reject parts that are used up, each with what is left of it.
@@ -439,6 +450,9 @@ pub enum Refusal {
     /// The rejected records were replayed, or dropped, before.
     #[error("rejected records were replayed or dropped meanwhile; nothing was changed by this statement, say it again")]
     RejectsGone(PartId),
+    /// Rows of the table were deleted since the command was worked out.
+    #[error("rows of table '{0}' were deleted meanwhile; nothing was changed by this statement, say it again")]
+    RowsDeleted(String),
     /// Pipes still fill the table.
     #[error("table '{table}' is filled by {pipes}; drop those first")]
     TableInUse {

@@ -313,6 +313,7 @@ mod tests {
             partition_by: None,
             shards: 1,
             flush: FlushPolicy::default(),
+            deleted: Vec::new(),
             created_at_ms: 0,
         }
     }

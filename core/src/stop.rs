@@ -56,6 +56,14 @@ pub enum StopReason {
     },
 }
 
+/// What to do when nobody knows from which offset on a source's log is another one.
+fn choose(pipe: &str) -> String {
+    format!(
+        "it does not say from which offset on its records are others than those that were read: say where to go on, \
+         ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST DELETE ROWS reads everything anew, TO (partition = offset, …) KEEP ROWS goes on there"
+    )
+}
+
 impl StopReason {
     /// Its name, as in `system.partitions` and in metrics.
     pub fn name(&self) -> &'static str {
@@ -90,14 +98,17 @@ impl StopReason {
                 )
             }
             StopReason::EndBelow { end } => format!(
-                "the source lost data: the next offset is {next}, the source ends at {end}; {repair} at {end} and keeps the rows read before"
+                "the source lost data: the next offset is {next}, the source ends at {end}; {}",
+                choose(pipe)
             ),
-            StopReason::Truncated { diverged } => {
-                let from = diverged.map_or("the oldest record that differs".into(), |at| format!("offset {at}"));
-                format!(
-                    "the source's log was cut and has grown again: it differs from what was read from {from} on; {repair} there and keeps the rows read before"
-                )
-            }
+            StopReason::Truncated { diverged: None } => format!(
+                "the source's log was cut and has grown again past offset {next}; {}",
+                choose(pipe)
+            ),
+            StopReason::Truncated { diverged: Some(at) } => format!(
+                "the source's log was cut and has grown again: it differs from what was read from offset {at} on; {repair} there and keeps \
+                 the rows read before"
+            ),
             StopReason::BadRecord { offset, error } => format!(
                 "the record at offset {offset} cannot be decoded ({error}); mend the table or the pipe, or let it be rejected with \
                  ALTER PIPE {pipe} SET (on_error = 'reject'), then ALTER PIPE {pipe} REPAIR"

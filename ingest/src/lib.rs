@@ -12,5 +12,6 @@ pub mod budget;
 pub mod decode;
 pub mod freshness;
 pub mod kafka;
+pub mod priority;
 pub mod task;
 pub mod writer;

@@ -7,6 +7,7 @@
 use crate::budget::{Account, Budget};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
+use crate::priority::Priority;
 use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,8 @@ pub struct TaskContext {
     pub store: Arc<dyn PartStore>,
     /// The memory of all memtables.
     pub budget: Arc<Budget>,
+    /// Who reads first.
+    pub priority: Arc<Priority>,
     /// Notified when a task needs to be reconciled again, or has ended.
     pub attention: Arc<Notify>,
 }
@@ -270,6 +273,7 @@ impl ShardTask {
                     pipe: pipe.clone(),
                     memtable: self.memtable.clone(),
                     account: self.account.clone(),
+                    priority: self.context.priority.clone(),
                     wake: self.wake.clone(),
                     freshness: self.freshness.clone(),
                     stops: self.stops.clone(),

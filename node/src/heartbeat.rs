@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
-use tidemill_core::{BootId, InstanceId, NodeId, SpanKey, Version};
+use tidemill_core::{BootId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
+use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
-use tidemill_proto::api::{BeatRequest, NodeProgress, PartitionProgress, TaskProgress};
+use tidemill_proto::api::{BeatRequest, NodeProgress, PartitionProgress, SourcePartition, TaskProgress};
 use tidemill_raft::Catalog;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -68,6 +69,8 @@ pub struct Heart {
     pub contact: Arc<Contact>,
     /// Whether this node wants to give up its shards.
     pub draining: AtomicBool,
+    /// Is told whose records expire soon.
+    pub priority: Arc<Priority>,
     /// The oldest version that queries here still read.
     pub pinned: Box<dyn Fn() -> Option<Version> + Send + Sync>,
 }
@@ -87,6 +90,7 @@ impl Heart {
                 if let Some(why) = self.reports.take(beat) {
                     refused.send_replace(Some(why));
                 }
+                self.hurry(self.reports.urgent());
                 // A leader that is cut off still calls itself one; only a quorum that answers counts.
                 let status = self.catalog.status();
                 let alone = status.voters.len() == 1;
@@ -105,6 +109,7 @@ impl Heart {
                     let reply = reply.into_inner();
                     if reply.accepted {
                         self.contact.touch();
+                        self.hurry(reply.urgent);
                     }
                     if !reply.refused.is_empty() {
                         refused.send_replace(Some(reply.refused));
@@ -114,6 +119,11 @@ impl Heart {
                 Err(_) => warn!(%leader, "the manager does not answer heartbeats"),
             }
         }
+    }
+
+    fn hurry(&self, urgent: Vec<SourcePartition>) {
+        let urgent = urgent.into_iter().map(|p| (PipeId(p.pipe), PartitionId(p.partition)));
+        self.priority.set_urgent(urgent.collect());
     }
 
     fn channel(&self, channels: &mut BTreeMap<NodeId, (String, Channel)>, leader: NodeId) -> Option<Channel> {

@@ -17,7 +17,7 @@ use tidemill_core::membership::Plan;
 use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
-use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply, SourcePartition};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -40,6 +40,7 @@ pub struct Reports {
     heard: Mutex<BTreeMap<NodeId, Report>>,
     refused: Mutex<BTreeMap<BootId, String>>,
     headroom: Mutex<Vec<Headroom>>,
+    urgent: Mutex<Vec<SourcePartition>>,
     /// Since when this node is the manager; `None` while it is not.
     since: Mutex<Option<Instant>>,
     /// What a change of membership waits for.
@@ -85,8 +86,14 @@ impl Reports {
     }
 
     /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
-    pub fn know_headroom(&self, headroom: Vec<Headroom>) {
+    pub fn know_headroom(&self, headroom: Vec<Headroom>, urgent: Vec<SourcePartition>) {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
+        *self.urgent.lock().unwrap_or_else(PoisonError::into_inner) = urgent;
+    }
+
+    /// The partitions with less headroom than their pipe's alert.
+    pub fn urgent(&self) -> Vec<SourcePartition> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything that the manager knows, as it is told to others.
@@ -156,6 +163,8 @@ impl Reports {
     /// Forgets what was heard before this term of management.
     fn begin(&self) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Of an earlier term.
+        self.know_headroom(Vec::new(), Vec::new());
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 

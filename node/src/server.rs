@@ -23,6 +23,7 @@ use tidemill_core::BootId;
 use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Shard};
 use tidemill_core::view::CatalogRead;
 use tidemill_ingest::budget::Budget;
+use tidemill_ingest::priority::Priority;
 use tidemill_ingest::task::TaskContext;
 use tidemill_proto::api::fresh_server::FreshServer;
 use tidemill_proto::api::manager_server::ManagerServer;
@@ -160,11 +161,13 @@ impl Running {
         let contact = Arc::new(Contact::default());
         let reports = Arc::new(Reports::default());
         let connections = Arc::new(Connections::default());
+        let priority = Arc::new(Priority::default());
         let context = Arc::new(TaskContext {
             cluster: config.cluster.clone(),
             committer: Arc::new(SharedCatalog(catalog.clone())),
             store: parts.clone(),
             budget: Arc::new(Budget::new(config.memtable_bytes)),
+            priority: priority.clone(),
             attention: Arc::default(),
         });
         let id = catalog.node_id();
@@ -218,6 +221,7 @@ impl Running {
             reports: reports.clone(),
             contact: contact.clone(),
             draining: AtomicBool::new(false),
+            priority,
             pinned: Box::new(move || pinned.oldest_pinned_version()),
         });
         let metrics = Arc::new(Metrics::default());

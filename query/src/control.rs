@@ -13,7 +13,7 @@ use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe, PipeState, SourcePartition};
-use tidemill_core::command::{AlterPipe, AlterTable, Backfill, ResetOffsets, ResetTarget, SetPipeState};
+use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
 use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Command, Offset, PartitionId, Response, SpanKey};
@@ -34,8 +34,8 @@ pub(crate) async fn alter_pipe(engine: &Engine, named: Named, change: PipeChange
         PipeChange::Reset {
             to,
             partitions,
-            keep_rows,
-        } => reset(engine, &pipe, to, &partitions, keep_rows).await,
+            old_rows,
+        } => reset(engine, &pipe, to, &partitions, old_rows).await,
         PipeChange::Repair { partitions } => repair(engine, &*snapshot, &pipe, &partitions).await,
         PipeChange::Backfill { partitions } => backfill(engine, &pipe, partitions).await,
         PipeChange::Set(settings) => set(engine, &pipe, settings).await,
@@ -151,7 +151,7 @@ async fn reset(
     pipe: &Pipe,
     to: ResetTo,
     only: &[PartitionId],
-    keep_rows: bool,
+    old_rows: Option<OldRows>,
 ) -> Result<String, QueryError> {
     let found = match &to {
         ResetTo::Position(start) => ask(engine, pipe, &pipe.source, *start).await?,
@@ -161,7 +161,7 @@ async fn reset(
     if ran {
         settle(engine, pipe).await?;
     }
-    let reset = reset_to(engine, pipe, &found, only, keep_rows).await;
+    let reset = reset_to(engine, pipe, &found, only, old_rows).await;
     if ran {
         // Also when the reset was refused: it must not leave the pipe standing.
         set_state(engine, &pipe.name, PipeState::Running).await?;
@@ -174,7 +174,7 @@ async fn reset_to(
     pipe: &Pipe,
     found: &SourceOffsets,
     only: &[PartitionId],
-    keep_rows: bool,
+    old_rows: Option<OldRows>,
 ) -> Result<String, QueryError> {
     let snapshot = engine.reader.snapshot(engine.deadline()).await?;
     let partitions = chosen(snapshot.partitions_of(pipe.id)?, pipe, only)?;
@@ -184,7 +184,8 @@ async fn reset_to(
         let Some((_, to)) = found.partitions.iter().find(|(number, _)| *number == p.partition) else {
             continue;
         };
-        if *to == p.offset && p.stop.is_none() && found.topic == p.topic {
+        let is_there = *to == p.offset && p.stop.is_none() && found.topic == p.topic;
+        if is_there && old_rows != Some(OldRows::Delete) {
             continue;
         }
         lost += to.0.saturating_sub(p.offset.0);
@@ -193,7 +194,7 @@ async fn reset_to(
             incarnation: p.incarnation,
             to: Some(*to),
             topic: found.topic,
-            keep_rows,
+            old_rows,
         });
     }
     let count = targets.len();
@@ -243,7 +244,7 @@ async fn repair(
             incarnation: p.incarnation,
             to,
             topic: source.topic,
-            keep_rows: true,
+            old_rows: Some(OldRows::Keep),
         });
     }
     let command = ResetOffsets {
@@ -263,14 +264,11 @@ fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result
     Ok(Some(match &stop.reason {
         StopReason::Expired { .. } => p.offset.max(earliest),
         StopReason::TopicRecreated { .. } => earliest,
-        StopReason::EndBelow { end } => p.offset.min(*end).max(earliest),
         StopReason::Truncated { diverged: Some(at) } => p.offset.min(*at).max(earliest),
-        StopReason::Truncated { diverged: None } => {
-            return Err(QueryError::invalid(format!(
-                "the source does not say from which offset on the log of partition {0} differs from what was read: say where it \
-                 goes on, ALTER PIPE {1} RESET OFFSETS TO ({0} = …) KEEP ROWS; {2} passes over nothing and reads twice what did not change",
-                p.partition, pipe.name, earliest
-            )));
+        // Records that were never read may stand below the offset, and going on behind them would skip them in silence.
+        reason @ (StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None }) => {
+            let why = reason.explain(&pipe.name, p.offset);
+            return Err(QueryError::invalid(format!("partition {}: {why}", p.partition)));
         }
         StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => p.offset,
     }))

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::show;
 use crate::statement::Named;
+use crate::table::deleted_rejects;
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::concat_batches;
 use datafusion::datasource::MemTable;
@@ -65,10 +66,7 @@ async fn replay_part(
     condition: Option<&str>,
 ) -> Result<Option<Sum>, QueryError> {
     let rejects = read(engine, &part).await?;
-    let chosen = choose(engine, &rejects, condition).await?;
-    if chosen.true_count() == 0 {
-        return Ok(Some(Sum::default()));
-    }
+    let wanted = choose(engine, &rejects, condition).await?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let snapshot = engine.reader.snapshot(engine.deadline()).await?;
@@ -79,6 +77,13 @@ async fn replay_part(
         else {
             return Ok(None);
         };
+        // What a reset deleted is read by the pipe once more.
+        let deleted = deleted_rejects(&table.deleted, part.version, &rejects);
+        let chosen = wanted.values().iter().zip(deleted);
+        let chosen = BooleanArray::from_iter(chosen.map(|(wanted, deleted)| Some(wanted && !deleted)));
+        if chosen.true_count() == 0 {
+            return Ok(Some(Sum::default()));
+        }
         let replayed = engine
             .replayer
             .replay(pipe, &table, &part, shard.epoch, &rejects, &chosen)
@@ -98,13 +103,16 @@ async fn replay_part(
             shard: part.shard,
             epoch: shard.epoch,
             schema_version: table.schema_version,
+            chosen_at: snapshot.version(),
             parts: replayed.parts,
             used: vec![replayed.used],
         };
         match crate::administer::propose(engine, Command::ReplayRejects(command)).await {
             Ok(_) => return Ok(Some(sum)),
             Err(Failed::No(Refusal::RejectsGone(_))) => return Ok(None),
-            Err(Failed::No(refusal @ (Refusal::StaleEpoch { .. } | Refusal::SchemaTooOld { .. }))) => {
+            Err(Failed::No(
+                refusal @ (Refusal::StaleEpoch { .. } | Refusal::SchemaTooOld { .. } | Refusal::RowsDeleted(_)),
+            )) => {
                 last = Some(QueryError::from(refusal));
             }
             Err(other) => return Err(other.into()),

@@ -8,7 +8,7 @@ use super::events::note;
 use super::{At, Stop, Verdict, definitions};
 use crate::catalog::*;
 use crate::command::{
-    AlterPipe, AlterTable, Backfill, Refusal, ResetOffsets, ResetTarget, Response, SetPipeState, StopPartition,
+    AlterPipe, AlterTable, Backfill, OldRows, Refusal, ResetOffsets, ResetTarget, Response, SetPipeState, StopPartition,
 };
 use crate::ids::*;
 use crate::ledger::{ClosedLedger, Ledger};
@@ -106,15 +106,23 @@ fn reset_one(
         _ => None,
     };
     let lost = unread_until.map_or(0, |end| end.0.saturating_sub(from.0));
-    if let Some(to) = target.to.filter(|to| same_topic && *to < from && !target.keep_rows) {
-        return Err(Refusal::Definition(format!(
-            "partition {} of pipe '{}' would go back from offset {from} to {to} and read {} offsets once more: say KEEP ROWS \
-             if the rows that are there shall stay beside them",
-            partition.partition,
-            pipe.name,
-            from.0 - to.0
-        ))
-        .into());
+    let mut deleted = "";
+    match (target.to, target.old_rows) {
+        (Some(to), Some(OldRows::Delete)) => {
+            delete_rows(state, at, pipe, partition.partition, to, same_topic)?;
+            deleted = "; rows that were there from that offset on are deleted";
+        }
+        (Some(to), None) if same_topic && to < from => {
+            return Err(Refusal::Definition(format!(
+                "partition {} of pipe '{}' would go back from offset {from} to {to} and read {} offsets once more: say DELETE \
+                 ROWS if the new rows shall replace those that are there, KEEP ROWS if they shall stand beside them",
+                partition.partition,
+                pipe.name,
+                from.0 - to.0
+            ))
+            .into());
+        }
+        _ => {}
     }
     partition.ledger.lost += lost;
     partition.offset = Offset(from.0 + lost);
@@ -137,7 +145,7 @@ fn reset_one(
         state.put(&(pipe.id, partition.partition, from), &skip)?;
     }
     let text = match target.to {
-        Some(to) => format!("goes on at offset {to} instead of {from}: {because}; {lost} offsets are lost"),
+        Some(to) => format!("goes on at offset {to} instead of {from}: {because}; {lost} offsets are lost{deleted}"),
         None => format!("is forgotten at offset {from}: {because}; {lost} offsets are lost"),
     };
     note(state, at, "reset", &pipe.name, Some(partition.partition), text)?;
@@ -152,6 +160,69 @@ fn reset_one(
         }
         None => state.delete::<SourcePartition>(&place),
     }
+    Ok(())
+}
+
+/// Deletes the rows of `partition` from offset `from` on, in the same step in which the pipe goes back there. The files
+/// stay: what became visible up to now is left out of what is read, what is committed later is not.
+///
+/// Rows know their topic by name and not their pipe. So nobody else may fill the table from a topic of that name, or
+/// rows would go that nobody reads again.
+fn delete_rows(
+    state: &mut Overlay<'_>,
+    at: At,
+    pipe: &Pipe,
+    partition: PartitionId,
+    from: Offset,
+    same_topic: bool,
+) -> Result<(), Stop> {
+    for other in state.pipes_into(pipe.table)? {
+        if other.id == pipe.id || other.source.topic != pipe.source.topic {
+            continue;
+        }
+        if other.backfills != Some(pipe.id) {
+            return Err(Refusal::Definition(format!(
+                "rows of pipe '{}' cannot be deleted: pipe '{}' fills the same table from a topic of the same name, and rows do \
+                 not say which pipe they come from; say KEEP ROWS, or drop that pipe first",
+                pipe.name, other.name
+            ))
+            .into());
+        }
+        let read = state.get::<SourcePartition>(&(other.id, partition))?;
+        if read.is_some_and(|p| !p.is_complete()) {
+            return Err(Refusal::Definition(format!(
+                "rows of pipe '{}' cannot be deleted while pipe '{}' reads offsets of partition {partition} that it skipped: \
+                 wait until that has caught up, or drop it",
+                pipe.name, other.name
+            ))
+            .into());
+        }
+    }
+    // What was skipped behind that offset is read now, and must not be read a second time.
+    let skips = state.skips_of(pipe.id)?;
+    let behind = |skip: &Skip| skip.partition == partition && skip.end > from;
+    for mut skip in skips.into_iter().filter(|skip| same_topic && behind(skip)) {
+        let place = (pipe.id, partition, skip.start);
+        if skip.start >= from {
+            state.delete::<Skip>(&place);
+        } else {
+            skip.end = from;
+            state.put(&place, &skip)?;
+        }
+    }
+    let mut table = definitions::table_of(state, pipe.table)?;
+    let topic = &pipe.source.topic;
+    // An earlier deletion that is part of this one says nothing any more.
+    let contains = |old: &DeletedRows| old.topic == *topic && old.partition == partition && from <= old.from;
+    table.deleted.retain(|old| !contains(old));
+    table.deleted.push(DeletedRows {
+        topic: topic.clone(),
+        partition,
+        from,
+        version: at.version,
+        at_ms: at.ms,
+    });
+    state.put(&table.id, &table)?;
     Ok(())
 }
 

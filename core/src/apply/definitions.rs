@@ -39,6 +39,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
         partition_by: c.partition_by.clone(),
         shards: c.shards,
         flush: c.flush,
+        deleted: Vec::new(),
         created_at_ms: at.ms,
     };
     state.put(&id, &table)?;

@@ -23,6 +23,10 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
         return Err(stale_epoch(&shard, c.epoch).into());
     }
     let table = table_taking(state, c.shard, c.schema_version)?;
+    // The new parts are younger than what was deleted meanwhile, so nothing would hide such rows in them.
+    if table.deleted.iter().any(|deleted| deleted.version > c.chosen_at) {
+        return Err(Refusal::RowsDeleted(table.name).into());
+    }
     let (mut rows, mut records) = (0, 0);
     for used in &c.used {
         let recovered = replay_one(state, at, c, used)?;

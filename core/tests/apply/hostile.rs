@@ -53,7 +53,7 @@ enum Act {
         behind: u64,
         to: Option<u64>,
         topic: Option<u128>,
-        keep_rows: bool,
+        old_rows: Option<OldRows>,
     },
     Backfill,
     CommitBackfill {
@@ -141,8 +141,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1u64..8, 1u128..3, state).prop_map(|(node, boot, state)| Act::NodeState { node, boot, state }),
         2 => pipe_state().prop_map(Act::SetState),
         2 => (0u32..4, 0u64..2, stop_reason()).prop_map(|(partition, behind, reason)| Act::Stop { partition, behind, reason }),
-        3 => (0u32..4, 0u64..2, proptest::option::of(0u64..300), proptest::option::of(1u128..3), any::<bool>())
-            .prop_map(|(partition, behind, to, topic, keep_rows)| Act::Reset { partition, behind, to, topic, keep_rows }),
+        3 => (0u32..4, 0u64..2, proptest::option::of(0u64..300), proptest::option::of(1u128..3), old_rows())
+            .prop_map(|(partition, behind, to, topic, old_rows)| Act::Reset { partition, behind, to, topic, old_rows }),
         2 => Just(Act::Backfill),
         4 => (0u64..40).prop_map(|width| Act::CommitBackfill { width }),
         4 => (0u8..8, 0u64..20).prop_map(|(spoil, take)| Act::ReplayRejects { spoil, take }),
@@ -154,6 +154,10 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1u64..8, intent).prop_map(|(node, intent)| Act::Intent { node, intent }),
         2 => (1u64..8).prop_map(Act::RemoveNode),
     ]
+}
+
+fn old_rows() -> impl Strategy<Value = Option<OldRows>> {
+    prop_oneof![Just(None), Just(Some(OldRows::Keep)), Just(Some(OldRows::Delete))]
 }
 
 fn pipe_state() -> impl Strategy<Value = PipeState> {
@@ -311,7 +315,7 @@ fn step(world: &mut World, i: usize, act: Act) {
             behind,
             to,
             topic,
-            keep_rows,
+            old_rows,
         } => {
             let Some(known) = world.partition(partition) else {
                 return;
@@ -321,7 +325,7 @@ fn step(world: &mut World, i: usize, act: Act) {
                 incarnation: Incarnation(known.incarnation.0.saturating_sub(behind)),
                 to: to.map(Offset),
                 topic: topic.map(TopicId),
-                keep_rows,
+                old_rows,
             };
             let outcome = world.apply(Command::ResetOffsets(ResetOffsets {
                 name: "p".into(),
@@ -345,7 +349,14 @@ fn step(world: &mut World, i: usize, act: Act) {
         }
         Act::ReplayRejects { spoil, take } => {
             let Some(replay) = world.replay(id, take) else { return };
-            let spoiled = spoil_replay(replay.clone(), spoil);
+            let spoiled = match spoil {
+                // Chosen before rows were deleted.
+                6 if !world.deleted().is_empty() => Some(ReplayRejects {
+                    chosen_at: Version(0),
+                    ..replay.clone()
+                }),
+                how => spoil_replay(replay.clone(), how),
+            };
             let good = spoiled.as_ref().is_none_or(|spoiled| *spoiled == replay);
             let outcome = world.apply(Command::ReplayRejects(spoiled.unwrap_or(replay.clone())));
             assert_eq!(outcome.is_ok(), good, "{outcome:?}");

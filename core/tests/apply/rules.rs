@@ -137,6 +137,100 @@ impl World {
     }
 }
 
+fn reset(world: &World, partition: u32, to: u64, old_rows: Option<OldRows>) -> Command {
+    let target = ResetTarget {
+        partition: PartitionId(partition),
+        incarnation: world.partition(partition).unwrap().incarnation,
+        to: Some(Offset(to)),
+        topic: None,
+        old_rows,
+    };
+    Command::ResetOffsets(ResetOffsets {
+        name: "p".into(),
+        targets: vec![target],
+        because: "test".into(),
+    })
+}
+
+#[test]
+fn going_back_says_what_becomes_of_the_rows_that_are_there() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 40).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    refused(
+        world.apply(reset(&world, 0, 30, None)),
+        "say DELETE ROWS if the new rows shall replace",
+    );
+    world.apply(reset(&world, 0, 30, Some(OldRows::Delete))).unwrap();
+    let deleted = |world: &World| -> Vec<(u32, u64, u64)> {
+        let all = world.deleted();
+        all.iter().map(|d| (d.partition.0, d.from.0, d.version.0)).collect()
+    };
+    assert_eq!(deleted(&world), [(0, 30, world.index)]);
+    world.apply(reset(&world, 2, 25, Some(OldRows::Keep))).unwrap();
+    // What goes further back takes the place of the other; what does not, stands beside it.
+    world.apply(reset(&world, 0, 20, Some(OldRows::Delete))).unwrap();
+    let first = world.index;
+    world.apply(reset(&world, 0, 50, Some(OldRows::Delete))).unwrap();
+    assert_eq!(deleted(&world), [(0, 20, first), (0, 50, world.index)]);
+}
+
+#[test]
+fn a_replay_does_not_bring_back_what_was_deleted_meanwhile() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 40).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    let replay = world.replay(8, 5).unwrap();
+    world.apply(reset(&world, 0, 0, Some(OldRows::Delete))).unwrap();
+    let late = world.apply(Command::ReplayRejects(replay));
+    assert_eq!(late, Err(Refusal::RowsDeleted("t".into())));
+}
+
+#[test]
+fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 40).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    world.apply(create_pipe("q", "t")).unwrap();
+    refused(
+        world.apply(reset(&world, 0, 0, Some(OldRows::Delete))),
+        "pipe 'q' fills the same table",
+    );
+    let drop_pipe = |name: &str| {
+        Command::DropPipe(ByName {
+            name: name.into(),
+            if_exists: false,
+        })
+    };
+    world.apply(drop_pipe("q")).unwrap();
+    // Offsets 40 to 90 are skipped, and then a pipe of their own reads them.
+    world.apply(reset(&world, 0, 90, None)).unwrap();
+    let backfill = Backfill {
+        name: "p".into(),
+        partitions: vec![],
+    };
+    world.apply(Command::Backfill(backfill)).unwrap();
+    refused(
+        world.apply(reset(&world, 0, 0, Some(OldRows::Delete))),
+        "wait until that has caught up",
+    );
+    world.apply(reset(&world, 2, 0, Some(OldRows::Delete))).unwrap();
+    while let Some(commit) = world.backfill_commit(100 + u128::from(world.index), 50) {
+        if commit.spans[0].width() == 0 {
+            break;
+        }
+        world.apply(Command::CommitPart(commit)).unwrap();
+    }
+    world.apply(reset(&world, 0, 60, Some(OldRows::Delete))).unwrap();
+    let skips = world.state.skips_of(PipeId(1)).unwrap();
+    assert_eq!(
+        skips.iter().map(|s| (s.start.0, s.end.0)).collect::<Vec<_>>(),
+        [(40, 60)]
+    );
+    world.apply(reset(&world, 0, 10, Some(OldRows::Delete))).unwrap();
+    assert_eq!(world.state.skips_of(PipeId(1)).unwrap(), []);
+}
+
 #[test]
 fn a_node_is_admitted_once_however_often_it_asks() {
     let mut world = World::new();

@@ -85,6 +85,12 @@ impl World {
         self.state.get(&(PipeId(1), PartitionId(p))).unwrap()
     }
 
+    /// What was deleted of the table.
+    pub fn deleted(&self) -> Vec<DeletedRows> {
+        let table: Option<Table> = self.state.get(&TableId(1)).unwrap();
+        table.map(|table| table.deleted).unwrap_or_default()
+    }
+
     pub fn shard(&self, index: u32) -> Option<Shard> {
         self.state
             .get(&ShardId {
@@ -190,6 +196,7 @@ impl World {
             shard: part.shard,
             epoch: self.shard(part.shard.index)?.epoch,
             schema_version: SchemaVersion(1),
+            chosen_at: Version(self.index),
             parts: some_file(rows, id * 2),
             used: vec![UsedRejects {
                 part: part.file.id,

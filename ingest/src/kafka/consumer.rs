@@ -17,6 +17,7 @@ use super::topic::TopicCheck;
 use super::{client_config, loss};
 use crate::budget::Account;
 use crate::freshness::Freshness;
+use crate::priority::{Claim, Priority};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -81,6 +82,8 @@ pub struct ConsumerOptions {
     pub memtable: Arc<Memtable>,
     /// Says when to wait, and is told what the memtable holds.
     pub account: Account,
+    /// Says who reads first.
+    pub priority: Arc<Priority>,
     /// Is notified when rows arrived, memory is short, or a partition has to be opened again.
     pub wake: Arc<Notify>,
     /// Is told how old records are when they can be queried.
@@ -119,6 +122,7 @@ impl Consumer {
         let shared = Arc::new(Shared::default());
         let thread = ConsumerThread {
             runs: Runs::new(&options),
+            claim: options.priority.claim(),
             options,
             shared: shared.clone(),
             places: BTreeMap::new(),
@@ -171,6 +175,7 @@ impl Drop for Consumer {
 struct ConsumerThread {
     options: ConsumerOptions,
     runs: Runs,
+    claim: Claim,
     shared: Arc<Shared>,
     /// Where each partition goes on; a partition that had to stop is not in it.
     places: BTreeMap<i32, Place>,
@@ -215,10 +220,19 @@ impl ConsumerThread {
         }
         self.tell_group(reader);
         if self.shared.quiet.load(Ordering::Acquire) {
+            self.claim.hold(false);
             std::thread::sleep(POLL);
             return true;
         }
+        self.claim.hold(self.is_urgent());
+        if self.claim.gives_way() {
+            self.troubled = Some(Instant::now());
+            self.wait_all("its turn: other partitions of this node, whose records expire soon, are read first");
+            std::thread::sleep(POLL / 4);
+            return true;
+        }
         if self.options.account.is_spent() {
+            self.claim.progressed();
             self.troubled = Some(Instant::now());
             self.wait_all("memory: the memtables of this node are at their limit");
             self.options.wake.notify_one();
@@ -230,8 +244,23 @@ impl ConsumerThread {
             self.wait_all("");
         }
         let (run, fault) = poll_run(reader, POLL);
+        if !run.is_empty() {
+            self.claim.progressed();
+        }
         let intact = run.is_empty() || self.take_run(run);
         fault.is_none_or(|fault| self.take_fault(reader, &fault)) && intact
+    }
+
+    /// Whether there is something to be read that expires soon.
+    fn is_urgent(&self) -> bool {
+        let is_behind = |partition: &i32, place: &Place| {
+            let ends = lock(&self.shared.ends).get(partition).copied();
+            ends.is_none_or(|ends| place.next < ends.stable)
+        };
+        let urgent = |(partition, place): (&i32, &Place)| {
+            self.options.priority.is_urgent(place.key.pipe, place.key.partition) && is_behind(partition, place)
+        };
+        self.places.iter().any(urgent)
     }
 
     fn tell_group(&mut self, reader: &Reader) {
@@ -378,6 +407,11 @@ impl ConsumerThread {
                 self.find_loss(reader, fault);
                 false
             }
+            // Who may not use groups reads on; only tools that look at groups see nothing.
+            RDKafkaErrorCode::GroupAuthorizationFailed => {
+                debug!(%pipe, error = %fault.reason, "Kafka does not take the group's offsets");
+                true
+            }
             code if passes_by_itself(code) => {
                 warn!(%pipe, error = %fault.reason, "the Kafka client reports a fault and tries on");
                 self.troubled = Some(Instant::now());
@@ -501,8 +535,6 @@ fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
             | Code::BrokerNotAvailable
             | Code::CoordinatorLoadInProgress
             | Code::CoordinatorNotAvailable
-            // Who may not use groups reads on; only tools that look at groups see nothing.
-            | Code::GroupAuthorizationFailed
             | Code::LeaderNotAvailable
             | Code::NetworkException
             | Code::NotCoordinator

@@ -16,16 +16,22 @@ use tidemill_core::{Offset, PartitionId};
 const LOOK_AT_RECORDS: Duration = Duration::from_secs(3);
 
 /// What of a partition is still to be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Unread {
     /// The partition.
     pub partition: PartitionId,
     /// The next offset to be committed.
     pub next: Offset,
+    /// How many offsets there are from the oldest that the source still has on.
+    pub records: u64,
+    /// Bytes of a record of this topic, its key and payload, on average over those that were looked at.
+    pub record_bytes: Option<f64>,
     /// The time of the oldest record from there on, milliseconds since 1970, if the source said.
     pub oldest_ms: Option<i64>,
     /// How long the topic keeps records, in milliseconds; `None` if for ever.
     pub retention_ms: Option<i64>,
+    /// How many bytes of each partition the topic keeps; `None` if all.
+    pub retention_bytes: Option<u64>,
 }
 
 /// The partitions, of those at these next offsets, that have records to be read. Reads one record of each.
@@ -36,39 +42,45 @@ pub fn unread(source: &KafkaSource, places: &[(PartitionId, Offset)]) -> Result<
         let marks = consumer.fetch_watermarks(&source.topic, partition.0 as i32, PATIENCE);
         let (low, high) = marks.map_err(|e| unreachable(source, &e))?;
         if (next.0 as i64) < high {
-            behind.push((*partition, *next, low.max(next.0 as i64)));
+            behind.push((*partition, *next, low.max(next.0 as i64), high));
         }
     }
     if behind.is_empty() {
         return Ok(Vec::new());
     }
-    let retention_ms = retention_ms(source)?;
+    let (retention_ms, retention_bytes) = retention(source)?;
     let mut list = TopicPartitionList::with_capacity(behind.len());
-    for (partition, _, from) in &behind {
+    for (partition, _, from, _) in &behind {
         list.add_partition_offset(&source.topic, partition.0 as i32, KafkaOffset::Offset(*from))
             .map_err(|e| unreachable(source, &e))?;
     }
     consumer.assign(&list).map_err(|e| unreachable(source, &e))?;
     let mut times: BTreeMap<i32, Option<i64>> = BTreeMap::new();
+    let (mut looked_at, mut bytes) = (0_u64, 0);
     let until = Instant::now() + LOOK_AT_RECORDS;
     while times.len() < behind.len() && Instant::now() < until {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            looked_at += 1;
+            bytes += message.key_len() + message.payload_len();
             times
                 .entry(message.partition())
                 .or_insert(message.timestamp().to_millis());
         }
     }
-    let found = behind.into_iter().map(|(partition, next, _)| Unread {
+    let found = behind.into_iter().map(|(partition, next, from, high)| Unread {
         partition,
         next,
+        records: (high - from).unsigned_abs(),
+        record_bytes: (looked_at > 0).then(|| bytes as f64 / looked_at as f64),
         oldest_ms: times.get(&(partition.0 as i32)).copied().flatten(),
         retention_ms,
+        retention_bytes,
     });
     Ok(found.collect())
 }
 
-/// How long the topic keeps records.
-fn retention_ms(source: &KafkaSource) -> Result<Option<i64>, SourceError> {
+/// How long the topic keeps records, in milliseconds, and how many bytes of each partition.
+fn retention(source: &KafkaSource) -> Result<(Option<i64>, Option<u64>), SourceError> {
     let admin: AdminClient<DefaultClientContext> = client_config(source, "tidemill.inspect")
         .create()
         .map_err(|e| unreachable(source, &e))?;
@@ -76,11 +88,16 @@ fn retention_ms(source: &KafkaSource) -> Result<Option<i64>, SourceError> {
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     // On a thread that may block; the answer comes from the client's own thread.
     let asked = tokio::runtime::Handle::current().block_on(admin.describe_configs([&topic], &options));
-    let mut retention = None;
+    let mut retention = (None, None);
     for resource in asked.map_err(|e| unreachable(source, &e))? {
         let config = resource.map_err(|code| unreachable(source, &code))?;
-        let value = config.get("retention.ms").and_then(|entry| entry.value.as_deref());
-        retention = value.and_then(|value| value.parse::<i64>().ok()).filter(|ms| *ms >= 0);
+        let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
+        // What is only compacted never expires.
+        if value("cleanup.policy").is_none_or(|policy| policy.contains("delete")) {
+            // -1 is for ever, and all.
+            let limit = |name: &str| value(name)?.parse::<i64>().ok().filter(|limit| *limit >= 0);
+            retention = (limit("retention.ms"), limit("retention.bytes").map(i64::unsigned_abs));
+        }
     }
     Ok(retention)
 }

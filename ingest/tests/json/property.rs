@@ -114,6 +114,7 @@ impl Choices<'_> {
             partition_by: None,
             shards: 1,
             flush: FlushPolicy::default(),
+            deleted: vec![],
             created_at_ms: 0,
         }
     }

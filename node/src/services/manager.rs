@@ -21,13 +21,14 @@ impl Manager for ManagerService {
         if !self.catalog.leadership().borrow().is_self {
             return Ok(Response::new(BeatReply {
                 accepted: false,
-                refused: String::new(),
+                ..BeatReply::default()
             }));
         }
         let refused = self.reports.take(request.into_inner()).unwrap_or_default();
         Ok(Response::new(BeatReply {
             accepted: true,
             refused,
+            urgent: self.reports.urgent(),
         }))
     }
 

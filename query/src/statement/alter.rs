@@ -5,6 +5,7 @@ use super::{Named, Statement, create_pipe, create_table, quantity};
 use crate::error::{Place, QueryError};
 use crate::ports::StartPosition;
 use std::time::Duration;
+use tidemill_core::command::OldRows;
 use tidemill_core::{Offset, PartitionId};
 
 /// How long a `WAIT` takes at most when it does not say.
@@ -28,8 +29,8 @@ pub enum PipeChange {
         to: ResetTo,
         /// Only these; all when empty.
         partitions: Vec<PartitionId>,
-        /// `KEEP ROWS`: going back is meant.
-        keep_rows: bool,
+        /// `KEEP ROWS` or `DELETE ROWS`: what becomes of rows that are there from that offset on.
+        old_rows: Option<OldRows>,
     },
     /// `BACKFILL`: read what was skipped.
     Backfill {
@@ -119,7 +120,7 @@ fn change(cursor: &mut Cursor<'_>) -> Result<PipeChange, QueryError> {
             PipeChange::Reset {
                 to: ResetTo::Position(StartPosition::Latest),
                 partitions: partitions(cursor)?,
-                keep_rows: false,
+                old_rows: None,
             }
         }
         "RESET" => reset(cursor)?,
@@ -151,14 +152,21 @@ fn reset(cursor: &mut Cursor<'_>) -> Result<PipeChange, QueryError> {
         ResetTo::Exact(_) => Vec::new(),
         ResetTo::Position(_) => partitions(cursor)?,
     };
-    let keep_rows = cursor.accept("KEEP");
-    if keep_rows {
-        cursor.expect("ROWS", &["ROWS"])?;
-    }
+    let old_rows = if cursor.accept("KEEP") {
+        Some(OldRows::Keep)
+    } else if cursor.accept("DELETE") {
+        Some(OldRows::Delete)
+    } else {
+        None
+    };
+    match old_rows {
+        Some(_) => cursor.expect("ROWS", &["ROWS"])?,
+        None => cursor.end_or(&["PARTITION", "KEEP", "DELETE"])?,
+    };
     Ok(PipeChange::Reset {
         to,
         partitions,
-        keep_rows,
+        old_rows,
     })
 }
 

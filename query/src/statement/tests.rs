@@ -1,6 +1,7 @@
 //! Good statements and what they mean; bad ones, what they say and where they point.
 
 use super::*;
+use tidemill_core::command::OldRows;
 use tidemill_core::schema::{ColumnType, PartitionBy, TimeUnit};
 use tidemill_core::{Offset, PartitionId};
 
@@ -521,7 +522,7 @@ fn what_is_said_to_pipes() {
         PipeChange::Reset {
             to: ResetTo::Position(StartPosition::Latest),
             partitions: vec![],
-            keep_rows: false
+            old_rows: None
         }
     );
     assert_eq!(
@@ -529,7 +530,15 @@ fn what_is_said_to_pipes() {
         PipeChange::Reset {
             to: ResetTo::Exact(vec![(PartitionId(0), Offset(5)), (PartitionId(3), Offset(7))]),
             partitions: vec![],
-            keep_rows: true
+            old_rows: Some(OldRows::Keep)
+        }
+    );
+    assert_eq!(
+        change("ALTER PIPE p RESET OFFSETS TO EARLIEST PARTITION 1 DELETE ROWS"),
+        PipeChange::Reset {
+            to: ResetTo::Position(StartPosition::Earliest),
+            partitions: vec![PartitionId(1)],
+            old_rows: Some(OldRows::Delete)
         }
     );
     assert!(matches!(
@@ -543,6 +552,12 @@ fn what_is_said_to_pipes() {
     assert_refused("ALTER PIPE p RESE", "RESE", "did you mean RESET?");
     assert_refused("ALTER PIPE p RESET OFFSETS TO LATES", "LATES", "did you mean LATEST?");
     assert_refused("ALTER PIPE p RESET OFFSETS TO (0 = 5, 0 = 6)", "0", "given twice");
+    assert_refused(
+        "ALTER PIPE p RESET OFFSETS TO EARLIEST DELET ROWS",
+        "DELET",
+        "did you mean DELETE?",
+    );
+    assert_refused("ALTER PIPE p RESET OFFSETS TO EARLIEST DELETE", "", "expected ROWS");
     assert_refused(
         "ALTER PIPE p SET (on_eror = 'halt')",
         "on_eror",

@@ -1,11 +1,12 @@
-//! `system.ledger`, `system.skipped` and `system.events`: what became of every offset, and what happened.
+//! `system.ledger`, `system.skipped`, `system.deleted_rows` and `system.events`: what became of every offset, and what
+//! happened.
 
 use super::cluster::table_names;
 use super::columns::Columns;
 use crate::error::QueryError;
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{CatalogQuestions, Event, Pipe, Skip};
+use tidemill_core::catalog::{CatalogQuestions, Event, Pipe, Skip, Table};
 use tidemill_core::ledger::ClosedLedger;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Ledger, Offset, PipeId};
@@ -102,6 +103,20 @@ pub(super) fn skipped(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Que
             }),
         )
         .time("skipped_at", all().map(|s| s.at_ms))
+        .finish()
+}
+
+/// What resets deleted.
+pub(super) fn deleted_rows(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
+    let tables: Vec<Table> = snapshot.list(&[])?;
+    let all = || tables.iter().flat_map(|t| t.deleted.iter().map(move |d| (t, d)));
+    Columns::default()
+        .text("table", all().map(|(t, _)| Some(t.name.clone())))
+        .text("topic", all().map(|(_, d)| Some(d.topic.clone())))
+        .number("partition", all().map(|(_, d)| Some(d.partition.0.into())))
+        .number("from_offset", all().map(|(_, d)| Some(d.from.0)))
+        .number("before_version", all().map(|(_, d)| Some(d.version.0)))
+        .time("deleted_at", all().map(|(_, d)| d.at_ms))
         .finish()
 }
 

@@ -1,8 +1,8 @@
 //! `system.rejected`: the records that could not be decoded, of all pipes, read from the committed
-//! reject parts.
+//! reject parts. Those that a reset deleted, because they are read once more, are left out.
 
 use crate::error::QueryError;
-use crate::table::PartScan;
+use crate::table::{OF_REJECTS, PartScan, one_of_all};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -10,19 +10,27 @@ use datafusion::common::{Result, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidemill_core::PipeId;
-use tidemill_core::catalog::{PartFile, Pipe, RejectPart};
+use tidemill_core::catalog::{DeletedRows, Pipe, RejectPart, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
+use tidemill_core::{PipeId, TableId};
 use tidemill_storage::schema::reject_schema;
 
-/// The reject parts of a snapshot and the names of their pipes.
+/// The reject parts of a snapshot.
 #[derive(Debug)]
 pub(super) struct Rejected {
-    files: Vec<(String, PartFile)>,
+    /// By table, since that is where deletions are written down.
+    of_tables: BTreeMap<TableId, OfTable>,
     schema: SchemaRef,
+}
+
+/// The reject parts of a table's pipes.
+#[derive(Debug, Default)]
+struct OfTable {
+    /// With the names of their pipes.
+    parts: Vec<(String, RejectPart)>,
+    deleted: Vec<DeletedRows>,
 }
 
 impl Rejected {
@@ -33,14 +41,19 @@ impl Rejected {
             .into_iter()
             .map(|pipe| (pipe.id, pipe.name))
             .collect();
-        let parts: Vec<RejectPart> = snapshot.list(&[])?;
-        let name = |pipe: PipeId| pipes.get(&pipe).cloned().unwrap_or_else(|| pipe.to_string());
-        let files = parts.into_iter().map(|part| (name(part.pipe), part.file)).collect();
+        let mut of_tables: BTreeMap<TableId, OfTable> = BTreeMap::new();
+        for part in snapshot.list::<RejectPart>(&[])? {
+            let name = pipes.get(&part.pipe).cloned().unwrap_or_else(|| part.pipe.to_string());
+            of_tables.entry(part.shard.table).or_default().parts.push((name, part));
+        }
+        for (table, of_table) in &mut of_tables {
+            of_table.deleted = snapshot.get::<Table>(table)?.map(|t| t.deleted).unwrap_or_default();
+        }
         let fields: Vec<FieldRef> = std::iter::once(pipe_field())
             .chain(reject_schema().fields().iter().cloned())
             .collect();
         Ok(Self {
-            files,
+            of_tables,
             schema: Arc::new(Schema::new(fields)),
         })
     }
@@ -74,21 +87,29 @@ impl TableProvider for Rejected {
         // In the scan, columns that are not in the files come last; here the pipe comes first.
         let columns = self.schema.fields().len();
         let place = |column: &usize| (column + columns - 1) % columns;
-        let places = match projection {
+        let places: Vec<usize> = match projection {
             Some(wanted) => wanted.iter().map(place).collect(),
             None => (0..columns).map(|column| place(&column)).collect(),
         };
-        let files = self
-            .files
-            .iter()
-            .map(|(pipe, file)| (file, vec![ScalarValue::from(pipe.as_str())]));
-        let scan = PartScan::new(reject_schema(), files).with_extra(vec![pipe_field()]);
-        Ok(match scan.plan(state, Some(&places), filters, limit)? {
-            Some(plan) => plan,
-            None => Arc::new(EmptyExec::new(datafusion::physical_plan::project_schema(
-                &self.schema,
-                projection,
-            )?)),
-        })
+        let (mut whole, mut inputs) = (Vec::new(), Vec::new());
+        for of_table in self.of_tables.values() {
+            let parts = of_table.parts.iter();
+            let parts = parts.map(|(pipe, part)| (part.version, &part.file, vec![ScalarValue::from(pipe.as_str())]));
+            for (concerned, files) in OF_REJECTS.by_deletions(&of_table.deleted, parts) {
+                if concerned.is_empty() {
+                    whole.extend(files);
+                    continue;
+                }
+                let columns = OF_REJECTS.beside(&reject_schema(), Some(&places))?;
+                let scan = PartScan::new(reject_schema(), files).with_extra(vec![pipe_field()]);
+                if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
+                    let deleted = concerned.iter().map(|i| &of_table.deleted[*i]);
+                    inputs.push(OF_REJECTS.leave_out(state, scan, deleted, places.len())?);
+                }
+            }
+        }
+        let scan = PartScan::new(reject_schema(), whole).with_extra(vec![pipe_field()]);
+        inputs.extend(scan.plan(state, Some(&places), filters, limit)?);
+        one_of_all(inputs, &self.schema, projection)
     }
 }

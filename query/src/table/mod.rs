@@ -4,9 +4,12 @@
 //! lists the parts when it is scanned, skips those that the filters rule out, and leaves reading them
 //! to DataFusion's Parquet source. It remembers nothing beyond its query.
 
+mod deleted;
 mod parts;
 mod pruning;
 
+use deleted::OF_ROWS;
+pub(crate) use deleted::{OF_REJECTS, deleted_rejects};
 pub(crate) use parts::PartScan;
 
 use crate::error::QueryError;
@@ -23,7 +26,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use std::fmt;
 use std::sync::Arc;
-use tidemill_core::catalog::{CatalogQuestions, PartFile};
+use tidemill_core::catalog::{CatalogQuestions, Part};
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_storage::schema::arrow_schema;
 use tokio::sync::OnceCell;
@@ -34,7 +37,7 @@ pub(crate) struct UserTable {
     schema: SchemaRef,
     snapshot: Arc<dyn CatalogSnapshot>,
     /// Listed at the first scan; the same for all scans of this query.
-    parts: OnceCell<Vec<PartFile>>,
+    parts: OnceCell<Vec<Part>>,
 }
 
 impl UserTable {
@@ -60,7 +63,7 @@ impl UserTable {
         })
     }
 
-    async fn parts(&self) -> Result<&Vec<PartFile>, QueryError> {
+    async fn parts(&self) -> Result<&Vec<Part>, QueryError> {
         let list = || async {
             let (snapshot, table) = (self.snapshot.clone(), self.at_once.table.id);
             // Thousands of parts take milliseconds to read; other queries go on meanwhile.
@@ -68,7 +71,7 @@ impl UserTable {
             let parts = listing
                 .await
                 .map_err(|e| QueryError::internal(format!("listing parts failed: {e}")))??;
-            Ok(parts.into_iter().map(|part| part.file).collect())
+            Ok(parts)
         };
         self.parts.get_or_try_init(list).await
     }
@@ -105,10 +108,22 @@ impl TableProvider for UserTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        let all = self.parts().await?;
-        let scan = PartScan::new(self.schema.clone(), all.iter().map(|file| (file, Vec::new())));
-        if let Some(committed) = scan.plan(state, projection, filters, limit)? {
-            inputs.push(committed);
+        let deleted = &self.at_once.table.deleted;
+        let all = self.parts().await?.iter();
+        let all = all.map(|part| (part.version, &part.file, Vec::new()));
+        for (concerned, files) in OF_ROWS.by_deletions(deleted, all) {
+            let scan = PartScan::new(self.schema.clone(), files);
+            if concerned.is_empty() {
+                inputs.extend(scan.plan(state, projection, filters, limit)?);
+                continue;
+            }
+            let columns = OF_ROWS.beside(&self.schema, projection)?;
+            let wanted = projection.map_or(self.schema.fields().len(), Vec::len);
+            // No limit: some of the rows do not count.
+            if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
+                let deleted = concerned.iter().map(|i| &deleted[*i]);
+                inputs.push(OF_ROWS.leave_out(state, scan, deleted, wanted)?);
+            }
         }
         if !self.at_once.rows.is_empty() {
             let lanes = spread(&self.at_once.rows, state.config().target_partitions());
@@ -116,16 +131,25 @@ impl TableProvider for UserTable {
             let fresh = fresh.with_limit(limit).with_show_sizes(false);
             inputs.push(datafusion::datasource::source::DataSourceExec::from_data_source(fresh));
         }
-        match (inputs.len(), inputs.pop()) {
-            (0 | 1, Some(only)) => Ok(only),
-            (_, Some(last)) => {
-                inputs.push(last);
-                UnionExec::try_new(inputs)
-            }
-            (_, None) => {
-                let schema = datafusion::physical_plan::project_schema(&self.schema, projection)?;
-                Ok(Arc::new(EmptyExec::new(schema)))
-            }
+        one_of_all(inputs, &self.schema, projection)
+    }
+}
+
+/// All of `inputs` as one; nothing of the `projection` of `schema` if there are none.
+pub(crate) fn one_of_all(
+    mut inputs: Vec<Arc<dyn ExecutionPlan>>,
+    schema: &SchemaRef,
+    projection: Option<&Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    match (inputs.len(), inputs.pop()) {
+        (0 | 1, Some(only)) => Ok(only),
+        (_, Some(last)) => {
+            inputs.push(last);
+            UnionExec::try_new(inputs)
+        }
+        (_, None) => {
+            let schema = datafusion::physical_plan::project_schema(schema, projection)?;
+            Ok(Arc::new(EmptyExec::new(schema)))
         }
     }
 }

@@ -1,5 +1,5 @@
 //! QRY-1 under attack: between any two steps of a reading the world commits, flushes, fails over,
-//! pauses and lags behind, as a seeded random order decides. The catalog is core's `apply`, the
+//! pauses, goes back and lags behind, as a seeded random order decides. The catalog is core's `apply`, the
 //! memtables are storage's; parts are kept as lists of rows.
 //!
 //! Every reading must show, per partition, every record below its cut exactly once, nothing that
@@ -144,7 +144,7 @@ impl Sim {
     }
 
     fn step(&mut self) {
-        match self.random.below(16) {
+        match self.random.below(17) {
             0..=4 => self.append(),
             5 | 6 => self.cut(),
             7 | 8 => self.propose(),
@@ -153,6 +153,7 @@ impl Sim {
             13 => self.seen = (self.seen + 1 + self.random.below(3)).min(self.history.len() - 1),
             14 if self.faults > 0 => self.fail_over(),
             15 if self.faults > 0 => self.pause_or_resume(),
+            16 if self.faults > 0 => self.go_back(),
             _ => {}
         }
     }
@@ -348,6 +349,30 @@ impl Sim {
         .unwrap();
     }
 
+    /// The pipe of `b` reads some offsets once more, and the rows that are there are deleted.
+    fn go_back(&mut self) {
+        self.faults -= 1;
+        self.moves += 1;
+        let pipe = self.now().pipe_named("b0").unwrap().unwrap();
+        let partitions = self.now().partitions_of(pipe.id).unwrap();
+        let p = &partitions[self.random.below(partitions.len())];
+        let begin = u64::from(p.partition.0) * 10;
+        let to = begin + self.random.next() % (p.offset.0 - begin + 1);
+        let target = ResetTarget {
+            partition: p.partition,
+            incarnation: p.incarnation,
+            to: Some(Offset(to)),
+            topic: None,
+            old_rows: Some(OldRows::Delete),
+        };
+        let command = ResetOffsets {
+            name: pipe.name,
+            targets: vec![target],
+            because: "test".into(),
+        };
+        self.apply(Command::ResetOffsets(command)).unwrap();
+    }
+
     /// Ends the faults: every shard gets a leader that knows of it.
     fn heal(&mut self) {
         self.faults = 0;
@@ -448,7 +473,14 @@ impl FreshRows for Outside {
 fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTreeMap<(PipeId, PartitionId), u64>>) {
     for at_once in reading.tables.values() {
         let parts = reading.snapshot.parts_of(at_once.table.id).unwrap();
-        let committed = parts.iter().flat_map(|part| sim.parts[&part.file.id].iter().copied());
+        let deleted = |part: &Part, row: &Row| {
+            let from = |d: &DeletedRows| d.partition.0 == row.1 && d.from.0 <= row.2 && part.version < d.version;
+            at_once.table.deleted.iter().any(from)
+        };
+        let rows_of = |part: &Part| sim.parts[&part.file.id].clone();
+        let committed = parts
+            .iter()
+            .flat_map(|part| rows_of(part).into_iter().filter(|row| !deleted(part, row)));
         let fresh = at_once.rows.iter().flat_map(row_ids);
         let all: Vec<Row> = committed.chain(fresh).collect();
         let distinct: BTreeSet<Row> = all.iter().copied().collect();
@@ -467,7 +499,11 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
                     p.pipe, p.partition
                 );
                 let old = before.get::<SourcePartition>(&(p.pipe, p.partition)).unwrap().unwrap();
-                assert!(cut >= old.offset.0, "less than what was committed before");
+                let went_back = |d: &DeletedRows| d.partition == p.partition && d.version > before.version();
+                assert!(
+                    cut >= old.offset.0 || at_once.table.deleted.iter().any(went_back),
+                    "less than what was committed before"
+                );
                 if let Some(position) = positions.and_then(|all| all.get(&(p.pipe, p.partition))) {
                     let last = (u64::from(p.partition.0) * 10..*position)
                         .rev()

@@ -7,8 +7,9 @@ use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tidemill_core::Version;
 use tidemill_core::catalog::CatalogQuestions;
+use tidemill_core::command::{OldRows, ResetOffsets, ResetTarget};
+use tidemill_core::{Command, Offset, Version};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_in_parts_and_in_memory_are_seen_once() {
@@ -131,6 +132,87 @@ async fn a_shard_that_cannot_be_pinned_is_named() {
     // Without a pipe that runs there is nothing in memory, and no leader is needed.
     done(&engine, "ALTER PIPE p PAUSE").await;
     assert_eq!(query(&engine, "SELECT count(*) FROM events").await, ["9"]);
+}
+
+#[tokio::test]
+async fn rows_that_a_reset_deleted_are_seen_no_more_and_those_read_again_are() {
+    let (world, engine) = World::with_events().await;
+    for partition in 0..4 {
+        world.consume(partition, 100);
+    }
+    world.flush(0).await;
+    world.flush(1).await;
+    world.consume(0, 100);
+    world.flush(0).await;
+    // Not committed when it goes back: these leave with their incarnation.
+    world.consume(0, 7);
+    let rows = async |of: &str| query(&engine, &format!("SELECT count(*) FROM {of}")).await;
+    let back = |to: u64| {
+        let snapshot = world.snapshot();
+        let pipe = snapshot.pipe_named("p").unwrap().unwrap();
+        let p = snapshot.partitions_of(pipe.id).unwrap().remove(0);
+        let target = ResetTarget {
+            partition: p.partition,
+            incarnation: p.incarnation,
+            to: Some(Offset(to)),
+            topic: None,
+            old_rows: Some(OldRows::Delete),
+        };
+        let command = ResetOffsets {
+            name: pipe.name,
+            targets: vec![target],
+            because: "reset".into(),
+        };
+        world.apply(Command::ResetOffsets(command)).1.unwrap();
+    };
+    back(60);
+    assert_eq!(rows("events").await, [(4 * 90 - 36).to_string()]);
+    assert_eq!(rows("events WHERE _partition = 0").await, ["54"]);
+    assert_eq!(rows("events WHERE id < 55").await, ["50"]);
+    assert_eq!(
+        query(&engine, "SELECT max(_offset) FROM events WHERE _partition = 0").await,
+        ["58"]
+    );
+    assert_eq!(
+        query(
+            &engine,
+            "SELECT id FROM events WHERE _partition = 0 ORDER BY id DESC LIMIT 1"
+        )
+        .await,
+        ["58"]
+    );
+    assert_eq!(
+        query(
+            &engine,
+            "SELECT id FROM events WHERE _partition = 0 AND id > 58 LIMIT 1"
+        )
+        .await,
+        [""; 0]
+    );
+    assert_eq!(rows("system.rejected").await, [(4 * 10 - 4).to_string()]);
+    assert_eq!(
+        rows("system.rejected WHERE pipe = 'p' AND \"partition\" = 0").await,
+        ["6"]
+    );
+    let deleted = "SELECT \"table\", topic, \"partition\", from_offset FROM system.deleted_rows";
+    assert_eq!(query(&engine, deleted).await, ["events|clicks|0|60"]);
+    // What is read now counts, in memory and in parts, and further back in turn takes it away.
+    world.open_partitions();
+    world.consume(0, 50);
+    assert_eq!(rows("events WHERE _partition = 0").await, ["99"]);
+    world.flush(0).await;
+    assert_eq!(rows("events WHERE _partition = 0").await, ["99"]);
+    assert_eq!(rows("system.rejected WHERE \"partition\" = 0").await, ["11"]);
+    back(100);
+    assert_eq!(rows("events WHERE _partition = 0").await, ["90"]);
+    back(0);
+    assert_eq!(rows("events").await, ["270"]);
+    assert_eq!(rows("events WHERE _partition = 0").await, ["0"]);
+    // The files are what they were, and so is what was counted.
+    assert_eq!(
+        query(&engine, "SELECT count(*) FROM system.check WHERE NOT ok").await,
+        ["0"]
+    );
 }
 
 #[tokio::test]

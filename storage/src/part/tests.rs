@@ -33,6 +33,7 @@ pub(crate) fn table(columns: &[(&str, ColumnType)]) -> Table {
         partition_by: None,
         shards: 4,
         flush: FlushPolicy::default(),
+        deleted: vec![],
         created_at_ms: 0,
     }
 }

@@ -62,6 +62,7 @@ fn table(columns: Vec<Column>) -> Table {
         partition_by: None,
         shards: 1,
         flush: FlushPolicy::default(),
+        deleted: vec![],
         created_at_ms: 0,
     }
 }

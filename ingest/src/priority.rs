@@ -1,0 +1,142 @@
+//! Who reads first while something is about to expire at its source.
+//!
+//! The manager knows for how long sources keep what is unread (retention headroom), and tells every node which
+//! partitions are below their pipe's alert. A consumer thread that catches up with such a partition holds a claim; while
+//! somebody on the node does, the other threads read in a tenth of the time only. So processors, memory and network go
+//! to what would be lost, and what the others read is a second older for a while, not stale.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tidemill_core::{PartitionId, PipeId};
+
+/// How often those who give way have their turn.
+const ROUND: Duration = Duration::from_secs(1);
+/// How long it lasts.
+const TURN: Duration = Duration::from_millis(100);
+/// For how long a claim holds without anything being read: whoever cannot read, keeps nobody from reading.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// What the consumer threads of a node know of each other's hurry.
+#[derive(Debug)]
+pub struct Priority {
+    urgent: Mutex<BTreeSet<(PipeId, PartitionId)>>,
+    claims: AtomicUsize,
+    began: Instant,
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Self {
+            urgent: Mutex::default(),
+            claims: AtomicUsize::new(0),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Priority {
+    /// Replaces the partitions whose oldest unread record expires soon.
+    pub fn set_urgent(&self, urgent: BTreeSet<(PipeId, PartitionId)>) {
+        *self.urgent.lock().unwrap_or_else(PoisonError::into_inner) = urgent;
+    }
+
+    /// Whether the oldest unread record of the partition expires soon.
+    pub fn is_urgent(&self, pipe: PipeId, partition: PartitionId) -> bool {
+        let urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        urgent.contains(&(pipe, partition))
+    }
+
+    /// A claim for one thread, which it does not hold yet.
+    pub fn claim(self: &Arc<Self>) -> Claim {
+        Claim {
+            priority: self.clone(),
+            held: false,
+            read_at: Instant::now(),
+        }
+    }
+}
+
+/// One thread's right to read before others. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Claim {
+    priority: Arc<Priority>,
+    held: bool,
+    read_at: Instant,
+}
+
+impl Claim {
+    /// Takes note that the thread has read something, or could but for memory.
+    pub fn progressed(&mut self) {
+        self.read_at = Instant::now();
+    }
+
+    /// Holds it if it is `wanted` and the thread gets on, gives it up if not.
+    pub fn hold(&mut self, wanted: bool) {
+        let hold = wanted && self.read_at.elapsed() < IDLE;
+        if hold != self.held {
+            self.held = hold;
+            match hold {
+                true => self.priority.claims.fetch_add(1, Ordering::Relaxed),
+                false => self.priority.claims.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+
+    /// Whether the thread has to let others read now.
+    pub fn gives_way(&self) -> bool {
+        !self.held && self.priority.claims.load(Ordering::Relaxed) > 0 && !is_turn(self.priority.began.elapsed())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.hold(false);
+    }
+}
+
+fn is_turn(elapsed: Duration) -> bool {
+    elapsed.as_millis() % ROUND.as_millis() < TURN.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_hurry_gives_way_but_for_a_tenth_of_the_time() {
+        let turns = (0..10_000).filter(|ms| is_turn(Duration::from_millis(*ms))).count();
+        assert_eq!(turns, 1_000);
+        let priority = Arc::new(Priority::default());
+        let (mut hurried, other) = (priority.claim(), priority.claim());
+        let gives_way = |claim: &Claim| {
+            (0..50).any(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                claim.gives_way()
+            })
+        };
+        assert!(!gives_way(&other), "nobody is in a hurry");
+        hurried.hold(true);
+        assert!(gives_way(&other) && !gives_way(&hurried));
+        hurried.read_at -= IDLE;
+        hurried.hold(true);
+        assert!(!gives_way(&other), "a claim holds although nothing is read");
+        hurried.progressed();
+        hurried.hold(true);
+        assert!(gives_way(&other));
+        drop(hurried);
+        assert!(!gives_way(&other), "a claim outlives its thread");
+    }
+
+    #[test]
+    fn only_what_the_manager_names_is_urgent() {
+        let priority = Priority::default();
+        let (pipe, partition) = (PipeId(1), PartitionId(2));
+        assert!(!priority.is_urgent(pipe, partition));
+        priority.set_urgent([(pipe, partition)].into());
+        assert!(priority.is_urgent(pipe, partition) && !priority.is_urgent(pipe, PartitionId(1)));
+        priority.set_urgent(BTreeSet::new());
+        assert!(!priority.is_urgent(pipe, partition));
+    }
+}
