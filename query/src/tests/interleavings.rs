@@ -8,7 +8,7 @@
 //!
 //! `QRY1_SEEDS=5000 cargo test -p tidemill-query qry_1` tries more; a failure names its seed.
 
-use super::world::{Snapshot, apply_to, found, rows};
+use super::world::{Snapshot, apply_to, found, read_anew, rows};
 use crate::fresh::{Reader, Reading};
 use crate::*;
 use arrow::array::AsArray;
@@ -358,19 +358,8 @@ impl Sim {
         let p = &partitions[self.random.below(partitions.len())];
         let begin = u64::from(p.partition.0) * 10;
         let to = begin + self.random.next() % (p.offset.0 - begin + 1);
-        let target = ResetTarget {
-            partition: p.partition,
-            incarnation: p.incarnation,
-            to: Some(Offset(to)),
-            topic: None,
-            old_rows: Some(OldRows::Delete),
-        };
-        let command = ResetOffsets {
-            name: pipe.name,
-            targets: vec![target],
-            because: "test".into(),
-        };
-        self.apply(Command::ResetOffsets(command)).unwrap();
+        let command = read_anew(&pipe, p, Offset(to));
+        self.apply(command).unwrap();
     }
 
     /// Ends the faults: every shard gets a leader that knows of it.

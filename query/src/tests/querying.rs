@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::CatalogQuestions;
-use tidemill_core::command::{OldRows, ResetOffsets, ResetTarget};
-use tidemill_core::{Command, Offset, Version};
+use tidemill_core::{Offset, Version};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_in_parts_and_in_memory_are_seen_once() {
@@ -151,19 +150,7 @@ async fn rows_that_a_reset_deleted_are_seen_no_more_and_those_read_again_are() {
         let snapshot = world.snapshot();
         let pipe = snapshot.pipe_named("p").unwrap().unwrap();
         let p = snapshot.partitions_of(pipe.id).unwrap().remove(0);
-        let target = ResetTarget {
-            partition: p.partition,
-            incarnation: p.incarnation,
-            to: Some(Offset(to)),
-            topic: None,
-            old_rows: Some(OldRows::Delete),
-        };
-        let command = ResetOffsets {
-            name: pipe.name,
-            targets: vec![target],
-            because: "reset".into(),
-        };
-        world.apply(Command::ResetOffsets(command)).1.unwrap();
+        world.apply(read_anew(&pipe, &p, Offset(to))).1.unwrap();
     };
     back(60);
     assert_eq!(rows("events").await, [(4 * 90 - 36).to_string()]);

@@ -301,6 +301,22 @@ impl World {
     }
 }
 
+/// Takes a partition back to `to` and deletes the rows that are there from that offset on.
+pub(super) fn read_anew(pipe: &Pipe, p: &SourcePartition, to: Offset) -> Command {
+    let target = ResetTarget {
+        partition: p.partition,
+        incarnation: p.incarnation,
+        to: Some(to),
+        topic: None,
+        old_rows: Some(OldRows::Delete),
+    };
+    Command::ResetOffsets(ResetOffsets {
+        name: pipe.name.clone(),
+        targets: vec![target],
+        because: "reset".into(),
+    })
+}
+
 /// Applies a command to a catalog in memory.
 pub(super) fn apply_to(state: &mut (MemView, Version), command: Command) -> (Version, Outcome) {
     let version = state.1.next();
