@@ -123,28 +123,42 @@ pub struct Table {
     pub shards: u32,
     /// When its memtable is written out.
     pub flush: FlushPolicy,
-    /// Rows that are in its parts and count no more.
+    /// Rows that are in its parts and count no more, in the order of versions.
     #[serde(default)]
     pub deleted: Vec<DeletedRows>,
+    /// Sources of pipes that were dropped.
+    #[serde(default)]
+    pub former: Vec<FormerSource>,
     /// When it was created, milliseconds since 1970.
     pub created_at_ms: i64,
 }
 
-/// Rows, and rejected records, that a reset deleted because their offsets are read once more: those of one source
-/// partition, from an offset on, in parts that became visible before. The parts stay as they are; whoever reads them
-/// leaves these rows out.
+/// Rows, and rejected records, that a reset deleted because their offsets are read once more: those of some source
+/// partitions, each from an offset on, in parts that became visible before. The parts stay as they are; whoever reads
+/// them leaves these rows out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedRows {
     /// The topic, as the rows name it.
     pub topic: String,
-    /// The partition.
-    pub partition: PartitionId,
-    /// The first offset.
-    pub from: Offset,
+    /// The partitions, each with the first offset.
+    pub from: Vec<(PartitionId, Offset)>,
     /// The version that deleted them: parts that became visible later are not concerned.
     pub version: Version,
     /// When, milliseconds since 1970.
     pub at_ms: i64,
+}
+
+/// Where rows of a table came from that no pipe answers for any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerSource {
+    /// The pipe, by the name that it had.
+    pub pipe: String,
+    /// The topic that it read, as the rows name it.
+    pub topic: String,
+    /// The topic's id, where the source said.
+    pub id: Option<TopicId>,
+    /// Where it was.
+    pub brokers: String,
 }
 
 /// When the memtable of a shard is cut and written as parts: at whichever bound is reached first.
@@ -282,9 +296,9 @@ pub struct RejectPart {
     pub file: PartFile,
     /// How many records of each partition it holds.
     pub of: Vec<RejectedOf>,
-    /// The version at which it became visible.
+    /// The version at which its records became visible; a replay that leaves some of them over does not change it.
     pub version: Version,
-    /// When it was proposed, milliseconds since 1970.
+    /// When that was proposed, milliseconds since 1970.
     pub committed_at_ms: i64,
 }
 

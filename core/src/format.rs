@@ -314,6 +314,7 @@ mod tests {
             shards: 1,
             flush: FlushPolicy::default(),
             deleted: Vec::new(),
+            former: Vec::new(),
             created_at_ms: 0,
         }
     }

@@ -3,7 +3,7 @@
 //! A stop is a fact in the catalog, not a mood of a task: the next leader finds it, and a source that looks
 //! healthy again (a log that has regrown past the old end) does not wipe it away. Only a command of the operator ends it.
 
-use crate::ids::{Offset, TopicId};
+use crate::ids::{Offset, PartitionId, TopicId};
 use serde::{Deserialize, Serialize};
 
 /// A stopped partition.
@@ -57,10 +57,11 @@ pub enum StopReason {
 }
 
 /// What to do when nobody knows from which offset on a source's log is another one.
-fn choose(pipe: &str) -> String {
+fn choose(pipe: &str, partition: PartitionId) -> String {
     format!(
         "it does not say from which offset on its records are others than those that were read: say where to go on, \
-         ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST DELETE ROWS reads everything anew, TO (partition = offset, …) KEEP ROWS goes on there"
+         ALTER PIPE {pipe} RESET OFFSETS TO ({partition} = offset) KEEP ROWS; with DELETE ROWS instead, rows go from there on, and of what \
+         the source has lost there may be no other copy"
     )
 }
 
@@ -83,8 +84,8 @@ impl StopReason {
         !matches!(self, StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. })
     }
 
-    /// What happened and what to do, for the partition whose next offset is `next`, of the pipe called `pipe`.
-    pub fn explain(&self, pipe: &str, next: Offset) -> String {
+    /// What happened and what to do, for `partition`, whose next offset is `next`, of the pipe called `pipe`.
+    pub fn explain(&self, pipe: &str, partition: PartitionId, next: Offset) -> String {
         let repair = format!("ALTER PIPE {pipe} REPAIR goes on");
         match self {
             StopReason::Expired { earliest } => format!(
@@ -99,11 +100,11 @@ impl StopReason {
             }
             StopReason::EndBelow { end } => format!(
                 "the source lost data: the next offset is {next}, the source ends at {end}; {}",
-                choose(pipe)
+                choose(pipe, partition)
             ),
             StopReason::Truncated { diverged: None } => format!(
                 "the source's log was cut and has grown again past offset {next}; {}",
-                choose(pipe)
+                choose(pipe, partition)
             ),
             StopReason::Truncated { diverged: Some(at) } => format!(
                 "the source's log was cut and has grown again: it differs from what was read from offset {at} on; {repair} there and keeps \

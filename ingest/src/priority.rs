@@ -1,12 +1,13 @@
 //! Who reads first while something is about to expire at its source.
 //!
 //! The manager knows for how long sources keep what is unread (retention headroom), and tells every node which
-//! partitions are below their pipe's alert. A consumer thread that catches up with such a partition holds a claim; while
-//! somebody on the node does, the other threads read in a tenth of the time only. So processors, memory and network go
-//! to what would be lost, and what the others read is a second older for a while, not stale.
+//! partitions are in danger. A consumer thread that catches up with such a partition claims to read first; while somebody
+//! on the node does, the other threads read in a tenth of the time only. So processors, memory and network go to what
+//! would be lost. What the others read is a second older meanwhile; one that needs more than a tenth of its time falls
+//! behind until the danger is over.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::{PartitionId, PipeId};
@@ -15,14 +16,18 @@ use tidemill_core::{PartitionId, PipeId};
 const ROUND: Duration = Duration::from_secs(1);
 /// How long it lasts.
 const TURN: Duration = Duration::from_millis(100);
-/// For how long a claim holds without anything being read: whoever cannot read, keeps nobody from reading.
+/// How long a claim holds that is not renewed; longer than a run of records takes.
+const LEASE: Duration = Duration::from_millis(500);
+/// For how long a claim is renewed without anything being read: whoever cannot read, keeps nobody from reading.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// What the consumer threads of a node know of each other's hurry.
 #[derive(Debug)]
 pub struct Priority {
     urgent: Mutex<BTreeSet<(PipeId, PartitionId)>>,
-    claims: AtomicUsize,
+    /// Until when somebody reads first, in milliseconds since `began`. It runs out by itself: a thread that has no
+    /// partition any more, or no broker, or has ended, keeps nobody waiting.
+    claimed_until: AtomicU64,
     began: Instant,
 }
 
@@ -30,7 +35,7 @@ impl Default for Priority {
     fn default() -> Self {
         Self {
             urgent: Mutex::default(),
-            claims: AtomicUsize::new(0),
+            claimed_until: AtomicU64::new(0),
             began: Instant::now(),
         }
     }
@@ -58,7 +63,7 @@ impl Priority {
     }
 }
 
-/// One thread's right to read before others. Dropping it gives it up.
+/// One thread's right to read before others, as long as it says again and again that it wants it.
 #[derive(Debug)]
 pub struct Claim {
     priority: Arc<Priority>,
@@ -72,27 +77,21 @@ impl Claim {
         self.read_at = Instant::now();
     }
 
-    /// Holds it if it is `wanted` and the thread gets on, gives it up if not.
+    /// Holds it for a while if it is `wanted` and the thread gets on.
     pub fn hold(&mut self, wanted: bool) {
-        let hold = wanted && self.read_at.elapsed() < IDLE;
-        if hold != self.held {
-            self.held = hold;
-            match hold {
-                true => self.priority.claims.fetch_add(1, Ordering::Relaxed),
-                false => self.priority.claims.fetch_sub(1, Ordering::Relaxed),
-            };
+        self.held = wanted && self.read_at.elapsed() < IDLE;
+        if self.held {
+            let until = self.priority.began.elapsed() + LEASE;
+            let until = until.as_millis() as u64;
+            self.priority.claimed_until.fetch_max(until, Ordering::Relaxed);
         }
     }
 
     /// Whether the thread has to let others read now.
     pub fn gives_way(&self) -> bool {
-        !self.held && self.priority.claims.load(Ordering::Relaxed) > 0 && !is_turn(self.priority.began.elapsed())
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.hold(false);
+        let now = self.priority.began.elapsed();
+        let claimed = (now.as_millis() as u64) < self.priority.claimed_until.load(Ordering::Relaxed);
+        !self.held && claimed && !is_turn(now)
     }
 }
 
@@ -111,22 +110,24 @@ mod tests {
         let priority = Arc::new(Priority::default());
         let (mut hurried, other) = (priority.claim(), priority.claim());
         let gives_way = |claim: &Claim| {
-            (0..50).any(|_| {
+            let mut looks = (0..60).map(|_| {
                 std::thread::sleep(Duration::from_millis(5));
                 claim.gives_way()
-            })
+            });
+            looks.any(|gives_way| gives_way)
         };
         assert!(!gives_way(&other), "nobody is in a hurry");
         hurried.hold(true);
         assert!(gives_way(&other) && !gives_way(&hurried));
+        // Whoever says nothing more, for whatever reason, is not waited for.
+        std::thread::sleep(LEASE);
+        assert!(!gives_way(&other), "a claim outlives its lease");
         hurried.read_at -= IDLE;
         hurried.hold(true);
         assert!(!gives_way(&other), "a claim holds although nothing is read");
         hurried.progressed();
         hurried.hold(true);
         assert!(gives_way(&other));
-        drop(hurried);
-        assert!(!gives_way(&other), "a claim outlives its thread");
     }
 
     #[test]

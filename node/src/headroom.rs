@@ -40,7 +40,7 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
             }
         };
         for unread in found {
-            let Some(seconds) = headroom_s(&unread, now_ms()) else {
+            let Some(Room { seconds, half_used }) = room(&unread, now_ms()) else {
                 continue;
             };
             known.push(Headroom {
@@ -49,11 +49,15 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
                 seconds,
             });
             if seconds < i64::from(pipe.settings.headroom_alert_s) {
-                urgent.push(SourcePartition {
-                    pipe: pipe.id.0,
-                    partition: unread.partition.0,
-                });
-                alert(catalog, state, &pipe, &unread, seconds).await?;
+                if half_used {
+                    urgent.push(SourcePartition {
+                        pipe: pipe.id.0,
+                        partition: unread.partition.0,
+                    });
+                }
+                if let Err(error) = alert(catalog, state, &pipe, &unread, seconds).await {
+                    warn!(pipe = %pipe.name, %error, "an event about its headroom is not written");
+                }
             }
         }
     }
@@ -61,28 +65,41 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
     Ok(())
 }
 
-/// How long until the oldest unread record expires at `now_ms`; `None` if it never does, or if nobody knows.
-fn headroom_s(unread: &Unread, now_ms: i64) -> Option<i64> {
-    let by_time = by_time_s(unread, now_ms);
-    let by_size = by_size_s(unread, now_ms);
-    by_time.into_iter().chain(by_size).min()
+/// What is left of the time for which a source keeps the oldest unread record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    seconds: i64,
+    /// Whether half of the time, or of the size, is used up. Where it is not, nobody needs to hurry, however short it is.
+    half_used: bool,
+}
+
+/// The room at `now_ms`; `None` if the record never expires, or if nobody knows.
+fn room(unread: &Unread, now_ms: i64) -> Option<Room> {
+    let (by_time, by_size) = (by_time(unread, now_ms), by_size(unread, now_ms));
+    by_time.into_iter().chain(by_size).min_by_key(|room| room.seconds)
 }
 
 /// By its age.
-fn by_time_s(unread: &Unread, now_ms: i64) -> Option<i64> {
-    let expires = unread.oldest_ms?.checked_add(unread.retention_ms?)?;
-    Some(expires.saturating_sub(now_ms) / 1000)
+fn by_time(unread: &Unread, now_ms: i64) -> Option<Room> {
+    let (oldest, retention) = (unread.oldest_ms?, unread.retention_ms?);
+    let left = oldest.checked_add(retention)?.saturating_sub(now_ms);
+    Some(Room {
+        seconds: left / 1000,
+        half_used: left <= retention / 2,
+    })
 }
 
-/// By what comes behind it, if that comes as fast as it did since then. Sizes are those of records as they are read;
-/// compressed, the source keeps more of them, so this errs towards an early alarm.
-fn by_size_s(unread: &Unread, now_ms: i64) -> Option<i64> {
+/// By what comes behind it, if that comes as fast as it did since then.
+fn by_size(unread: &Unread, now_ms: i64) -> Option<Room> {
     let kept = unread.retention_bytes? as f64 / unread.record_bytes?.max(1.0);
     let records = unread.records as f64;
     let age_ms = now_ms.saturating_sub(unread.oldest_ms?);
     let seconds = age_ms.max(SHORTEST_RATE_MS) as f64 / 1000.0;
-    // `records` came in so many seconds; as long as what is left of the room takes at that rate.
-    Some(((kept - records) / records.max(1.0) * seconds).max(0.0) as i64)
+    Some(Room {
+        // `records` came in so many seconds; as long as what is left takes at that rate.
+        seconds: ((kept - records) / records.max(1.0) * seconds).max(0.0) as i64,
+        half_used: records >= kept / 2.0,
+    })
 }
 
 /// Writes the alert down, unless that was done within the time that the limit gives.
@@ -132,31 +149,38 @@ mod tests {
 
     #[test]
     fn records_expire_by_age_or_by_what_comes_behind_them_whichever_is_first() {
+        let is = |unread: &Unread, now: i64| room(unread, now).map(|room| (room.seconds, room.half_used));
         // 1,000 records in 100 s, and 2,000 are kept: another 100 s.
         let now = 100_000;
-        assert_eq!(headroom_s(&unread(), now), None);
+        assert_eq!(is(&unread(), now), None);
         let by_size = Unread {
             retention_bytes: Some(200_000),
             ..unread()
         };
-        assert_eq!(headroom_s(&by_size, now), Some(100));
+        assert_eq!(is(&by_size, now), Some((100, true)));
         let by_both = |retention_ms| Unread {
             retention_ms: Some(retention_ms),
             ..by_size.clone()
         };
-        assert_eq!(headroom_s(&by_both(150_000), now), Some(50));
-        assert_eq!(headroom_s(&by_both(900_000), now), Some(100));
+        assert_eq!(is(&by_both(150_000), now), Some((50, true)));
+        assert_eq!(is(&by_both(900_000), now), Some((100, true)));
+        // A short retention of which little is used is no hurry.
+        let young = Unread {
+            retention_ms: Some(300_000),
+            ..unread()
+        };
+        assert_eq!(is(&young, now), Some((200, false)));
         let too_many = Unread {
             records: 3_000,
             ..by_size.clone()
         };
-        assert_eq!(headroom_s(&too_many, now), Some(0));
+        assert_eq!(is(&too_many, now), Some((0, true)));
         // A thousand within a second are a burst, not a thousand each second.
-        assert_eq!(headroom_s(&by_size, 1_000), Some(60));
+        assert_eq!(is(&by_size, 1_000), Some((60, true)));
         let unknown = Unread {
             record_bytes: None,
             ..by_size
         };
-        assert_eq!(headroom_s(&unknown, now), None);
+        assert_eq!(is(&unknown, now), None);
     }
 }

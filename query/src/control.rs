@@ -230,11 +230,17 @@ async fn repair(
     }
     let source = ask(engine, pipe, &pipe.source, StartPosition::Earliest).await?;
     let mut targets = Vec::new();
-    let mut told = Vec::new();
+    let (mut told, mut left) = (Vec::new(), Vec::new());
     for p in &stopped {
         let earliest = source.partitions.iter().find(|(number, _)| *number == p.partition);
         let earliest = earliest.map(|(_, offset)| *offset);
-        let to = goes_on(pipe, p, earliest)?;
+        let to = match goes_on(pipe, p, earliest) {
+            Ok(to) => to,
+            Err(why) => {
+                left.push(format!("partition {} still stands: {why}", p.partition));
+                continue;
+            }
+        };
         told.push(match to {
             Some(to) => format!("partition {} at {to}", p.partition),
             None => format!("partition {} is forgotten, the topic has it no more", p.partition),
@@ -247,17 +253,23 @@ async fn repair(
             old_rows: Some(OldRows::Keep),
         });
     }
+    // What can go on must not wait for what cannot: its records may be about to expire.
+    if targets.is_empty() {
+        return Err(QueryError::invalid(left.join("; ")));
+    }
     let command = ResetOffsets {
         name: pipe.name.clone(),
         targets,
         because: "repair".to_owned(),
     };
     propose(engine, Command::ResetOffsets(command)).await?;
-    Ok(format!("pipe '{}' goes on: {}", pipe.name, told.join(", ")))
+    let all: Vec<String> = std::iter::once(told.join(", ")).chain(left).collect();
+    Ok(format!("pipe '{}' goes on: {}", pipe.name, all.join("; ")))
 }
 
-/// Where a stopped partition goes on, given the oldest offset that the source has of it; `None` if it has none.
-fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result<Option<Offset>, QueryError> {
+/// Where a stopped partition goes on, given the oldest offset that the source has of it; `None` if it has none. Or why
+/// that has to be said.
+fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result<Option<Offset>, String> {
     let (Some(earliest), Some(stop)) = (earliest, &p.stop) else {
         return Ok(None);
     };
@@ -267,8 +279,7 @@ fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result
         StopReason::Truncated { diverged: Some(at) } => p.offset.min(*at).max(earliest),
         // Records that were never read may stand below the offset, and going on behind them would skip them in silence.
         reason @ (StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None }) => {
-            let why = reason.explain(&pipe.name, p.offset);
-            return Err(QueryError::invalid(format!("partition {}: {why}", p.partition)));
+            return Err(reason.explain(&pipe.name, p.partition, p.offset));
         }
         StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => p.offset,
     }))
@@ -293,7 +304,7 @@ async fn backfill(engine: &Engine, pipe: &Pipe, partitions: Vec<PartitionId>) ->
             ))
         }
         _ => Ok(format!(
-            "pipe '{}' has skipped nothing that is not read already",
+            "pipe '{}' has skipped nothing that is there and not read already",
             pipe.name
         )),
     }
@@ -330,7 +341,7 @@ pub(crate) async fn wait(
                 continue;
             };
             if let Some(stop) = &p.stop {
-                let why = stop.reason.explain(&pipe.name, p.offset);
+                let why = stop.reason.explain(&pipe.name, *number, p.offset);
                 return Err(QueryError::unavailable(format!(
                     "partition {number} has stopped: {why}"
                 )));

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::show;
 use crate::statement::Named;
-use crate::table::deleted_rejects;
+use crate::table::Deleted;
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::concat_batches;
 use datafusion::datasource::MemTable;
@@ -78,9 +78,8 @@ async fn replay_part(
             return Ok(None);
         };
         // What a reset deleted is read by the pipe once more.
-        let deleted = deleted_rejects(&table.deleted, part.version, &rejects);
-        let chosen = wanted.values().iter().zip(deleted);
-        let chosen = BooleanArray::from_iter(chosen.map(|(wanted, deleted)| Some(wanted && !deleted)));
+        let left = Deleted::since(&table.deleted, part.version).leaves_rejects(&rejects)?;
+        let chosen = BooleanArray::new(wanted.values() & left.values(), None);
         if chosen.true_count() == 0 {
             return Ok(Some(Sum::default()));
         }

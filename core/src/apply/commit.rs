@@ -53,7 +53,15 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     }
     put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
     for (pipe, file) in &c.reject_parts {
-        put_reject_part(state, at, *pipe, c.shard, file, rejected_of(c, *pipe))?;
+        let part = RejectPart {
+            pipe: *pipe,
+            shard: c.shard,
+            file: file.clone(),
+            of: rejected_of(c, *pipe),
+            version: at.version,
+            committed_at_ms: at.ms,
+        };
+        state.put(&(*pipe, file.id), &part)?;
     }
     shard.last_commit = Some(LastCommit {
         id: c.commit,
@@ -95,25 +103,6 @@ pub(super) fn put_parts(
         state.put(&(shard, file.id), &part)?;
     }
     Ok(())
-}
-
-pub(super) fn put_reject_part(
-    state: &mut Overlay<'_>,
-    at: At,
-    pipe: PipeId,
-    shard: ShardId,
-    file: &PartFile,
-    of: Vec<RejectedOf>,
-) -> Result<(), ViewError> {
-    let part = RejectPart {
-        pipe,
-        shard,
-        file: file.clone(),
-        of,
-        version: at.version,
-        committed_at_ms: at.ms,
-    };
-    state.put(&(pipe, file.id), &part)
 }
 
 /// Whether `span` is the next piece of its partition's history, as its owner may write it (OFF-1).

@@ -15,6 +15,9 @@ use crate::ledger::{ClosedLedger, Ledger};
 use crate::stop::StopReason;
 use crate::view::{CatalogRead, Overlay};
 
+/// The most deletions that a table keeps, counted by partition.
+const MAX_DELETED: usize = 65_536;
+
 pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) -> Verdict {
     let mut pipe = named(state, &c.name)?;
     // Pausing is the way to paused, never back.
@@ -55,7 +58,7 @@ pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition)
     if c.reason.is_source_loss() {
         begin_life(state, at, &mut partition, c.reason.name())?;
     }
-    let text = c.reason.explain(&pipe.name, partition.offset);
+    let text = c.reason.explain(&pipe.name, partition.partition, partition.offset);
     partition.stop = Some(crate::stop::Stop {
         reason: c.reason.clone(),
         at_ms: at.ms,
@@ -70,6 +73,7 @@ pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -
     if c.targets.is_empty() {
         return Ok(Response::Unchanged);
     }
+    let mut deleted = Vec::new();
     for (i, target) in c.targets.iter().enumerate() {
         let place = (pipe.id, target.partition);
         let known = state.get::<SourcePartition>(&place)?;
@@ -78,6 +82,12 @@ pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -
             return Err(changed(&pipe, target.partition));
         };
         reset_one(state, at, &pipe, partition, target, &c.because)?;
+        if let (Some(to), Some(OldRows::Delete)) = (target.to, target.old_rows) {
+            deleted.push((target.partition, to));
+        }
+    }
+    if !deleted.is_empty() {
+        delete_rows(state, at, &pipe, deleted)?;
     }
     // The pipe follows the topic of what it reads now.
     if let Some(topic) = c.targets.iter().find_map(|t| t.topic) {
@@ -109,7 +119,17 @@ fn reset_one(
     let mut deleted = "";
     match (target.to, target.old_rows) {
         (Some(to), Some(OldRows::Delete)) => {
-            delete_rows(state, at, pipe, partition.partition, to, same_topic)?;
+            if let Some(until) = partition.until {
+                return Err(Refusal::Definition(format!(
+                    "pipe '{}' reads partition {} up to offset {until} only: rows behind it would be deleted and not read again",
+                    pipe.name, partition.partition
+                ))
+                .into());
+            }
+            // Of another topic, what was skipped is something else, and no backfill reads it.
+            if same_topic {
+                forget_skips(state, pipe.id, partition.partition, to)?;
+            }
             deleted = "; rows that were there from that offset on are deleted";
         }
         (Some(to), None) if same_topic && to < from => {
@@ -163,61 +183,63 @@ fn reset_one(
     Ok(())
 }
 
-/// Deletes the rows of `partition` from offset `from` on, in the same step in which the pipe goes back there. The files
-/// stay: what became visible up to now is left out of what is read, what is committed later is not.
+/// Deletes the rows of these partitions, each from an offset on, in the same step in which the pipe goes back there. The
+/// files stay: what became visible up to now is left out of what is read, what is committed later is not.
 ///
-/// Rows know their topic by name and not their pipe. So nobody else may fill the table from a topic of that name, or
-/// rows would go that nobody reads again.
-fn delete_rows(
-    state: &mut Overlay<'_>,
-    at: At,
-    pipe: &Pipe,
-    partition: PartitionId,
-    from: Offset,
-    same_topic: bool,
-) -> Result<(), Stop> {
+/// Rows know their topic by name and not their pipe. So all that have that name must come from what this pipe reads
+/// again, or rows would go that nobody brings back.
+fn delete_rows(state: &mut Overlay<'_>, at: At, pipe: &Pipe, from: Vec<(PartitionId, Offset)>) -> Result<(), Stop> {
+    let mut table = definitions::table_of(state, pipe.table)?;
+    let no = |why: String| Refusal::Definition(format!("rows of pipe '{}' cannot be deleted: {why}", pipe.name)).into();
     for other in state.pipes_into(pipe.table)? {
         if other.id == pipe.id || other.source.topic != pipe.source.topic {
             continue;
         }
         if other.backfills != Some(pipe.id) {
-            return Err(Refusal::Definition(format!(
-                "rows of pipe '{}' cannot be deleted: pipe '{}' fills the same table from a topic of the same name, and rows do \
-                 not say which pipe they come from; say KEEP ROWS, or drop that pipe first",
-                pipe.name, other.name
-            ))
-            .into());
+            return Err(no(format!(
+                "pipe '{}' fills the same table from a topic of the same name, and rows do not say which pipe they come from",
+                other.name
+            )));
         }
-        let read = state.get::<SourcePartition>(&(other.id, partition))?;
-        if read.is_some_and(|p| !p.is_complete()) {
-            return Err(Refusal::Definition(format!(
-                "rows of pipe '{}' cannot be deleted while pipe '{}' reads offsets of partition {partition} that it skipped: \
-                 wait until that has caught up, or drop it",
-                pipe.name, other.name
-            ))
-            .into());
+        for (partition, _) in &from {
+            let read = state.get::<SourcePartition>(&(other.id, *partition))?;
+            if read.is_some_and(|p| !p.is_complete()) {
+                return Err(no(format!(
+                    "pipe '{}' reads offsets of partition {partition} that were skipped; wait until it has caught up, or drop it",
+                    other.name
+                )));
+            }
         }
     }
-    // What was skipped behind that offset is read now, and must not be read a second time.
-    let skips = state.skips_of(pipe.id)?;
-    let behind = |skip: &Skip| skip.partition == partition && skip.end > from;
-    for mut skip in skips.into_iter().filter(|skip| same_topic && behind(skip)) {
-        let place = (pipe.id, partition, skip.start);
-        if skip.start >= from {
-            state.delete::<Skip>(&place);
-        } else {
-            skip.end = from;
-            state.put(&place, &skip)?;
-        }
+    let elsewhere = |former: &&FormerSource| {
+        former.topic == pipe.source.topic
+            && match (former.id, pipe.topic) {
+                (Some(then), Some(now)) => then != now,
+                _ => former.brokers != pipe.source.brokers,
+            }
+    };
+    if let Some(former) = table.former.iter().find(elsewhere) {
+        return Err(no(format!(
+            "there are rows from another topic of the same name, which pipe '{}' read until it was dropped, and nobody would \
+             read them again",
+            former.pipe
+        )));
     }
-    let mut table = definitions::table_of(state, pipe.table)?;
+    // An earlier deletion says nothing any more where it is part of this one.
     let topic = &pipe.source.topic;
-    // An earlier deletion that is part of this one says nothing any more.
-    let contains = |old: &DeletedRows| old.topic == *topic && old.partition == partition && from <= old.from;
-    table.deleted.retain(|old| !contains(old));
+    for earlier in table.deleted.iter_mut().filter(|earlier| earlier.topic == *topic) {
+        let contained = |(p, old): &(PartitionId, Offset)| from.iter().any(|(q, new)| p == q && new <= old);
+        earlier.from.retain(|old| !contained(old));
+    }
+    table.deleted.retain(|earlier| !earlier.from.is_empty());
+    let lines: usize = table.deleted.iter().map(|earlier| earlier.from.len()).sum();
+    if lines + from.len() > MAX_DELETED {
+        return Err(no(format!(
+            "the table has {lines} deletions, and keeps no more than {MAX_DELETED}"
+        )));
+    }
     table.deleted.push(DeletedRows {
         topic: topic.clone(),
-        partition,
         from,
         version: at.version,
         at_ms: at.ms,
@@ -226,12 +248,29 @@ fn delete_rows(
     Ok(())
 }
 
+/// What was skipped from `from` on is read now, and must not be read a second time.
+fn forget_skips(state: &mut Overlay<'_>, pipe: PipeId, partition: PartitionId, from: Offset) -> Result<(), Stop> {
+    let behind = |skip: &Skip| skip.partition == partition && skip.end > from;
+    for mut skip in state.skips_of(pipe)?.into_iter().filter(behind) {
+        let place = (pipe, partition, skip.start);
+        if skip.start >= from {
+            state.delete::<Skip>(&place);
+        } else {
+            skip.end = from;
+            state.put(&place, &skip)?;
+        }
+    }
+    Ok(())
+}
+
 /// The pipe that reads what `c.name` skipped: it has the same source and table, and an end.
 pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict {
     let parent = named(state, &c.name)?;
     let wanted = |skip: &Skip| c.partitions.is_empty() || c.partitions.contains(&skip.partition);
-    let open = state.skips_of(parent.id)?;
-    let mut open: Vec<Skip> = open.into_iter().filter(|s| s.backfill.is_none() && wanted(s)).collect();
+    // Offsets of a topic that was created again since are other records now, and the pipe itself reads those.
+    let is_there = |skip: &Skip| skip.topic.is_none() || parent.topic.is_none() || skip.topic == parent.topic;
+    let mut open = state.skips_of(parent.id)?;
+    open.retain(|skip| skip.backfill.is_none() && wanted(skip) && is_there(skip));
     // One span of each partition: a partition of a pipe has one history. Others take another statement.
     open.dedup_by_key(|skip| skip.partition);
     if open.is_empty() {

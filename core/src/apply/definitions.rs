@@ -40,6 +40,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
         shards: c.shards,
         flush: c.flush,
         deleted: Vec::new(),
+        former: Vec::new(),
         created_at_ms: at.ms,
     };
     state.put(&id, &table)?;
@@ -145,8 +146,20 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
         state.delete::<RejectPart>(&(pipe.id, part.file.id));
         bury(state, at, part.file)?;
     }
-    state.delete::<PipeName>(&Name(pipe.name));
+    state.delete::<PipeName>(&Name(pipe.name.clone()));
     state.delete::<Pipe>(&pipe.id);
+    let mut table = table_of(state, pipe.table)?;
+    let former = FormerSource {
+        pipe: pipe.name,
+        topic: pipe.source.topic,
+        id: pipe.topic,
+        brokers: pipe.source.brokers,
+    };
+    let same = |f: &FormerSource| (&f.topic, f.id, &f.brokers) == (&former.topic, former.id, &former.brokers);
+    if !table.former.iter().any(same) {
+        table.former.push(former);
+        state.put(&table.id, &table)?;
+    }
     Ok(Response::Done)
 }
 

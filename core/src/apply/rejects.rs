@@ -6,7 +6,7 @@
 //! left of it, or left out on purpose, and the ledgers that counted them move by the same numbers.
 
 use super::cluster::stale_epoch;
-use super::commit::{put_parts, put_reject_part, table_taking};
+use super::commit::{put_parts, table_taking};
 use super::events::note;
 use super::{At, Stop, Verdict, definitions};
 use crate::catalog::*;
@@ -81,9 +81,15 @@ fn replay_one(state: &mut Overlay<'_>, at: At, c: &ReplayRejects, used: &UsedRej
         return Err(unsound(used));
     }
     state.delete::<RejectPart>(&key);
-    definitions::bury(state, at, old.file)?;
+    definitions::bury(state, at, old.file.clone())?;
     if let Some(rest) = used.rest.as_ref().filter(|rest| rest.rows > 0) {
-        put_reject_part(state, at, c.pipe, c.shard, rest, left)?;
+        // Its records are as old as they were: those that a reset deleted since stay deleted.
+        let part = RejectPart {
+            file: rest.clone(),
+            of: left,
+            ..old
+        };
+        state.put(&(c.pipe, part.file.id), &part)?;
     }
     Ok(sum)
 }

@@ -163,8 +163,9 @@ fn going_back_says_what_becomes_of_the_rows_that_are_there() {
     );
     world.apply(reset(&world, 0, 30, Some(OldRows::Delete))).unwrap();
     let deleted = |world: &World| -> Vec<(u32, u64, u64)> {
-        let all = world.deleted();
-        all.iter().map(|d| (d.partition.0, d.from.0, d.version.0)).collect()
+        let all = world.deleted().into_iter();
+        let each = |d: DeletedRows| d.from.into_iter().map(move |(p, from)| (p.0, from.0, d.version.0));
+        all.flat_map(each).collect()
     };
     assert_eq!(deleted(&world), [(0, 30, world.index)]);
     world.apply(reset(&world, 2, 25, Some(OldRows::Keep))).unwrap();
@@ -187,6 +188,24 @@ fn a_replay_does_not_bring_back_what_was_deleted_meanwhile() {
 }
 
 #[test]
+fn what_a_replay_leaves_over_stays_deleted() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 40).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    world.apply(reset(&world, 0, 0, Some(OldRows::Delete))).unwrap();
+    // Of partition 2 alone: the records of partition 0 go over into the next reject part as they are.
+    let mut replay = world.replay(8, 5).unwrap();
+    let left_out = replay.used[0].recovered.remove(0);
+    replay.parts[0].rows -= left_out.rows;
+    replay.used[0].rest.as_mut().unwrap().rows += left_out.stored + left_out.filtered;
+    world.apply(Command::ReplayRejects(replay)).unwrap();
+    let parts: Vec<RejectPart> = world.state.list(&[]).unwrap();
+    let [part] = &parts[..] else { panic!("{parts:?}") };
+    assert!(part.of.iter().any(|of| of.partition.0 == 0 && of.records > 0));
+    assert!(part.version < world.deleted()[0].version, "deleted records are back");
+}
+
+#[test]
 fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
     let mut world = World::new();
     let commit = world.good_commit(0, 7, 40).unwrap();
@@ -202,7 +221,40 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
             if_exists: false,
         })
     };
+    // Dropped, it leaves its rows behind: those of another topic of that name nobody would read again.
+    let other_source = KafkaSource {
+        brokers: "elsewhere:1".into(),
+        ..world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap().source
+    };
+    let pipe_q = world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap();
+    world
+        .apply(Command::AlterPipe(AlterPipe {
+            name: "q".into(),
+            settings: pipe_q.settings.clone(),
+            format: pipe_q.format.clone(),
+            source: other_source,
+        }))
+        .unwrap();
     world.apply(drop_pipe("q")).unwrap();
+    refused(
+        world.apply(reset(&world, 0, 0, Some(OldRows::Delete))),
+        "which pipe 'q' read until it was dropped",
+    );
+}
+
+#[test]
+fn what_was_skipped_is_read_once_by_whoever_it_is() {
+    let mut world = World::new();
+    let commit = world.good_commit(0, 7, 40).unwrap();
+    world.apply(Command::CommitPart(commit)).unwrap();
+    // A pipe of the same source that was dropped is no obstacle: its rows are read again too.
+    world.apply(create_pipe("q", "t")).unwrap();
+    world
+        .apply(Command::DropPipe(ByName {
+            name: "q".into(),
+            if_exists: false,
+        }))
+        .unwrap();
     // Offsets 40 to 90 are skipped, and then a pipe of their own reads them.
     world.apply(reset(&world, 0, 90, None)).unwrap();
     let backfill = Backfill {
@@ -212,9 +264,25 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
     world.apply(Command::Backfill(backfill)).unwrap();
     refused(
         world.apply(reset(&world, 0, 0, Some(OldRows::Delete))),
-        "wait until that has caught up",
+        "wait until it has caught up",
     );
     world.apply(reset(&world, 2, 0, Some(OldRows::Delete))).unwrap();
+    // A pipe with an end does not come past it, and what is behind that would be gone.
+    let of_backfill = world.backfill_commit(99, 5).unwrap().spans[0].key;
+    let target = ResetTarget {
+        partition: of_backfill.partition,
+        incarnation: of_backfill.incarnation,
+        to: Some(Offset(40)),
+        topic: None,
+        old_rows: Some(OldRows::Delete),
+    };
+    let name = world.state.get::<Pipe>(&of_backfill.pipe).unwrap().unwrap().name;
+    let command = ResetOffsets {
+        name,
+        targets: vec![target],
+        because: "test".into(),
+    };
+    refused(world.apply(Command::ResetOffsets(command)), "up to offset 90 only");
     while let Some(commit) = world.backfill_commit(100 + u128::from(world.index), 50) {
         if commit.spans[0].width() == 0 {
             break;
@@ -229,6 +297,36 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
     );
     world.apply(reset(&world, 0, 10, Some(OldRows::Delete))).unwrap();
     assert_eq!(world.state.skips_of(PipeId(1)).unwrap(), []);
+}
+
+#[test]
+fn offsets_of_a_topic_that_is_no_more_are_not_backfilled() {
+    let mut world = World::new();
+    let go = |world: &mut World, to: u64, topic: u128, old_rows| {
+        let target = ResetTarget {
+            partition: PartitionId(0),
+            incarnation: world.partition(0).unwrap().incarnation,
+            to: Some(Offset(to)),
+            topic: Some(TopicId(topic)),
+            old_rows,
+        };
+        let command = ResetOffsets {
+            name: "p".into(),
+            targets: vec![target],
+            because: "test".into(),
+        };
+        world.apply(Command::ResetOffsets(command)).unwrap()
+    };
+    go(&mut world, 0, 1, None);
+    go(&mut world, 90, 1, None);
+    go(&mut world, 0, 2, Some(OldRows::Delete));
+    let backfill = Backfill {
+        name: "p".into(),
+        partitions: vec![],
+    };
+    // It was skipped, and that stays known; but these offsets are other records now, which the pipe reads itself.
+    assert_eq!(world.state.skips_of(PipeId(1)).unwrap().len(), 1);
+    assert_eq!(world.apply(Command::Backfill(backfill)), Ok(Response::Unchanged));
 }
 
 #[test]

@@ -220,14 +220,12 @@ impl ConsumerThread {
         }
         self.tell_group(reader);
         if self.shared.quiet.load(Ordering::Acquire) {
-            self.claim.hold(false);
             std::thread::sleep(POLL);
             return true;
         }
         self.claim.hold(self.is_urgent());
         if self.claim.gives_way() {
-            self.troubled = Some(Instant::now());
-            self.wait_all("its turn: other partitions of this node, whose records expire soon, are read first");
+            self.wait_for_turn();
             std::thread::sleep(POLL / 4);
             return true;
         }
@@ -251,16 +249,37 @@ impl ConsumerThread {
         fault.is_none_or(|fault| self.take_fault(reader, &fault)) && intact
     }
 
-    /// Whether there is something to be read that expires soon.
-    fn is_urgent(&self) -> bool {
-        let is_behind = |partition: &i32, place: &Place| {
+    /// The partitions in which there is something to be read, as far as is known.
+    fn behind(&self) -> impl Iterator<Item = &Place> {
+        let is_behind = |(partition, place): (&i32, &Place)| {
             let ends = lock(&self.shared.ends).get(partition).copied();
             ends.is_none_or(|ends| place.next < ends.stable)
         };
-        let urgent = |(partition, place): (&i32, &Place)| {
-            self.options.priority.is_urgent(place.key.pipe, place.key.partition) && is_behind(partition, place)
-        };
-        self.places.iter().any(urgent)
+        self.places
+            .iter()
+            .filter(move |at| is_behind(*at))
+            .map(|(_, place)| place)
+    }
+
+    /// Whether there is something to be read that expires soon.
+    fn is_urgent(&self) -> bool {
+        let urgent = |place: &Place| self.options.priority.is_urgent(place.key.pipe, place.key.partition);
+        self.behind().any(urgent)
+    }
+
+    /// Says so where nothing else is in the way.
+    fn wait_for_turn(&mut self) {
+        let mut waits = false;
+        for place in self.behind() {
+            if self.shared.waits.of(&place.key).is_none_or(|why| why.is_empty()) {
+                let why = "its turn: other partitions of this node, whose records expire soon, are read first";
+                self.shared.waits.set(place.key, why);
+                waits = true;
+            }
+        }
+        if waits {
+            self.troubled = Some(Instant::now());
+        }
     }
 
     fn tell_group(&mut self, reader: &Reader) {
@@ -505,7 +524,7 @@ impl ConsumerThread {
         let Some(Place { key, next, .. }) = self.places.remove(&partition) else {
             return;
         };
-        let why = reason.explain(&self.options.pipe.name, Offset(next as u64));
+        let why = reason.explain(&self.options.pipe.name, key.partition, Offset(next as u64));
         error!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the partition stops");
         if reason.is_source_loss() {
             // On which side of the break these rows lie is not known: they are read again, if they are there.

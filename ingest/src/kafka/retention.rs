@@ -5,7 +5,7 @@ use super::{SourceError, client_config};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use tidemill_core::{Offset, PartitionId};
 
 /// How long records may take to come when only their times are wanted.
 const LOOK_AT_RECORDS: Duration = Duration::from_secs(3);
+/// Bytes of a batch with one record, but for what is in the record.
+const RECORD_OVERHEAD: usize = 70;
 
 /// What of a partition is still to be read.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +26,7 @@ pub struct Unread {
     pub next: Offset,
     /// How many offsets there are from the oldest that the source still has on.
     pub records: u64,
-    /// Bytes of a record of this topic, its key and payload, on average over those that were looked at.
+    /// Bytes of a record of this partition, on average over those that were looked at: at most so many, uncompressed.
     pub record_bytes: Option<f64>,
     /// The time of the oldest record from there on, milliseconds since 1970, if the source said.
     pub oldest_ms: Option<i64>,
@@ -55,28 +57,46 @@ pub fn unread(source: &KafkaSource, places: &[(PartitionId, Offset)]) -> Result<
             .map_err(|e| unreachable(source, &e))?;
     }
     consumer.assign(&list).map_err(|e| unreachable(source, &e))?;
-    let mut times: BTreeMap<i32, Option<i64>> = BTreeMap::new();
-    let (mut looked_at, mut bytes) = (0_u64, 0);
+    let mut seen: BTreeMap<i32, Seen> = BTreeMap::new();
     let until = Instant::now() + LOOK_AT_RECORDS;
-    while times.len() < behind.len() && Instant::now() < until {
+    while seen.len() < behind.len() && Instant::now() < until {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-            looked_at += 1;
-            bytes += message.key_len() + message.payload_len();
-            times
-                .entry(message.partition())
-                .or_insert(message.timestamp().to_millis());
+            let seen = seen.entry(message.partition()).or_insert_with(|| Seen {
+                oldest_ms: message.timestamp().to_millis(),
+                ..Seen::default()
+            });
+            seen.records += 1;
+            seen.bytes += bytes_of(&message);
         }
     }
-    let found = behind.into_iter().map(|(partition, next, from, high)| Unread {
-        partition,
-        next,
-        records: (high - from).unsigned_abs(),
-        record_bytes: (looked_at > 0).then(|| bytes as f64 / looked_at as f64),
-        oldest_ms: times.get(&(partition.0 as i32)).copied().flatten(),
-        retention_ms,
-        retention_bytes,
+    let found = behind.into_iter().map(|(partition, next, from, high)| {
+        let seen = seen.remove(&(partition.0 as i32)).unwrap_or_default();
+        Unread {
+            partition,
+            next,
+            records: (high - from).unsigned_abs(),
+            record_bytes: (seen.records > 0).then(|| seen.bytes as f64 / f64::from(seen.records)),
+            oldest_ms: seen.oldest_ms,
+            retention_ms,
+            retention_bytes,
+        }
     });
     Ok(found.collect())
+}
+
+/// What was seen of a partition's records.
+#[derive(Default)]
+struct Seen {
+    oldest_ms: Option<i64>,
+    records: u32,
+    bytes: usize,
+}
+
+/// At most so many bytes of the log does a record take, if it is not compressed: it may be alone in its batch.
+fn bytes_of(message: &BorrowedMessage<'_>) -> usize {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let headers = headers.map(|h| h.key.len() + h.value.map_or(0, <[u8]>::len));
+    RECORD_OVERHEAD + message.key_len() + message.payload_len() + headers.sum::<usize>()
 }
 
 /// How long the topic keeps records, in milliseconds, and how many bytes of each partition.

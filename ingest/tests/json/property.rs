@@ -115,6 +115,7 @@ impl Choices<'_> {
             shards: 1,
             flush: FlushPolicy::default(),
             deleted: vec![],
+            former: vec![],
             created_at_ms: 0,
         }
     }

@@ -109,14 +109,15 @@ pub(super) fn skipped(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Que
 /// What resets deleted.
 pub(super) fn deleted_rows(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
     let tables: Vec<Table> = snapshot.list(&[])?;
-    let all = || tables.iter().flat_map(|t| t.deleted.iter().map(move |d| (t, d)));
+    let deletions = || tables.iter().flat_map(|t| t.deleted.iter().map(move |d| (t, d)));
+    let all = || deletions().flat_map(|(t, d)| d.from.iter().map(move |(p, from)| (t, d, p.0, from.0)));
     Columns::default()
-        .text("table", all().map(|(t, _)| Some(t.name.clone())))
-        .text("topic", all().map(|(_, d)| Some(d.topic.clone())))
-        .number("partition", all().map(|(_, d)| Some(d.partition.0.into())))
-        .number("from_offset", all().map(|(_, d)| Some(d.from.0)))
-        .number("before_version", all().map(|(_, d)| Some(d.version.0)))
-        .time("deleted_at", all().map(|(_, d)| d.at_ms))
+        .text("table", all().map(|(t, _, _, _)| Some(t.name.clone())))
+        .text("topic", all().map(|(_, d, _, _)| Some(d.topic.clone())))
+        .number("partition", all().map(|(_, _, partition, _)| Some(partition.into())))
+        .number("from_offset", all().map(|(_, _, _, from)| Some(from)))
+        .number("before_version", all().map(|(_, d, _, _)| Some(d.version.0)))
+        .time("deleted_at", all().map(|(_, d, _, _)| d.at_ms))
         .finish()
 }
 

@@ -60,10 +60,11 @@ pub(super) fn partitions(
     }
     let total = |p: &SourcePartition| totals.get(&(p.pipe, p.partition.0)).copied().unwrap_or_default();
     let waits = |p: &SourcePartition| match &p.stop {
-        Some(stop) => Some(
-            stop.reason
-                .explain(&pipes.get(&p.pipe).cloned().unwrap_or_default(), p.offset),
-        ),
+        Some(stop) => Some(stop.reason.explain(
+            &pipes.get(&p.pipe).cloned().unwrap_or_default(),
+            p.partition,
+            p.offset,
+        )),
         None => of(p).map(|said| said.waiting_for.clone()),
     };
     let lag = |said: &PartitionProgress| said.end.map(|end| end.0.saturating_sub(said.position.0));

@@ -2,7 +2,7 @@
 //! reject parts. Those that a reset deleted, because they are read once more, are left out.
 
 use crate::error::QueryError;
-use crate::table::{OF_REJECTS, PartScan, one_of_all};
+use crate::table::{FilesOfAge, OF_REJECTS, PartScan, one_of_all};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -95,16 +95,15 @@ impl TableProvider for Rejected {
         for of_table in self.of_tables.values() {
             let parts = of_table.parts.iter();
             let parts = parts.map(|(pipe, part)| (part.version, &part.file, vec![ScalarValue::from(pipe.as_str())]));
-            for (concerned, files) in OF_REJECTS.by_deletions(&of_table.deleted, parts) {
-                if concerned.is_empty() {
+            for FilesOfAge { deleted, files } in OF_REJECTS.by_age(&of_table.deleted, parts) {
+                let Some(deleted) = deleted else {
                     whole.extend(files);
                     continue;
-                }
+                };
                 let columns = OF_REJECTS.beside(&reject_schema(), Some(&places))?;
                 let scan = PartScan::new(reject_schema(), files).with_extra(vec![pipe_field()]);
                 if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
-                    let deleted = concerned.iter().map(|i| &of_table.deleted[*i]);
-                    inputs.push(OF_REJECTS.leave_out(state, scan, deleted, places.len())?);
+                    inputs.push(OF_REJECTS.leave_out(scan, deleted, places.len())?);
                 }
             }
         }

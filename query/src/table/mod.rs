@@ -9,7 +9,7 @@ mod parts;
 mod pruning;
 
 use deleted::OF_ROWS;
-pub(crate) use deleted::{OF_REJECTS, deleted_rejects};
+pub(crate) use deleted::{Deleted, FilesOfAge, OF_REJECTS};
 pub(crate) use parts::PartScan;
 
 use crate::error::QueryError;
@@ -111,18 +111,17 @@ impl TableProvider for UserTable {
         let deleted = &self.at_once.table.deleted;
         let all = self.parts().await?.iter();
         let all = all.map(|part| (part.version, &part.file, Vec::new()));
-        for (concerned, files) in OF_ROWS.by_deletions(deleted, all) {
+        for FilesOfAge { deleted, files } in OF_ROWS.by_age(deleted, all) {
             let scan = PartScan::new(self.schema.clone(), files);
-            if concerned.is_empty() {
+            let Some(deleted) = deleted else {
                 inputs.extend(scan.plan(state, projection, filters, limit)?);
                 continue;
-            }
+            };
             let columns = OF_ROWS.beside(&self.schema, projection)?;
             let wanted = projection.map_or(self.schema.fields().len(), Vec::len);
             // No limit: some of the rows do not count.
             if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
-                let deleted = concerned.iter().map(|i| &deleted[*i]);
-                inputs.push(OF_ROWS.leave_out(state, scan, deleted, wanted)?);
+                inputs.push(OF_ROWS.leave_out(scan, deleted, wanted)?);
             }
         }
         if !self.at_once.rows.is_empty() {

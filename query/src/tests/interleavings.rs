@@ -463,8 +463,9 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
     for at_once in reading.tables.values() {
         let parts = reading.snapshot.parts_of(at_once.table.id).unwrap();
         let deleted = |part: &Part, row: &Row| {
-            let from = |d: &DeletedRows| d.partition.0 == row.1 && d.from.0 <= row.2 && part.version < d.version;
-            at_once.table.deleted.iter().any(from)
+            let holds = |(p, from): &(PartitionId, Offset)| p.0 == row.1 && from.0 <= row.2;
+            let younger = |d: &DeletedRows| part.version < d.version && d.from.iter().any(holds);
+            at_once.table.deleted.iter().any(younger)
         };
         let rows_of = |part: &Part| sim.parts[&part.file.id].clone();
         let committed = parts
@@ -488,7 +489,8 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
                     p.pipe, p.partition
                 );
                 let old = before.get::<SourcePartition>(&(p.pipe, p.partition)).unwrap().unwrap();
-                let went_back = |d: &DeletedRows| d.partition == p.partition && d.version > before.version();
+                let of_it = |(partition, _): &(PartitionId, Offset)| *partition == p.partition;
+                let went_back = |d: &DeletedRows| d.version > before.version() && d.from.iter().any(of_it);
                 assert!(
                     cut >= old.offset.0 || at_once.table.deleted.iter().any(went_back),
                     "less than what was committed before"

@@ -34,6 +34,7 @@ pub(crate) fn table(columns: &[(&str, ColumnType)]) -> Table {
         shards: 4,
         flush: FlushPolicy::default(),
         deleted: vec![],
+        former: vec![],
         created_at_ms: 0,
     }
 }

@@ -63,6 +63,7 @@ fn table(columns: Vec<Column>) -> Table {
         shards: 1,
         flush: FlushPolicy::default(),
         deleted: vec![],
+        former: vec![],
         created_at_ms: 0,
     }
 }
