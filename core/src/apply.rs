@@ -10,6 +10,7 @@ mod cluster;
 mod commit;
 mod control;
 mod definitions;
+mod deletion;
 mod events;
 mod membership;
 mod rejects;

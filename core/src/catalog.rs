@@ -9,6 +9,7 @@ use crate::ledger::ClosedLedger;
 use crate::schema::{Column, PartitionBy};
 use crate::view::{CatalogRead, Key, Kind, Record, ViewError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where a node is reached, each as `host:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,16 @@ pub struct Table {
     pub created_at_ms: i64,
 }
 
+impl Table {
+    /// The same table, whose rows are not split by its partition expression.
+    pub fn undivided(&self) -> Self {
+        Self {
+            partition_by: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// Rows, and rejected records, that a reset deleted because their offsets are read once more: those of some source
 /// partitions, each from an offset on, in parts that became visible before. The parts stay as they are; whoever reads
 /// them leaves these rows out.
@@ -141,7 +152,7 @@ pub struct DeletedRows {
     /// The topic, as the rows name it.
     pub topic: String,
     /// The partitions, each with the first offset.
-    pub from: Vec<(PartitionId, Offset)>,
+    pub from: BTreeMap<PartitionId, Offset>,
     /// The version that deleted them: parts that became visible later are not concerned.
     pub version: Version,
     /// When, milliseconds since 1970.

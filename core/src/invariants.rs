@@ -6,6 +6,7 @@
 use crate::catalog::*;
 use crate::ids::*;
 use crate::ledger::ClosedLedger;
+use crate::span::SpanKey;
 use crate::view::{CatalogRead, CatalogView, ViewError};
 use std::collections::BTreeMap;
 
@@ -36,20 +37,16 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             ));
         }
         for of in &part.of {
-            *rejected.entry((part.pipe, of.partition, of.incarnation)).or_default() += of.records;
+            let key = SpanKey {
+                pipe: part.pipe,
+                partition: of.partition,
+                incarnation: of.incarnation,
+            };
+            *rejected.entry(key).or_default() += of.records;
         }
     }
-    let mut expect_rejected = |pipe, partition, incarnation, counted: u64| {
-        let held = rejected.remove(&(pipe, partition, incarnation)).unwrap_or_default();
-        (held != counted).then(|| {
-            let name = format!("pipe {pipe} partition {partition} incarnation {incarnation}");
-            violation(
-                "LED-1",
-                format!("{name} counts {counted} rejected records, reject parts hold {held}"),
-            )
-        })
-    };
-    for partition in view.list::<SourcePartition>(&[])? {
+    let partitions = view.list::<SourcePartition>(&[])?;
+    for partition in &partitions {
         let name = format!("pipe {} partition {}", partition.pipe, partition.partition);
         if view.get::<Pipe>(&partition.pipe)?.is_none() {
             found.push(violation("OFF-2", format!("{name} has no pipe")));
@@ -60,31 +57,22 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
                 format!("{name} belongs to shard {}, which is not there", partition.shard),
             ));
         }
-        if let Some(wrong) = partition.ledger.imbalance(partition.offset) {
-            found.push(violation("LED-1", format!("{name}: {wrong}")));
-        }
         if partition.until.is_some_and(|until| until < partition.offset) {
             found.push(violation("OFF-1", format!("{name} has passed its end: {partition:?}")));
         }
-        let counted = partition.ledger.counts.rejected;
-        found.extend(expect_rejected(
-            partition.pipe,
-            partition.partition,
-            partition.incarnation,
-            counted,
-        ));
     }
-    for closed in view.list::<ClosedLedger>(&[])? {
-        if let Some(wrong) = closed.ledger.imbalance(closed.end) {
-            found.push(violation("LED-1", format!("{closed:?}: {wrong}")));
+    let closed = view.list::<ClosedLedger>(&[])?;
+    let lives = partitions.iter().map(|p| (p.key(), p.ledger, p.offset));
+    for (key, ledger, end) in lives.chain(closed.iter().map(|c| (c.key(), c.ledger, c.end))) {
+        let broken = |what: String| violation("LED-1", format!("{key:?}: {what}"));
+        found.extend(ledger.imbalance(end).map(broken));
+        let held = rejected.remove(&key).unwrap_or_default();
+        let counted = ledger.counts.rejected;
+        if held != counted {
+            found.push(broken(format!(
+                "counts {counted} rejected records, reject parts hold {held}"
+            )));
         }
-        let counted = closed.ledger.counts.rejected;
-        found.extend(expect_rejected(
-            closed.pipe,
-            closed.partition,
-            closed.incarnation,
-            counted,
-        ));
     }
     for shard in view.list::<Shard>(&[])? {
         if view.get::<Table>(&shard.id.table)?.is_none() {

@@ -6,6 +6,7 @@
 //! command that passes over offsets which nobody will read.
 
 use crate::ids::{Incarnation, Offset, PartitionId, PipeId};
+use crate::span::SpanKey;
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
@@ -128,4 +129,15 @@ pub struct ClosedLedger {
     pub ended_by: String,
     /// When it ended, milliseconds since 1970.
     pub ended_at_ms: i64,
+}
+
+impl ClosedLedger {
+    /// Which history it is the ledger of.
+    pub fn key(&self) -> SpanKey {
+        SpanKey {
+            pipe: self.pipe,
+            partition: self.partition,
+            incarnation: self.incarnation,
+        }
+    }
 }

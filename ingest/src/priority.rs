@@ -21,10 +21,13 @@ const LEASE: Duration = Duration::from_millis(500);
 /// For how long a claim is renewed without anything being read: whoever cannot read, keeps nobody from reading.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// Partitions whose oldest unread record expires soon.
+pub type Urgent = BTreeSet<(PipeId, PartitionId)>;
+
 /// What the consumer threads of a node know of each other's hurry.
 #[derive(Debug)]
 pub struct Priority {
-    urgent: Mutex<BTreeSet<(PipeId, PartitionId)>>,
+    urgent: Mutex<Arc<Urgent>>,
     /// Until when somebody reads first, in milliseconds since `began`. It runs out by itself: a thread that has no
     /// partition any more, or no broker, or has ended, keeps nobody waiting.
     claimed_until: AtomicU64,
@@ -43,14 +46,13 @@ impl Default for Priority {
 
 impl Priority {
     /// Replaces the partitions whose oldest unread record expires soon.
-    pub fn set_urgent(&self, urgent: BTreeSet<(PipeId, PartitionId)>) {
-        *self.urgent.lock().unwrap_or_else(PoisonError::into_inner) = urgent;
+    pub fn set_urgent(&self, urgent: Urgent) {
+        *self.urgent.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(urgent);
     }
 
-    /// Whether the oldest unread record of the partition expires soon.
-    pub fn is_urgent(&self, pipe: PipeId, partition: PartitionId) -> bool {
-        let urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
-        urgent.contains(&(pipe, partition))
+    /// The partitions whose oldest unread record expires soon.
+    pub fn urgent(&self) -> Arc<Urgent> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A claim for one thread, which it does not hold yet.
@@ -134,10 +136,11 @@ mod tests {
     fn only_what_the_manager_names_is_urgent() {
         let priority = Priority::default();
         let (pipe, partition) = (PipeId(1), PartitionId(2));
-        assert!(!priority.is_urgent(pipe, partition));
+        let is_urgent = |partition: PartitionId| priority.urgent().contains(&(pipe, partition));
+        assert!(!is_urgent(partition));
         priority.set_urgent([(pipe, partition)].into());
-        assert!(priority.is_urgent(pipe, partition) && !priority.is_urgent(pipe, PartitionId(1)));
-        priority.set_urgent(BTreeSet::new());
-        assert!(!priority.is_urgent(pipe, partition));
+        assert!(is_urgent(partition) && !is_urgent(PartitionId(1)));
+        priority.set_urgent(Urgent::new());
+        assert!(!is_urgent(partition));
     }
 }

@@ -260,11 +260,7 @@ fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Enco
     let mut new_id = || PartId(random());
     let mut parts = write_parts(table, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
     if parts.len() > MAX_PARTS {
-        let whole = Table {
-            partition_by: None,
-            ..table.clone()
-        };
-        parts = write_parts(&whole, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
+        parts = write_parts(&table.undivided(), shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
     }
     let mut by_pipe = std::collections::BTreeMap::<_, Vec<_>>::new();
     for (pipe, batch) in &cut.rejects {

@@ -12,7 +12,7 @@ use tidemill_core::command::RecordEvent;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Command, Offset, PartitionId};
 use tidemill_ingest::kafka::{Unread, unread};
-use tidemill_proto::api::{Headroom, SourcePartition};
+use tidemill_proto::api::Headroom;
 use tidemill_raft::Catalog;
 use tracing::{debug, warn};
 
@@ -23,7 +23,7 @@ const SHORTEST_RATE_MS: i64 = 60_000;
 
 /// Looks at every pipe's source once.
 pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnapshot) -> anyhow::Result<()> {
-    let (mut known, mut urgent) = (Vec::new(), Vec::new());
+    let mut known = Vec::new();
     for pipe in state.list::<Pipe>(&[])? {
         let partitions = state.partitions_of(pipe.id)?;
         let places: Vec<(PartitionId, Offset)> = partitions
@@ -43,25 +43,19 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
             let Some(Room { seconds, half_used }) = room(&unread, now_ms()) else {
                 continue;
             };
+            let alarming = seconds < i64::from(pipe.settings.headroom_alert_s);
             known.push(Headroom {
                 pipe: pipe.id.0,
                 partition: unread.partition.0,
                 seconds,
+                urgent: alarming && half_used,
             });
-            if seconds < i64::from(pipe.settings.headroom_alert_s) {
-                if half_used {
-                    urgent.push(SourcePartition {
-                        pipe: pipe.id.0,
-                        partition: unread.partition.0,
-                    });
-                }
-                if let Err(error) = alert(catalog, state, &pipe, &unread, seconds).await {
-                    warn!(pipe = %pipe.name, %error, "an event about its headroom is not written");
-                }
+            if alarming && let Err(error) = alert(catalog, state, &pipe, &unread, seconds).await {
+                warn!(pipe = %pipe.name, %error, "an event about its headroom is not written");
             }
         }
     }
-    reports.know_headroom(known, urgent);
+    reports.know_headroom(known);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tidemill_core::catalog::Addresses;
 use tidemill_core::{BootId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
 use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
-use tidemill_proto::api::{BeatRequest, NodeProgress, PartitionProgress, SourcePartition, TaskProgress};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress};
 use tidemill_raft::Catalog;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -121,7 +121,7 @@ impl Heart {
         }
     }
 
-    fn hurry(&self, urgent: Vec<SourcePartition>) {
+    fn hurry(&self, urgent: Vec<Headroom>) {
         let urgent = urgent.into_iter().map(|p| (PipeId(p.pipe), PartitionId(p.partition)));
         self.priority.set_urgent(urgent.collect());
     }

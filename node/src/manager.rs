@@ -17,7 +17,7 @@ use tidemill_core::membership::Plan;
 use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
-use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply, SourcePartition};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -40,7 +40,6 @@ pub struct Reports {
     heard: Mutex<BTreeMap<NodeId, Report>>,
     refused: Mutex<BTreeMap<BootId, String>>,
     headroom: Mutex<Vec<Headroom>>,
-    urgent: Mutex<Vec<SourcePartition>>,
     /// Since when this node is the manager; `None` while it is not.
     since: Mutex<Option<Instant>>,
     /// What a change of membership waits for.
@@ -86,14 +85,14 @@ impl Reports {
     }
 
     /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
-    pub fn know_headroom(&self, headroom: Vec<Headroom>, urgent: Vec<SourcePartition>) {
+    pub fn know_headroom(&self, headroom: Vec<Headroom>) {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
-        *self.urgent.lock().unwrap_or_else(PoisonError::into_inner) = urgent;
     }
 
-    /// The partitions with less headroom than their pipe's alert.
-    pub fn urgent(&self) -> Vec<SourcePartition> {
-        self.urgent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Those whose oldest unread record is in danger.
+    pub fn urgent(&self) -> Vec<Headroom> {
+        let headroom = self.headroom.lock().unwrap_or_else(PoisonError::into_inner);
+        headroom.iter().filter(|room| room.urgent).copied().collect()
     }
 
     /// Everything that the manager knows, as it is told to others.
@@ -164,7 +163,7 @@ impl Reports {
     fn begin(&self) {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
         // Of an earlier term.
-        self.know_headroom(Vec::new(), Vec::new());
+        self.know_headroom(Vec::new());
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 

@@ -101,11 +101,8 @@ impl Work {
         }
         let mut new_id = || PartId(random());
         let shard = self.part.shard;
-        let whole = Table {
-            // Few rows of all times: as one part.
-            partition_by: None,
-            ..self.table.clone()
-        };
+        // Few rows of all times: as one part.
+        let whole = self.table.undivided();
         let parts = write_parts(&whole, shard, self.epoch, &rows, &mut new_id).map_err(|e| text(&e))?;
         let rest = without(&self.rejects, &gone).map_err(|e| text(&e))?;
         let rest = match rest.num_rows() {

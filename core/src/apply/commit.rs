@@ -133,8 +133,8 @@ fn check_span(
     })
 }
 
-/// `moved` are the partitions of the spans, in their order. The first gap of a life in a topic that should have none is an event: nothing should be absent there, and if
-/// transactions or compaction are at work, the pipe should say so.
+/// The first gap of a life in a topic that should have none is an event: nothing should be absent there, and if
+/// transactions or compaction are at work, the pipe should say so. `moved` are the partitions of the spans, in their order.
 fn note_gaps(state: &mut Overlay<'_>, at: At, moved: &[SourcePartition], c: &CommitPart) -> Result<(), Stop> {
     for (partition, span) in moved.iter().zip(&c.spans) {
         let now = span.counts.absent;

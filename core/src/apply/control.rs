@@ -4,6 +4,7 @@
 //! same step: a commit that was under way is refused then, whoever holds it. A life that ends leaves its
 //! ledger behind. Partitions that a command does not name are not touched.
 
+use super::deletion::{delete_rows, forget_skips};
 use super::events::note;
 use super::{At, Stop, Verdict, definitions};
 use crate::catalog::*;
@@ -14,9 +15,7 @@ use crate::ids::*;
 use crate::ledger::{ClosedLedger, Ledger};
 use crate::stop::StopReason;
 use crate::view::{CatalogRead, Overlay};
-
-/// The most deletions that a table keeps, counted by partition.
-const MAX_DELETED: usize = 65_536;
+use std::collections::BTreeMap;
 
 pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) -> Verdict {
     let mut pipe = named(state, &c.name)?;
@@ -73,7 +72,7 @@ pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -
     if c.targets.is_empty() {
         return Ok(Response::Unchanged);
     }
-    let mut deleted = Vec::new();
+    let mut deleted = BTreeMap::new();
     for (i, target) in c.targets.iter().enumerate() {
         let place = (pipe.id, target.partition);
         let known = state.get::<SourcePartition>(&place)?;
@@ -83,7 +82,7 @@ pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -
         };
         reset_one(state, at, &pipe, partition, target, &c.because)?;
         if let (Some(to), Some(OldRows::Delete)) = (target.to, target.old_rows) {
-            deleted.push((target.partition, to));
+            deleted.insert(target.partition, to);
         }
     }
     if !deleted.is_empty() {
@@ -116,22 +115,9 @@ fn reset_one(
         _ => None,
     };
     let lost = unread_until.map_or(0, |end| end.0.saturating_sub(from.0));
-    let mut deleted = "";
     match (target.to, target.old_rows) {
-        (Some(to), Some(OldRows::Delete)) => {
-            if let Some(until) = partition.until {
-                return Err(Refusal::Definition(format!(
-                    "pipe '{}' reads partition {} up to offset {until} only: rows behind it would be deleted and not read again",
-                    pipe.name, partition.partition
-                ))
-                .into());
-            }
-            // Of another topic, what was skipped is something else, and no backfill reads it.
-            if same_topic {
-                forget_skips(state, pipe.id, partition.partition, to)?;
-            }
-            deleted = "; rows that were there from that offset on are deleted";
-        }
+        // Of another topic, what was skipped is something else, and no backfill reads it.
+        (Some(to), Some(OldRows::Delete)) if same_topic => forget_skips(state, pipe.id, partition.partition, to)?,
         (Some(to), None) if same_topic && to < from => {
             return Err(Refusal::Definition(format!(
                 "partition {} of pipe '{}' would go back from offset {from} to {to} and read {} offsets once more: say DELETE \
@@ -164,6 +150,10 @@ fn reset_one(
         };
         state.put(&(pipe.id, partition.partition, from), &skip)?;
     }
+    let deleted = match target.old_rows {
+        Some(OldRows::Delete) => "; rows that were there from that offset on are deleted",
+        _ => "",
+    };
     let text = match target.to {
         Some(to) => format!("goes on at offset {to} instead of {from}: {because}; {lost} offsets are lost{deleted}"),
         None => format!("is forgotten at offset {from}: {because}; {lost} offsets are lost"),
@@ -179,86 +169,6 @@ fn reset_one(
             state.put(&place, &partition)?;
         }
         None => state.delete::<SourcePartition>(&place),
-    }
-    Ok(())
-}
-
-/// Deletes the rows of these partitions, each from an offset on, in the same step in which the pipe goes back there. The
-/// files stay: what became visible up to now is left out of what is read, what is committed later is not.
-///
-/// Rows know their topic by name and not their pipe. So all that have that name must come from what this pipe reads
-/// again, or rows would go that nobody brings back.
-fn delete_rows(state: &mut Overlay<'_>, at: At, pipe: &Pipe, from: Vec<(PartitionId, Offset)>) -> Result<(), Stop> {
-    let mut table = definitions::table_of(state, pipe.table)?;
-    let no = |why: String| Refusal::Definition(format!("rows of pipe '{}' cannot be deleted: {why}", pipe.name)).into();
-    for other in state.pipes_into(pipe.table)? {
-        if other.id == pipe.id || other.source.topic != pipe.source.topic {
-            continue;
-        }
-        if other.backfills != Some(pipe.id) {
-            return Err(no(format!(
-                "pipe '{}' fills the same table from a topic of the same name, and rows do not say which pipe they come from",
-                other.name
-            )));
-        }
-        for (partition, _) in &from {
-            let read = state.get::<SourcePartition>(&(other.id, *partition))?;
-            if read.is_some_and(|p| !p.is_complete()) {
-                return Err(no(format!(
-                    "pipe '{}' reads offsets of partition {partition} that were skipped; wait until it has caught up, or drop it",
-                    other.name
-                )));
-            }
-        }
-    }
-    let elsewhere = |former: &&FormerSource| {
-        former.topic == pipe.source.topic
-            && match (former.id, pipe.topic) {
-                (Some(then), Some(now)) => then != now,
-                _ => former.brokers != pipe.source.brokers,
-            }
-    };
-    if let Some(former) = table.former.iter().find(elsewhere) {
-        return Err(no(format!(
-            "there are rows from another topic of the same name, which pipe '{}' read until it was dropped, and nobody would \
-             read them again",
-            former.pipe
-        )));
-    }
-    // An earlier deletion says nothing any more where it is part of this one.
-    let topic = &pipe.source.topic;
-    for earlier in table.deleted.iter_mut().filter(|earlier| earlier.topic == *topic) {
-        let contained = |(p, old): &(PartitionId, Offset)| from.iter().any(|(q, new)| p == q && new <= old);
-        earlier.from.retain(|old| !contained(old));
-    }
-    table.deleted.retain(|earlier| !earlier.from.is_empty());
-    let lines: usize = table.deleted.iter().map(|earlier| earlier.from.len()).sum();
-    if lines + from.len() > MAX_DELETED {
-        return Err(no(format!(
-            "the table has {lines} deletions, and keeps no more than {MAX_DELETED}"
-        )));
-    }
-    table.deleted.push(DeletedRows {
-        topic: topic.clone(),
-        from,
-        version: at.version,
-        at_ms: at.ms,
-    });
-    state.put(&table.id, &table)?;
-    Ok(())
-}
-
-/// What was skipped from `from` on is read now, and must not be read a second time.
-fn forget_skips(state: &mut Overlay<'_>, pipe: PipeId, partition: PartitionId, from: Offset) -> Result<(), Stop> {
-    let behind = |skip: &Skip| skip.partition == partition && skip.end > from;
-    for mut skip in state.skips_of(pipe)?.into_iter().filter(behind) {
-        let place = (pipe, partition, skip.start);
-        if skip.start >= from {
-            state.delete::<Skip>(&place);
-        } else {
-            skip.end = from;
-            state.put(&place, &skip)?;
-        }
     }
     Ok(())
 }

@@ -327,11 +327,7 @@ fn step(world: &mut World, i: usize, act: Act) {
                 topic: topic.map(TopicId),
                 old_rows,
             };
-            let outcome = world.apply(Command::ResetOffsets(ResetOffsets {
-                name: "p".into(),
-                targets: vec![target],
-                because: "test".into(),
-            }));
+            let outcome = world.apply(reset_one("p", target));
             assert!(behind == 0 || outcome.is_err(), "a reset for another life was accepted");
         }
         Act::Backfill => {
@@ -375,12 +371,7 @@ fn step(world: &mut World, i: usize, act: Act) {
                 partitions,
             }));
         }
-        Act::DropPipe => {
-            _ = world.apply(Command::DropPipe(ByName {
-                name: "p".into(),
-                if_exists: false,
-            }))
-        }
+        Act::DropPipe => _ = world.apply(drop_pipe("p")),
         Act::DropTable => {
             _ = world.apply(Command::DropTable(ByName {
                 name: "t".into(),

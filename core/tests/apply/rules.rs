@@ -38,12 +38,7 @@ fn a_file_without_rows_cannot_come_back_from_the_dead() {
         Err(Refusal::Definition(_))
     ));
     world.apply(Command::CommitPart(other)).unwrap();
-    world
-        .apply(Command::DropPipe(ByName {
-            name: "p".into(),
-            if_exists: false,
-        }))
-        .unwrap();
+    world.apply(drop_pipe("p")).unwrap();
     assert!(world.apply(Command::CommitPart(empty)).is_err());
 }
 
@@ -108,12 +103,7 @@ fn dropping_a_table_buries_its_files_and_needs_its_pipes_gone() {
         })
     };
     assert!(matches!(world.apply(drop_table()), Err(Refusal::TableInUse { .. })));
-    world
-        .apply(Command::DropPipe(ByName {
-            name: "p".into(),
-            if_exists: false,
-        }))
-        .unwrap();
+    world.apply(drop_pipe("p")).unwrap();
     world.apply(drop_table()).unwrap();
     assert_eq!(world.state.list::<Tombstone>(&[]).unwrap().len(), 2);
     assert_eq!(world.state.list::<Part>(&[]).unwrap().len(), 0);
@@ -145,11 +135,7 @@ fn reset(world: &World, partition: u32, to: u64, old_rows: Option<OldRows>) -> C
         topic: None,
         old_rows,
     };
-    Command::ResetOffsets(ResetOffsets {
-        name: "p".into(),
-        targets: vec![target],
-        because: "test".into(),
-    })
+    reset_one("p", target)
 }
 
 #[test]
@@ -215,12 +201,6 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
         world.apply(reset(&world, 0, 0, Some(OldRows::Delete))),
         "pipe 'q' fills the same table",
     );
-    let drop_pipe = |name: &str| {
-        Command::DropPipe(ByName {
-            name: name.into(),
-            if_exists: false,
-        })
-    };
     // Dropped, it leaves its rows behind: those of another topic of that name nobody would read again.
     let other_source = KafkaSource {
         brokers: "elsewhere:1".into(),
@@ -249,12 +229,7 @@ fn what_was_skipped_is_read_once_by_whoever_it_is() {
     world.apply(Command::CommitPart(commit)).unwrap();
     // A pipe of the same source that was dropped is no obstacle: its rows are read again too.
     world.apply(create_pipe("q", "t")).unwrap();
-    world
-        .apply(Command::DropPipe(ByName {
-            name: "q".into(),
-            if_exists: false,
-        }))
-        .unwrap();
+    world.apply(drop_pipe("q")).unwrap();
     // Offsets 40 to 90 are skipped, and then a pipe of their own reads them.
     world.apply(reset(&world, 0, 90, None)).unwrap();
     let backfill = Backfill {
@@ -277,12 +252,7 @@ fn what_was_skipped_is_read_once_by_whoever_it_is() {
         old_rows: Some(OldRows::Delete),
     };
     let name = world.state.get::<Pipe>(&of_backfill.pipe).unwrap().unwrap().name;
-    let command = ResetOffsets {
-        name,
-        targets: vec![target],
-        because: "test".into(),
-    };
-    refused(world.apply(Command::ResetOffsets(command)), "up to offset 90 only");
+    refused(world.apply(reset_one(&name, target)), "up to offset 90 only");
     while let Some(commit) = world.backfill_commit(100 + u128::from(world.index), 50) {
         if commit.spans[0].width() == 0 {
             break;
@@ -310,12 +280,7 @@ fn offsets_of_a_topic_that_is_no_more_are_not_backfilled() {
             topic: Some(TopicId(topic)),
             old_rows,
         };
-        let command = ResetOffsets {
-            name: "p".into(),
-            targets: vec![target],
-            because: "test".into(),
-        };
-        world.apply(Command::ResetOffsets(command)).unwrap()
+        world.apply(reset_one("p", target)).unwrap()
     };
     go(&mut world, 0, 1, None);
     go(&mut world, 90, 1, None);

@@ -313,3 +313,19 @@ pub fn set_state(state: PipeState) -> Command {
         state,
     })
 }
+
+/// Lets one partition of `pipe` go on elsewhere.
+pub fn reset_one(pipe: &str, target: ResetTarget) -> Command {
+    Command::ResetOffsets(ResetOffsets {
+        name: pipe.into(),
+        targets: vec![target],
+        because: "test".into(),
+    })
+}
+
+pub fn drop_pipe(name: &str) -> Command {
+    Command::DropPipe(ByName {
+        name: name.into(),
+        if_exists: false,
+    })
+}

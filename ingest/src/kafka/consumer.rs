@@ -242,29 +242,27 @@ impl ConsumerThread {
             self.wait_all("");
         }
         let (run, fault) = poll_run(reader, POLL);
+        let mut intact = true;
         if !run.is_empty() {
             self.claim.progressed();
+            intact = self.take_run(run);
         }
-        let intact = run.is_empty() || self.take_run(run);
         fault.is_none_or(|fault| self.take_fault(reader, &fault)) && intact
     }
 
     /// The partitions in which there is something to be read, as far as is known.
-    fn behind(&self) -> impl Iterator<Item = &Place> {
-        let is_behind = |(partition, place): (&i32, &Place)| {
-            let ends = lock(&self.shared.ends).get(partition).copied();
-            ends.is_none_or(|ends| place.next < ends.stable)
-        };
-        self.places
-            .iter()
-            .filter(move |at| is_behind(*at))
-            .map(|(_, place)| place)
+    fn behind(&self) -> Vec<&Place> {
+        let ends = lock(&self.shared.ends);
+        let is_behind = |(n, place): &(&i32, &Place)| ends.get(n).is_none_or(|ends| place.next < ends.stable);
+        self.places.iter().filter(is_behind).map(|(_, place)| place).collect()
     }
 
     /// Whether there is something to be read that expires soon.
     fn is_urgent(&self) -> bool {
-        let urgent = |place: &Place| self.options.priority.is_urgent(place.key.pipe, place.key.partition);
-        self.behind().any(urgent)
+        let urgent = self.options.priority.urgent();
+        // Most of the time nothing is, and this is asked before every run.
+        let is_urgent = |place: &&Place| urgent.contains(&(place.key.pipe, place.key.partition));
+        !urgent.is_empty() && self.behind().iter().any(is_urgent)
     }
 
     /// Says so where nothing else is in the way.

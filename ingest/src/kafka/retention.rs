@@ -39,57 +39,58 @@ pub struct Unread {
 /// The partitions, of those at these next offsets, that have records to be read. Reads one record of each.
 pub fn unread(source: &KafkaSource, places: &[(PartitionId, Offset)]) -> Result<Vec<Unread>, SourceError> {
     let consumer = connect(source)?;
-    let mut behind = Vec::new();
+    let mut behind: BTreeMap<i32, Unread> = BTreeMap::new();
+    let mut list = TopicPartitionList::with_capacity(places.len());
     for (partition, next) in places {
-        let marks = consumer.fetch_watermarks(&source.topic, partition.0 as i32, PATIENCE);
+        let number = partition.0 as i32;
+        let marks = consumer.fetch_watermarks(&source.topic, number, PATIENCE);
         let (low, high) = marks.map_err(|e| unreachable(source, &e))?;
-        if (next.0 as i64) < high {
-            behind.push((*partition, *next, low.max(next.0 as i64), high));
+        if (next.0 as i64) >= high {
+            continue;
         }
+        let from = low.max(next.0 as i64);
+        list.add_partition_offset(&source.topic, number, KafkaOffset::Offset(from))
+            .map_err(|e| unreachable(source, &e))?;
+        let unread = Unread {
+            partition: *partition,
+            next: *next,
+            records: (high - from).unsigned_abs(),
+            record_bytes: None,
+            oldest_ms: None,
+            retention_ms: None,
+            retention_bytes: None,
+        };
+        behind.insert(number, unread);
     }
     if behind.is_empty() {
         return Ok(Vec::new());
     }
     let (retention_ms, retention_bytes) = retention(source)?;
-    let mut list = TopicPartitionList::with_capacity(behind.len());
-    for (partition, _, from, _) in &behind {
-        list.add_partition_offset(&source.topic, partition.0 as i32, KafkaOffset::Offset(*from))
-            .map_err(|e| unreachable(source, &e))?;
-    }
     consumer.assign(&list).map_err(|e| unreachable(source, &e))?;
-    let mut seen: BTreeMap<i32, Seen> = BTreeMap::new();
+    // Of each partition, how many records were looked at.
+    let mut seen: BTreeMap<i32, f64> = BTreeMap::new();
     let until = Instant::now() + LOOK_AT_RECORDS;
     while seen.len() < behind.len() && Instant::now() < until {
-        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-            let seen = seen.entry(message.partition()).or_insert_with(|| Seen {
-                oldest_ms: message.timestamp().to_millis(),
-                ..Seen::default()
-            });
-            seen.records += 1;
-            seen.bytes += bytes_of(&message);
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let Some(unread) = behind.get_mut(&message.partition()) else {
+            continue;
+        };
+        let records = seen.entry(message.partition()).or_default();
+        if *records == 0.0 {
+            unread.oldest_ms = message.timestamp().to_millis();
         }
+        *records += 1.0;
+        let (bytes, mean) = (bytes_of(&message) as f64, unread.record_bytes.unwrap_or_default());
+        unread.record_bytes = Some(mean + (bytes - mean) / *records);
     }
-    let found = behind.into_iter().map(|(partition, next, from, high)| {
-        let seen = seen.remove(&(partition.0 as i32)).unwrap_or_default();
-        Unread {
-            partition,
-            next,
-            records: (high - from).unsigned_abs(),
-            record_bytes: (seen.records > 0).then(|| seen.bytes as f64 / f64::from(seen.records)),
-            oldest_ms: seen.oldest_ms,
-            retention_ms,
-            retention_bytes,
-        }
+    let found = behind.into_values().map(|unread| Unread {
+        retention_ms,
+        retention_bytes,
+        ..unread
     });
     Ok(found.collect())
-}
-
-/// What was seen of a partition's records.
-#[derive(Default)]
-struct Seen {
-    oldest_ms: Option<i64>,
-    records: u32,
-    bytes: usize,
 }
 
 /// At most so many bytes of the log does a record take, if it is not compressed: it may be alone in its batch.

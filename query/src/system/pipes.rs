@@ -44,11 +44,9 @@ pub(super) fn partitions(
     headroom: &[(PipeId, PartitionId, i64)],
 ) -> Result<RecordBatch, QueryError> {
     let partitions: Vec<SourcePartition> = snapshot.list(&[])?;
-    let pipes: BTreeMap<PipeId, String> = snapshot
-        .list::<Pipe>(&[])?
-        .into_iter()
-        .map(|pipe| (pipe.id, pipe.name))
-        .collect();
+    let pipes = snapshot.list::<Pipe>(&[])?.into_iter();
+    let pipes: BTreeMap<PipeId, Pipe> = pipes.map(|pipe| (pipe.id, pipe)).collect();
+    let name = |p: &SourcePartition| pipes.get(&p.pipe).map(|pipe| pipe.name.as_str());
     let tables = table_names(snapshot)?;
     let said = said_by_leaders(snapshot, progress)?;
     let of = |p: &SourcePartition| said.get(&p.key()).copied();
@@ -60,11 +58,7 @@ pub(super) fn partitions(
     }
     let total = |p: &SourcePartition| totals.get(&(p.pipe, p.partition.0)).copied().unwrap_or_default();
     let waits = |p: &SourcePartition| match &p.stop {
-        Some(stop) => Some(stop.reason.explain(
-            &pipes.get(&p.pipe).cloned().unwrap_or_default(),
-            p.partition,
-            p.offset,
-        )),
+        Some(stop) => Some(stop.reason.explain(name(p).unwrap_or_default(), p.partition, p.offset)),
         None => of(p).map(|said| said.waiting_for.clone()),
     };
     let lag = |said: &PartitionProgress| said.end.map(|end| end.0.saturating_sub(said.position.0));
@@ -82,15 +76,14 @@ pub(super) fn partitions(
             .find(|(pipe, n, _)| (*pipe, *n) == (p.pipe, p.partition));
         found.map(|(_, _, seconds)| *seconds)
     };
-    let alerts: BTreeMap<PipeId, i64> = snapshot
-        .list::<Pipe>(&[])?
-        .into_iter()
-        .map(|pipe| (pipe.id, i64::from(pipe.settings.headroom_alert_s)))
-        .collect();
-    let alert_below = |p: &SourcePartition| alerts.get(&p.pipe).copied().unwrap_or_default();
+    let alert_below = |p: &SourcePartition| {
+        pipes
+            .get(&p.pipe)
+            .map_or(0, |pipe| i64::from(pipe.settings.headroom_alert_s))
+    };
     let all = || partitions.iter();
     Columns::default()
-        .text("pipe", all().map(|p| pipes.get(&p.pipe).cloned()))
+        .text("pipe", all().map(|p| name(p).map(str::to_owned)))
         .number("partition", all().map(|p| Some(p.partition.0.into())))
         .text("table", all().map(|p| tables.get(&p.shard.table).cloned()))
         .number("shard", all().map(|p| Some(p.shard.index.into())))

@@ -2,7 +2,7 @@
 //! reject parts. Those that a reset deleted, because they are read once more, are left out.
 
 use crate::error::QueryError;
-use crate::table::{FilesOfAge, OF_REJECTS, PartScan, one_of_all};
+use crate::table::{OF_REJECTS, one_of_all};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -91,24 +91,15 @@ impl TableProvider for Rejected {
             Some(wanted) => wanted.iter().map(place).collect(),
             None => (0..columns).map(|column| place(&column)).collect(),
         };
-        let (mut whole, mut inputs) = (Vec::new(), Vec::new());
+        let mut inputs = Vec::new();
         for of_table in self.of_tables.values() {
             let parts = of_table.parts.iter();
             let parts = parts.map(|(pipe, part)| (part.version, &part.file, vec![ScalarValue::from(pipe.as_str())]));
-            for FilesOfAge { deleted, files } in OF_REJECTS.by_age(&of_table.deleted, parts) {
-                let Some(deleted) = deleted else {
-                    whole.extend(files);
-                    continue;
-                };
-                let columns = OF_REJECTS.beside(&reject_schema(), Some(&places))?;
-                let scan = PartScan::new(reject_schema(), files).with_extra(vec![pipe_field()]);
-                if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
-                    inputs.push(OF_REJECTS.leave_out(scan, deleted, places.len())?);
-                }
+            for scan in OF_REJECTS.scans(&reject_schema(), &of_table.deleted, parts) {
+                let scan = scan.with_extra(vec![pipe_field()]);
+                inputs.extend(scan.plan(state, Some(&places), filters, limit)?);
             }
         }
-        let scan = PartScan::new(reject_schema(), whole).with_extra(vec![pipe_field()]);
-        inputs.extend(scan.plan(state, Some(&places), filters, limit)?);
         one_of_all(inputs, &self.schema, projection)
     }
 }

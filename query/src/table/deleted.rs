@@ -3,9 +3,10 @@
 //! A deletion names source partitions, an offset of each, and the version that made it; it concerns the parts that
 //! became visible before. Most parts are concerned by none and are read as if there were no such thing.
 
+use super::PartScan;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, SchemaRef};
-use datafusion::common::{Result, internal_datafusion_err};
+use datafusion::common::{Result, ScalarValue, internal_datafusion_err};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -27,7 +28,7 @@ pub(crate) struct SourceColumns {
 }
 
 /// Those of a table's parts.
-pub(crate) const OF_ROWS: SourceColumns = SourceColumns {
+pub(super) const OF_ROWS: SourceColumns = SourceColumns {
     topic: TOPIC,
     partition: PARTITION,
     offset: OFFSET,
@@ -107,14 +108,6 @@ fn younger(all: &[DeletedRows], version: Version) -> &[DeletedRows] {
     &all[all.partition_point(|deletion| deletion.version <= version)..]
 }
 
-/// Files of which the same is deleted.
-pub(crate) struct FilesOfAge<'f, T> {
-    /// What it is; nothing of most files.
-    pub(crate) deleted: Option<Deleted>,
-    /// The files, each with what was given with it.
-    pub(crate) files: Vec<(&'f PartFile, T)>,
-}
-
 impl SourceColumns {
     /// Whether a file may hold rows of `deletion`.
     fn may_hold(&self, deletion: &DeletedRows, file: &PartFile) -> bool {
@@ -134,29 +127,33 @@ impl SourceColumns {
         })
     }
 
-    /// The files by what is deleted of them.
-    pub(crate) fn by_age<'f, T>(
-        &self,
+    /// The files, with the columns of `schema`, as scans without what is deleted of them.
+    pub(crate) fn scans<'f>(
+        &'static self,
+        schema: &SchemaRef,
         all: &[DeletedRows],
-        files: impl IntoIterator<Item = (Version, &'f PartFile, T)>,
-    ) -> Vec<FilesOfAge<'f, T>> {
+        files: impl IntoIterator<Item = (Version, &'f PartFile, Vec<ScalarValue>)>,
+    ) -> impl Iterator<Item = PartScan<'f>> {
+        // By how many deletions concern them: those that are younger, if any of them may.
         let mut groups: BTreeMap<usize, Vec<_>> = BTreeMap::new();
-        for (version, file, with) in files {
+        for (version, file, values) in files {
             let deletions = younger(all, version);
             let concerned = deletions.iter().any(|deletion| self.may_hold(deletion, file));
             let count = if concerned { deletions.len() } else { 0 };
-            groups.entry(count).or_default().push((file, with));
+            groups.entry(count).or_default().push((file, values));
         }
-        let of_age = |(count, files)| FilesOfAge {
-            deleted: (count > 0).then(|| Deleted::by(&all[all.len() - count..])),
-            files,
-        };
-        groups.into_iter().map(of_age).collect()
+        groups.into_iter().map(move |(count, files)| {
+            let scan = PartScan::new(schema.clone(), files);
+            match &all[all.len() - count..] {
+                [] => scan,
+                deletions => scan.without(self, Deleted::by(deletions)),
+            }
+        })
     }
 
-    /// `projection` (of `schema`; all when there is none), and behind it the columns that are needed to know deleted rows.
-    pub(crate) fn beside(&self, schema: &SchemaRef, projection: Option<&Vec<usize>>) -> Result<Vec<usize>> {
-        let mut columns = projection.map_or_else(|| (0..schema.fields().len()).collect(), Clone::clone);
+    /// `wanted` columns of `schema`, and behind them those that are needed to know deleted rows.
+    pub(super) fn beside(&self, schema: &SchemaRef, wanted: &[usize]) -> Result<Vec<usize>> {
+        let mut columns = wanted.to_vec();
         for name in [self.topic, self.partition, self.offset] {
             let place = schema.index_of(name)?;
             if !columns.contains(&place) {
@@ -167,7 +164,7 @@ impl SourceColumns {
     }
 
     /// `input` without the rows of `deleted`, and with its first `columns` columns only.
-    pub(crate) fn leave_out(
+    pub(super) fn leave_out(
         &self,
         input: Arc<dyn ExecutionPlan>,
         deleted: Deleted,

@@ -9,7 +9,7 @@ mod parts;
 mod pruning;
 
 use deleted::OF_ROWS;
-pub(crate) use deleted::{Deleted, FilesOfAge, OF_REJECTS};
+pub(crate) use deleted::{Deleted, OF_REJECTS};
 pub(crate) use parts::PartScan;
 
 use crate::error::QueryError;
@@ -68,10 +68,8 @@ impl UserTable {
             let (snapshot, table) = (self.snapshot.clone(), self.at_once.table.id);
             // Thousands of parts take milliseconds to read; other queries go on meanwhile.
             let listing = tokio::task::spawn_blocking(move || snapshot.parts_of(table));
-            let parts = listing
-                .await
-                .map_err(|e| QueryError::internal(format!("listing parts failed: {e}")))??;
-            Ok(parts)
+            let parts = listing.await;
+            Ok(parts.map_err(|e| QueryError::internal(format!("listing parts failed: {e}")))??)
         };
         self.parts.get_or_try_init(list).await
     }
@@ -111,18 +109,8 @@ impl TableProvider for UserTable {
         let deleted = &self.at_once.table.deleted;
         let all = self.parts().await?.iter();
         let all = all.map(|part| (part.version, &part.file, Vec::new()));
-        for FilesOfAge { deleted, files } in OF_ROWS.by_age(deleted, all) {
-            let scan = PartScan::new(self.schema.clone(), files);
-            let Some(deleted) = deleted else {
-                inputs.extend(scan.plan(state, projection, filters, limit)?);
-                continue;
-            };
-            let columns = OF_ROWS.beside(&self.schema, projection)?;
-            let wanted = projection.map_or(self.schema.fields().len(), Vec::len);
-            // No limit: some of the rows do not count.
-            if let Some(scan) = scan.plan(state, Some(&columns), filters, None)? {
-                inputs.push(OF_ROWS.leave_out(scan, deleted, wanted)?);
-            }
+        for scan in OF_ROWS.scans(&self.schema, deleted, all) {
+            inputs.extend(scan.plan(state, projection, filters, limit)?);
         }
         if !self.at_once.rows.is_empty() {
             let lanes = spread(&self.at_once.rows, state.config().target_partitions());

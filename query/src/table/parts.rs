@@ -3,6 +3,7 @@
 //! Row counts and counts of nulls are exact, so that `count(*)` needs no file at all. The footers of
 //! files are cached by path, which is safe because a file never changes and a path is never reused.
 
+use super::deleted::{Deleted, SourceColumns};
 use super::pruning;
 use crate::session::parts_url;
 use arrow::datatypes::{FieldRef, SchemaRef};
@@ -26,6 +27,7 @@ pub(crate) struct PartScan<'f> {
     file_schema: SchemaRef,
     extra: Vec<FieldRef>,
     files: Vec<(&'f PartFile, Vec<ScalarValue>)>,
+    deleted: Option<(&'static SourceColumns, Deleted)>,
 }
 
 impl<'f> PartScan<'f> {
@@ -38,7 +40,14 @@ impl<'f> PartScan<'f> {
             file_schema,
             extra: Vec::new(),
             files: files.into_iter().collect(),
+            deleted: None,
         }
+    }
+
+    /// The same, but for the rows of `deleted`.
+    pub(super) fn without(mut self, columns: &'static SourceColumns, deleted: Deleted) -> Self {
+        self.deleted = Some((columns, deleted));
+        self
     }
 
     /// The same, with further columns whose values stand beside each file.
@@ -49,6 +58,26 @@ impl<'f> PartScan<'f> {
 
     /// The scan, or `None` if no file can have a row that passes `filters`.
     pub(crate) fn plan(
+        mut self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some((source, deleted)) = self.deleted.take() else {
+            return self.scan(state, projection, filters, limit);
+        };
+        let all = self.file_schema.fields().len() + self.extra.len();
+        let wanted = projection.map_or_else(|| (0..all).collect(), Clone::clone);
+        let columns = source.beside(&self.file_schema, &wanted)?;
+        // No limit: some of the rows do not count.
+        let scan = self.scan(state, Some(&columns), filters, None)?;
+        scan.map(|scan| source.leave_out(scan, deleted, wanted.len()))
+            .transpose()
+    }
+
+    /// The scan of all rows, deleted or not.
+    fn scan(
         mut self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,

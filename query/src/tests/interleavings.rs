@@ -463,9 +463,9 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
     for at_once in reading.tables.values() {
         let parts = reading.snapshot.parts_of(at_once.table.id).unwrap();
         let deleted = |part: &Part, row: &Row| {
-            let holds = |(p, from): &(PartitionId, Offset)| p.0 == row.1 && from.0 <= row.2;
-            let younger = |d: &DeletedRows| part.version < d.version && d.from.iter().any(holds);
-            at_once.table.deleted.iter().any(younger)
+            let from = |d: &DeletedRows| d.from.get(&PartitionId(row.1)).copied();
+            let holds = |d: &DeletedRows| part.version < d.version && from(d).is_some_and(|from| from.0 <= row.2);
+            at_once.table.deleted.iter().any(holds)
         };
         let rows_of = |part: &Part| sim.parts[&part.file.id].clone();
         let committed = parts
@@ -489,8 +489,7 @@ fn check(sim: &Sim, reading: &Reading, before: &Snapshot, positions: Option<&BTr
                     p.pipe, p.partition
                 );
                 let old = before.get::<SourcePartition>(&(p.pipe, p.partition)).unwrap().unwrap();
-                let of_it = |(partition, _): &(PartitionId, Offset)| *partition == p.partition;
-                let went_back = |d: &DeletedRows| d.version > before.version() && d.from.iter().any(of_it);
+                let went_back = |d: &DeletedRows| d.version > before.version() && d.from.contains_key(&p.partition);
                 assert!(
                     cut >= old.offset.0 || at_once.table.deleted.iter().any(went_back),
                     "less than what was committed before"
