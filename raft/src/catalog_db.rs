@@ -5,6 +5,7 @@
 //! Writes are not synced one by one: the Raft log is the truth, and repeats what a crash takes away.
 
 use crate::{
+    closing::{Closing, Open},
     folder::OwnedFolder,
     types::{LogId, Membership, decode, encode},
 };
@@ -32,6 +33,8 @@ pub(crate) struct CatalogDb {
     // Dropped, and so closed, before the folder.
     db: DB,
     folder: OwnedFolder,
+    // Dropped, and so told, after the database is closed.
+    open: Open,
 }
 
 impl CatalogDb {
@@ -44,12 +47,18 @@ impl CatalogDb {
         Ok(Self {
             db,
             folder: OwnedFolder::new(path, true),
+            open: Open::default(),
         })
     }
 
     /// Whether the folder outlives this value; if not, it is deleted as soon as nobody reads it any more.
     pub(crate) fn keep(&self, kept: bool) {
         self.folder.keep(kept);
+    }
+
+    /// Tells when it is closed.
+    pub(crate) fn closing(&self) -> Closing {
+        self.open.closing()
     }
 
     /// Writes changes and the position they bring the catalog to, at once.

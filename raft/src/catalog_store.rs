@@ -10,6 +10,7 @@
 
 use crate::{
     catalog_db::{CatalogDb, PinnedCatalog, version_of},
+    closing::Closing,
     folder::{self, OwnedFolder},
     snapshot::{self, SnapshotFiles, SnapshotFolder, SnapshotReceiver},
     types::{Entry, LogId, Membership, Reply, SnapshotMeta, TypeConfig},
@@ -23,7 +24,7 @@ use openraft::{
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 use tidemill_core::{
     Version,
@@ -208,9 +209,9 @@ impl CatalogFolder {
     }
 
     /// Closes the catalog as soon as nobody reads it any more, which the returned value tells.
-    pub(crate) fn close(&self) -> Weak<CatalogDb> {
+    pub(crate) fn close(&self) -> Closing {
         let db = self.current.write().unwrap_or_else(PoisonError::into_inner).take();
-        db.map_or_else(Weak::new, |db| Arc::downgrade(&db))
+        db.map_or_else(Closing::default, |db| db.closing())
     }
 
     fn current(&self) -> io::Result<Arc<CatalogDb>> {

@@ -62,7 +62,7 @@ impl Catalog {
             let catalog = catalog.clone();
             log.with_purge_gate(Arc::new(move |index| catalog.sync_up_to(index)))
         };
-        let log_database = log.database();
+        let log_closing = log.closing();
         let peers = Arc::new(Peers::new(
             identity.cluster_name.clone(),
             identity.node,
@@ -82,7 +82,7 @@ impl Catalog {
             started_blank,
             raft,
             catalog,
-            log: log_database,
+            log: log_closing,
             peers,
             runtime: tokio::runtime::Handle::current(),
             leadership: watch::Sender::new(Leadership::default()),
@@ -288,10 +288,10 @@ impl Catalog {
             drop(node.raft.shutdown().await);
             let catalog = node.catalog.close();
             let until = Instant::now() + Duration::from_secs(5);
-            while (catalog.strong_count() > 0 || node.log.strong_count() > 0) && Instant::now() < until {
+            while !(catalog.is_done() && node.log.is_done()) && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            if catalog.strong_count() > 0 || node.log.strong_count() > 0 {
+            if !(catalog.is_done() && node.log.is_done()) {
                 tracing::warn!("the stores in {} are still in use", node.config.data_dir.display());
             }
         };

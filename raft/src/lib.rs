@@ -7,6 +7,7 @@
 mod bootstrap;
 mod catalog_db;
 mod catalog_store;
+mod closing;
 mod config;
 mod error;
 mod folder;

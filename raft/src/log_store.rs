@@ -7,8 +7,10 @@
 //! Entries are purged only after the catalog, which they made, is itself on disk.
 
 use crate::{
+    closing::{Closing, Open},
     log_writer::{
         self, COMMITTED, Change, ENTRIES, FailureHook, LogWriter, META, Operation, PURGED, VOTE, Waiter, WriteFault,
+        WriterThread,
     },
     types::{Entry, LogId, TypeConfig, Vote, decode, encode},
 };
@@ -26,7 +28,7 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use thiserror::Error;
 
@@ -108,21 +110,24 @@ impl Tail {
     }
 }
 
-struct Shared {
-    db: Arc<DB>,
-    tail: Arc<Mutex<Tail>>,
+/// What the readers, the one who changes the log and the thread that writes it have in common.
+pub(crate) struct Shared {
+    pub(crate) db: DB,
+    tail: Mutex<Tail>,
+    // Dropped, and so told, after the database is closed.
+    open: Open,
 }
 
 impl Shared {
-    fn tail(&self) -> MutexGuard<'_, Tail> {
+    pub(crate) fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The log, for the one task that changes it.
 pub struct LogStore {
-    shared: Arc<Shared>,
-    queue: mpsc::Sender<Operation>,
+    pub(crate) shared: Arc<Shared>,
+    writer: WriterThread,
     purge_gate: Option<PurgeGate>,
 }
 
@@ -139,24 +144,23 @@ impl LogStore {
             folder: folder.into(),
             reason: e.to_string(),
         })?;
-        let (db, tail) = (Arc::new(db), Arc::new(Mutex::new(tail)));
+        let shared = Arc::new(Shared {
+            db,
+            tail: Mutex::new(tail),
+            open: Open::default(),
+        });
         let writer = LogWriter {
-            db: db.clone(),
-            tail: tail.clone(),
+            log: shared.clone(),
             on_failure: options.on_failure,
             fault: options.fault,
         };
-        let (queue, operations) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || writer.run(operations))
-            .map_err(|e| LogOpenError::Store {
-                folder: folder.into(),
-                reason: e.to_string(),
-            })?;
+        let writer = writer.start().map_err(|e| LogOpenError::Store {
+            folder: folder.into(),
+            reason: e.to_string(),
+        })?;
         Ok(Self {
-            shared: Arc::new(Shared { db, tail }),
-            queue,
+            shared,
+            writer,
             purge_gate: None,
         })
     }
@@ -167,9 +171,9 @@ impl LogStore {
         self
     }
 
-    /// Goes away when nothing has the database open any more.
-    pub(crate) fn database(&self) -> Weak<DB> {
-        Arc::downgrade(&self.shared.db)
+    /// Tells when the database is closed.
+    pub(crate) fn closing(&self) -> Closing {
+        self.shared.open.closing()
     }
 
     /// Whether there is nothing at all, not even a vote.
@@ -190,9 +194,7 @@ impl LogStore {
         tail.submitted += 1;
         let number = tail.submitted;
         update(&mut tail, number);
-        self.queue
-            .send(Operation { number, change, waiter })
-            .map_err(|_| io::Error::other("the thread that writes the Raft log has ended"))
+        self.writer.submit(Operation { number, change, waiter })
     }
 }
 

@@ -6,12 +6,13 @@
 //! kernel marks the pages clean after a failed fsync, and a second attempt would report success.
 //! This module knows nothing of Raft's rules; it does not check that entries are consecutive.
 
-use crate::{log_store::Tail, types::TypeConfig};
+use crate::{log_store::Shared, types::TypeConfig};
 use openraft::storage::IOFlushed;
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use rocksdb::{WriteBatch, WriteOptions};
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
 };
 
 /// Column family of the entries, keyed by index in big-endian order.
@@ -96,16 +97,55 @@ pub(crate) struct Operation {
 
 /// What the thread works with.
 pub(crate) struct LogWriter {
-    pub(crate) db: Arc<DB>,
-    pub(crate) tail: Arc<Mutex<Tail>>,
+    pub(crate) log: Arc<Shared>,
     pub(crate) on_failure: FailureHook,
     pub(crate) fault: Option<WriteFault>,
 }
 
+/// The running thread, and the queue that leads to it. When dropped, it waits until everything in
+/// the queue is written and the thread has let go of the database: closing one while the process
+/// ends would race with RocksDB's own clean-up, which aborts.
+pub(crate) struct WriterThread {
+    /// There until it is dropped.
+    queue: Option<mpsc::Sender<Operation>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WriterThread {
+    /// Queues an operation.
+    pub(crate) fn submit(&self, operation: Operation) -> io::Result<()> {
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.send(operation).is_ok());
+        sent.then_some(())
+            .ok_or_else(|| io::Error::other("the thread that writes the Raft log has ended"))
+    }
+}
+
+impl Drop for WriterThread {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // It panicked, and has said so.
+            drop(thread.join());
+        }
+    }
+}
+
 impl LogWriter {
+    /// Starts the thread.
+    pub(crate) fn start(self) -> io::Result<WriterThread> {
+        let (queue, operations) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || self.run(operations))?;
+        Ok(WriterThread {
+            queue: Some(queue),
+            thread: Some(thread),
+        })
+    }
+
     /// Writes until the queue is closed. After a failure (and only if the hook returns, in tests)
     /// everything is answered with that failure: nothing may be written behind a gap.
-    pub(crate) fn run(self, queue: mpsc::Receiver<Operation>) {
+    fn run(self, queue: mpsc::Receiver<Operation>) {
         let mut failed: Option<String> = None;
         while let Ok(first) = queue.recv() {
             let mut bytes = first.change.bytes();
@@ -121,7 +161,7 @@ impl LogWriter {
                 let message = format!(
                     "the Raft log in {} cannot be written: {error}. What was just written may or may not be on disk, \
                      so this process ends now; check the disk and start it again",
-                    self.db.path().display()
+                    self.log.db.path().display()
                 );
                 (self.on_failure)(&message);
                 failed = Some(message);
@@ -161,18 +201,16 @@ impl LogWriter {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db.write_opt(batch, &options).map_err(io::Error::other)?;
+        self.log.db.write_opt(batch, &options).map_err(io::Error::other)?;
         if let Some(last) = group.last() {
-            self.tail
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .written(last.number);
+            self.log.tail().written(last.number);
         }
         Ok(())
     }
 
     fn family(&self, name: &str) -> io::Result<&rocksdb::ColumnFamily> {
-        self.db
+        self.log
+            .db
             .cf_handle(name)
             .ok_or_else(|| io::Error::other(format!("column family {name} is missing")))
     }

@@ -4,6 +4,7 @@
 
 use crate::{
     catalog_store::CatalogFolder,
+    closing::Closing,
     config::RaftConfig,
     error::{ProposeError, StartError},
     identity::Identity,
@@ -16,7 +17,7 @@ use openraft::{
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tidemill_core::{
@@ -52,7 +53,7 @@ pub(crate) struct Node {
     pub(crate) started_blank: bool,
     pub(crate) raft: Raft,
     pub(crate) catalog: Arc<CatalogFolder>,
-    pub(crate) log: Weak<rocksdb::DB>,
+    pub(crate) log: Closing,
     pub(crate) peers: Arc<Peers>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) leadership: watch::Sender<Leadership>,

@@ -3,11 +3,7 @@
 use super::{log::copy_folder, *};
 use crate::{catalog_store::CatalogStore, types::Reply};
 use openraft::{RaftSnapshotBuilder, storage::RaftStateMachine};
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 use tempfile::TempDir;
 use tidemill_core::{
     Version,
@@ -15,16 +11,7 @@ use tidemill_core::{
 };
 
 fn open(folder: &Path) -> CatalogStore {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        match CatalogStore::open(folder) {
-            Ok(store) => return store,
-            Err(error) if error.to_string().contains("lock") && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
+    CatalogStore::open(folder).unwrap()
 }
 
 async fn apply(store: &mut CatalogStore, entries: Vec<Entry>) {
