@@ -5,7 +5,7 @@
 //! Writes are not synced one by one: the Raft log is the truth, and repeats what a crash takes away.
 
 use crate::{
-    closing::{Closing, Open},
+    database::{Closing, Open, family},
     folder::OwnedFolder,
     types::{LogId, Membership, decode, encode},
 };
@@ -111,9 +111,7 @@ impl CatalogDb {
     }
 
     fn family(&self, name: &str) -> io::Result<&ColumnFamily> {
-        self.db
-            .cf_handle(name)
-            .ok_or_else(|| io::Error::other(format!("column family {name} is missing")))
+        family(&self.db, name)
     }
 
     fn kind(&self, kind: Kind) -> Result<&ColumnFamily, ViewError> {

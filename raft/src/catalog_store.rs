@@ -10,7 +10,7 @@
 
 use crate::{
     catalog_db::{CatalogDb, PinnedCatalog, version_of},
-    closing::Closing,
+    database::Closing,
     folder::{self, OwnedFolder},
     snapshot::{self, SnapshotFiles, SnapshotFolder, SnapshotReceiver},
     types::{Entry, LogId, Membership, Reply, SnapshotMeta, TypeConfig},

@@ -82,7 +82,7 @@ impl Catalog {
             started_blank,
             raft,
             catalog,
-            log: log_closing,
+            log_closing,
             peers,
             runtime: tokio::runtime::Handle::current(),
             leadership: watch::Sender::new(Leadership::default()),
@@ -286,12 +286,13 @@ impl Catalog {
             }
             // The only error says that the task panicked; it has been logged, and the rest must close.
             drop(node.raft.shutdown().await);
-            let catalog = node.catalog.close();
+            let catalog_closing = node.catalog.close();
+            let is_closed = || catalog_closing.is_done() && node.log_closing.is_done();
             let until = Instant::now() + Duration::from_secs(5);
-            while !(catalog.is_done() && node.log.is_done()) && Instant::now() < until {
+            while !is_closed() && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            if !(catalog.is_done() && node.log.is_done()) {
+            if !is_closed() {
                 tracing::warn!("the stores in {} are still in use", node.config.data_dir.display());
             }
         };

@@ -7,8 +7,8 @@
 mod bootstrap;
 mod catalog_db;
 mod catalog_store;
-mod closing;
 mod config;
+mod database;
 mod error;
 mod folder;
 mod handle;

@@ -7,7 +7,7 @@
 //! Entries are purged only after the catalog, which they made, is itself on disk.
 
 use crate::{
-    closing::{Closing, Open},
+    database::{Closing, Open, family},
     log_writer::{
         self, COMMITTED, Change, ENTRIES, FailureHook, LogWriter, META, Operation, PURGED, VOTE, Waiter, WriteFault,
         WriterThread,
@@ -269,11 +269,6 @@ fn load_tail(db: &DB) -> io::Result<Tail> {
         }
     }
     Ok(tail)
-}
-
-fn family<'d>(db: &'d DB, name: &str) -> io::Result<&'d rocksdb::ColumnFamily> {
-    db.cf_handle(name)
-        .ok_or_else(|| io::Error::other(format!("column family {name} is missing")))
 }
 
 fn meta<T: DeserializeOwned>(db: &DB, key: &[u8]) -> io::Result<Option<T>> {

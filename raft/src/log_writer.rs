@@ -6,7 +6,7 @@
 //! kernel marks the pages clean after a failed fsync, and a second attempt would report success.
 //! This module knows nothing of Raft's rules; it does not check that entries are consecutive.
 
-use crate::{log_store::Shared, types::TypeConfig};
+use crate::{database::family, log_store::Shared, types::TypeConfig};
 use openraft::storage::IOFlushed;
 use rocksdb::{WriteBatch, WriteOptions};
 use std::{
@@ -175,7 +175,7 @@ impl LogWriter {
     fn write(&self, group: &[Operation]) -> io::Result<()> {
         let mut batch = WriteBatch::default();
         let mut sync = false;
-        let (entries, meta) = (self.family(ENTRIES)?, self.family(META)?);
+        let (entries, meta) = (family(&self.log.db, ENTRIES)?, family(&self.log.db, META)?);
         for operation in group {
             sync |= !matches!(operation.change, Change::Hint(..));
             match &operation.change {
@@ -206,12 +206,5 @@ impl LogWriter {
             self.log.tail().written(last.number);
         }
         Ok(())
-    }
-
-    fn family(&self, name: &str) -> io::Result<&rocksdb::ColumnFamily> {
-        self.log
-            .db
-            .cf_handle(name)
-            .ok_or_else(|| io::Error::other(format!("column family {name} is missing")))
     }
 }

@@ -4,8 +4,8 @@
 
 use crate::{
     catalog_store::CatalogFolder,
-    closing::Closing,
     config::RaftConfig,
+    database::Closing,
     error::{ProposeError, StartError},
     identity::Identity,
     peers::Peers,
@@ -53,7 +53,8 @@ pub(crate) struct Node {
     pub(crate) started_blank: bool,
     pub(crate) raft: Raft,
     pub(crate) catalog: Arc<CatalogFolder>,
-    pub(crate) log: Closing,
+    /// Tells when the log is closed.
+    pub(crate) log_closing: Closing,
     pub(crate) peers: Arc<Peers>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) leadership: watch::Sender<Leadership>,

@@ -128,14 +128,20 @@ impl World {
 }
 
 fn reset(world: &World, partition: u32, to: u64, old_rows: Option<OldRows>) -> Command {
-    let target = ResetTarget {
-        partition: PartitionId(partition),
-        incarnation: world.partition(partition).unwrap().incarnation,
+    reset_one(
+        "p",
+        target(world.partition(partition).unwrap().key(), to, None, old_rows),
+    )
+}
+
+fn target(life: SpanKey, to: u64, topic: Option<TopicId>, old_rows: Option<OldRows>) -> ResetTarget {
+    ResetTarget {
+        partition: life.partition,
+        incarnation: life.incarnation,
         to: Some(Offset(to)),
-        topic: None,
+        topic,
         old_rows,
-    };
-    reset_one("p", target)
+    }
 }
 
 #[test]
@@ -202,16 +208,16 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
         "pipe 'q' fills the same table",
     );
     // Dropped, it leaves its rows behind: those of another topic of that name nobody would read again.
+    let pipe_q = world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap();
     let other_source = KafkaSource {
         brokers: "elsewhere:1".into(),
-        ..world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap().source
+        ..pipe_q.source
     };
-    let pipe_q = world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap();
     world
         .apply(Command::AlterPipe(AlterPipe {
             name: "q".into(),
-            settings: pipe_q.settings.clone(),
-            format: pipe_q.format.clone(),
+            settings: pipe_q.settings,
+            format: pipe_q.format,
             source: other_source,
         }))
         .unwrap();
@@ -244,13 +250,7 @@ fn what_was_skipped_is_read_once_by_whoever_it_is() {
     world.apply(reset(&world, 2, 0, Some(OldRows::Delete))).unwrap();
     // A pipe with an end does not come past it, and what is behind that would be gone.
     let of_backfill = world.backfill_commit(99, 5).unwrap().spans[0].key;
-    let target = ResetTarget {
-        partition: of_backfill.partition,
-        incarnation: of_backfill.incarnation,
-        to: Some(Offset(40)),
-        topic: None,
-        old_rows: Some(OldRows::Delete),
-    };
+    let target = target(of_backfill, 40, None, Some(OldRows::Delete));
     let name = world.state.get::<Pipe>(&of_backfill.pipe).unwrap().unwrap().name;
     refused(world.apply(reset_one(&name, target)), "up to offset 90 only");
     while let Some(commit) = world.backfill_commit(100 + u128::from(world.index), 50) {
@@ -273,13 +273,8 @@ fn what_was_skipped_is_read_once_by_whoever_it_is() {
 fn offsets_of_a_topic_that_is_no_more_are_not_backfilled() {
     let mut world = World::new();
     let go = |world: &mut World, to: u64, topic: u128, old_rows| {
-        let target = ResetTarget {
-            partition: PartitionId(0),
-            incarnation: world.partition(0).unwrap().incarnation,
-            to: Some(Offset(to)),
-            topic: Some(TopicId(topic)),
-            old_rows,
-        };
+        let life = world.partition(0).unwrap().key();
+        let target = target(life, to, Some(TopicId(topic)), old_rows);
         world.apply(reset_one("p", target)).unwrap()
     };
     go(&mut world, 0, 1, None);
