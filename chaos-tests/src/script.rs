@@ -73,6 +73,12 @@ impl Script {
         Ok(())
     }
 
+    /// Sends the same, and waits until everything is acknowledged.
+    pub fn write_ids(&mut self, partition: u32, ids: impl IntoIterator<Item = u64>) -> anyhow::Result<()> {
+        self.send_ids(partition, ids)?;
+        self.flush().map(drop)
+    }
+
     /// Waits until everything is acknowledged; gives how many records.
     pub fn flush(&mut self) -> anyhow::Result<u64> {
         self.done(&json!({ "flush": 1 }))

@@ -2,6 +2,7 @@
 //! the middle.
 
 use crate::reader::{number, rows};
+use crate::script::Script;
 use crate::world::{World, binary};
 use anyhow::{Context, ensure};
 use std::process::Command;
@@ -41,6 +42,17 @@ impl Stage {
         self.world.kafka(&arguments).map(drop)
     }
 
+    /// Deletes the topic and creates it again.
+    pub fn recreate_topic(&self, partitions: u32) -> anyhow::Result<()> {
+        self.world.kafka(&["topic", "delete", TOPIC])?;
+        self.topic(partitions, &[])
+    }
+
+    /// A producer for the topic.
+    pub fn source(&self) -> anyhow::Result<Script> {
+        Script::plain(&self.world.brokers, TOPIC)
+    }
+
     /// Creates the table and the pipe, with these further options (`", name = 'value'"`).
     pub async fn pipe(&self, options: &str) -> anyhow::Result<()> {
         let table =
@@ -49,6 +61,13 @@ impl Stage {
         let brokers = &self.world.brokers;
         let pipe = format!("CREATE PIPE p INTO t FROM KAFKA (brokers = '{brokers}', topic = '{TOPIC}'{options})");
         self.run(&pipe).await
+    }
+
+    /// Creates the topic with these partitions, table and pipe; gives a producer.
+    pub async fn begin(&self, partitions: u32) -> anyhow::Result<Script> {
+        self.topic(partitions, &[])?;
+        self.pipe("").await?;
+        self.source()
     }
 
     /// Runs a statement.
@@ -70,6 +89,12 @@ impl Stage {
             Ok(true)
         };
         self.world.wait_for(&what, Duration::from_secs(60), holds).await
+    }
+
+    /// Waits until so many partitions have stopped for this reason.
+    pub async fn stopped(&self, reason: &str, partitions: i64) -> anyhow::Result<()> {
+        let sql = format!("SELECT count(*) FROM system.partitions WHERE stopped = '{reason}'");
+        self.wait(&sql, partitions).await
     }
 
     /// Waits until everything in the topic can be queried.

@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use tidemill_chaos_tests::script::Script;
-use tidemill_chaos_tests::stage::{Stage, TOPIC};
+use tidemill_chaos_tests::stage::Stage;
 use tidemill_chaos_tests::world::checkout;
 use tidemill_client::sql::split;
 
@@ -17,9 +16,7 @@ fn sql_of(page: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_about_guarantees_and_repairing_run_as_documented() {
     let stage = Stage::new(1, &[], false).await.unwrap();
-    stage.topic(2, &[]).unwrap();
-    stage.pipe("").await.unwrap();
-    let mut source = Script::plain(&stage.world.brokers, TOPIC).unwrap();
+    let mut source = stage.begin(2).await.unwrap();
     for partition in 0..2 {
         source.send_ids(partition, 0..200).unwrap();
     }

@@ -5,17 +5,13 @@ use tidemill_chaos_tests::script::Script;
 use tidemill_chaos_tests::stage::{Stage, TOPIC};
 
 pub async fn expired_offsets_are_lost_and_nothing_else(stage: &mut Stage) -> Done {
-    stage.topic(2, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.begin(2).await?;
     source.send_ids(0, 0..100)?;
-    source.send_ids(1, 1000..1100)?;
-    source.flush()?;
+    source.write_ids(1, 1000..1100)?;
     stage.caught_up().await?;
     stage.run("ALTER PIPE p PAUSE").await?;
     source.send_ids(0, 100..300)?;
-    source.send_ids(1, 1100..1300)?;
-    source.flush()?;
+    source.write_ids(1, 1100..1300)?;
     stage.world.kafka(&["delete-records", TOPIC, "0:150"])?;
     stage.run("ALTER PIPE p RESUME").await?;
     stage
@@ -54,13 +50,11 @@ pub async fn expired_offsets_are_lost_and_nothing_else(stage: &mut Stage) -> Don
 pub async fn retention_shorter_than_a_pause_loses_what_expired_and_warns_before(stage: &mut Stage) -> Done {
     stage.topic(1, &["retention.ms=30000", "segment.ms=1000"])?;
     stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     stage.run("ALTER PIPE p PAUSE").await?;
-    source.send_ids(0, 100..200)?;
-    source.flush()?;
+    source.write_ids(0, 100..200)?;
     // The alarm comes while everything is still there.
     stage
         .wait("SELECT count(*) FROM system.events WHERE kind = 'headroom'", 1)
@@ -81,12 +75,9 @@ pub async fn retention_shorter_than_a_pause_loses_what_expired_and_warns_before(
             async |world| Ok(offset_of(&world.kafka(&["offsets", TOPIC, "--earliest"])?)? >= 200),
         )
         .await?;
-    source.send_ids(0, 200..250)?;
-    source.flush()?;
+    source.write_ids(0, 200..250)?;
     stage.run("ALTER PIPE p RESUME").await?;
-    stage
-        .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'expired'", 1)
-        .await?;
+    stage.stopped("expired", 1).await?;
     stage.run("ALTER PIPE p REPAIR").await?;
     stage.caught_up().await?;
     assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await?, 100);
@@ -108,27 +99,17 @@ fn offset_of(said: &str) -> anyhow::Result<u64> {
 }
 
 pub async fn a_recreated_topic_with_a_longer_log_is_not_read_on(stage: &mut Stage) -> Done {
-    stage.topic(1, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.begin(1).await?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     stage.run("ALTER PIPE p PAUSE").await?;
     drop(source);
-    stage.world.kafka(&["topic", "delete", TOPIC])?;
-    stage.topic(1, &[])?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 5000..5500)?;
-    source.flush()?;
+    stage.recreate_topic(1)?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 5000..5500)?;
     stage.run("ALTER PIPE p RESUME").await?;
     stage.disturb().await?;
-    stage
-        .wait(
-            "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'",
-            1,
-        )
-        .await?;
+    stage.stopped("topic_recreated", 1).await?;
     stage.wait("SELECT count(*) FROM t", 100).await?;
     stage.run("ALTER PIPE p REPAIR").await?;
     stage.caught_up().await?;
@@ -147,24 +128,18 @@ pub async fn a_recreated_topic_with_a_longer_log_is_not_read_on(stage: &mut Stag
 }
 
 pub async fn a_topic_recreated_while_it_is_read_gives_no_row_to_the_old_one(stage: &mut Stage) -> Done {
-    stage.topic(1, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.begin(1).await?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     // What is not committed when its topic goes is read again or lost with it; here nothing is.
     stage.wait("SELECT sum(committed) FROM system.partitions", 100).await?;
     drop(source);
-    stage.world.kafka(&["topic", "delete", TOPIC])?;
-    stage.topic(1, &[])?;
+    stage.recreate_topic(1)?;
     // More than the old one had, so that the next offset is there.
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 5000..5500)?;
-    source.flush()?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 5000..5500)?;
     stage.disturb().await?;
-    let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'";
-    stage.wait(stopped, 1).await?;
+    stage.stopped("topic_recreated", 1).await?;
     stage.wait("SELECT count(*) FROM t", 100).await?;
     assert_eq!(stage.ask("SELECT max(committed) FROM system.partitions").await?, 100);
     stage.run("ALTER PIPE p REPAIR").await?;
@@ -176,9 +151,7 @@ pub async fn a_topic_recreated_while_it_is_read_gives_no_row_to_the_old_one(stag
 }
 
 pub async fn partitions_that_a_recreated_topic_lacks_are_forgotten(stage: &mut Stage) -> Done {
-    stage.topic(3, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.begin(3).await?;
     for partition in 0..3 {
         source.send_ids(partition, 0..10)?;
     }
@@ -187,14 +160,11 @@ pub async fn partitions_that_a_recreated_topic_lacks_are_forgotten(stage: &mut S
     // What is not committed when its topic goes is read again or lost with it; here nothing is.
     stage.wait("SELECT sum(committed) FROM system.partitions", 30).await?;
     drop(source);
-    stage.world.kafka(&["topic", "delete", TOPIC])?;
-    stage.topic(1, &[])?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 100..105)?;
-    source.flush()?;
+    stage.recreate_topic(1)?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 100..105)?;
     stage.disturb().await?;
-    let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'topic_recreated'";
-    stage.wait(stopped, 3).await?;
+    stage.stopped("topic_recreated", 3).await?;
     stage.run("ALTER PIPE p REPAIR").await?;
     stage.caught_up().await?;
     assert_eq!(stage.ask("SELECT count(*) FROM system.partitions").await?, 1);
@@ -209,13 +179,11 @@ pub async fn partitions_that_a_recreated_topic_lacks_are_forgotten(stage: &mut S
 pub async fn an_unclean_election_is_noticed_after_the_log_has_regrown(stage: &mut Stage) -> Done {
     topic_that_may_lose(stage)?;
     stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     let election = UncleanElection::prepare(stage)?;
-    source.send_ids(0, 100..200)?;
-    source.flush()?;
+    source.write_ids(0, 100..200)?;
     stage.caught_up().await?;
     stage.run("ALTER PIPE p PAUSE").await?;
     assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 200);
@@ -223,13 +191,10 @@ pub async fn an_unclean_election_is_noticed_after_the_log_has_regrown(stage: &mu
     // The only copy of the second hundred goes, the old follower leads with the first hundred alone, and the log
     // grows past the old end: offsets 100 to 199 are other records now.
     let mut source = election.hold(stage)?;
-    source.send_ids(0, 7000..7300)?;
-    source.flush()?;
+    source.write_ids(0, 7000..7300)?;
     stage.run("ALTER PIPE p RESUME").await?;
     stage.disturb().await?;
-    stage
-        .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'truncated'", 1)
-        .await?;
+    stage.stopped("truncated", 1).await?;
     assert_eq!(
         stage.ask("SELECT count(*) FROM t").await?,
         200,
@@ -253,23 +218,19 @@ pub async fn an_unclean_election_is_noticed_after_the_log_has_regrown(stage: &mu
 
 pub async fn a_log_that_ends_below_the_next_offset_is_noticed(stage: &mut Stage) -> Done {
     topic_that_may_lose(stage)?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 0..100)?;
     let election = UncleanElection::prepare(stage)?;
-    source.send_ids(0, 100..200)?;
-    source.flush()?;
+    source.write_ids(0, 100..200)?;
     // It begins behind the last record, so that it knows no leader epoch to compare.
     stage.pipe(", start = 'latest'").await?;
     stage.run("ALTER PIPE p PAUSE").await?;
     drop(source);
     let mut source = election.hold(stage)?;
-    source.send_ids(0, 7000..7010)?;
-    source.flush()?;
+    source.write_ids(0, 7000..7010)?;
     stage.run("ALTER PIPE p RESUME").await?;
     stage.disturb().await?;
-    let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'end_below'";
-    stage.wait(stopped, 1).await?;
+    stage.stopped("end_below", 1).await?;
     assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 0);
     // Nobody knows which of the last records are new. So nobody guesses, and nothing is skipped in silence.
     let refused = format!("{:#}", stage.run("ALTER PIPE p REPAIR").await.unwrap_err());
@@ -299,7 +260,7 @@ impl UncleanElection {
     fn hold(self, stage: &Stage) -> anyhow::Result<Script> {
         stage.world.kafka(&["kill", &self.leader])?;
         stage.world.kafka(&["start", &self.follower])?;
-        Script::plain(&stage.world.brokers, TOPIC)
+        stage.source()
     }
 }
 

@@ -1,16 +1,12 @@
 //! What operators do: skip and come back, read anew, and let what is urgent go first.
 
 use crate::Done;
-use tidemill_chaos_tests::script::Script;
 use tidemill_chaos_tests::stage::{Stage, TOPIC};
 use tidemill_chaos_tests::world::World;
 
 pub async fn what_was_skipped_is_backfilled_exactly(stage: &mut Stage) -> Done {
-    stage.topic(2, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.begin(2).await?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     stage.run("WAIT FOR OFFSET (0 = 99) OF PIPE p").await?;
     // Tools that look at groups see what is committed, some time later.
@@ -25,12 +21,10 @@ pub async fn what_was_skipped_is_backfilled_exactly(stage: &mut Stage) -> Done {
         .await?;
     stage.run("ALTER PIPE p PAUSE").await?;
     source.send_ids(0, 100..500)?;
-    source.send_ids(1, 10_000..10_050)?;
-    source.flush()?;
+    source.write_ids(1, 10_000..10_050)?;
     stage.run("ALTER PIPE p SKIP TO LATEST PARTITION 0").await?;
     stage.run("ALTER PIPE p RESUME").await?;
-    source.send_ids(0, 500..510)?;
-    source.flush()?;
+    source.write_ids(0, 500..510)?;
     stage.caught_up().await?;
     assert_eq!(stage.ask("SELECT count(*) FROM t WHERE id < 10000").await?, 110);
     assert_eq!(
@@ -66,10 +60,9 @@ pub async fn what_was_skipped_is_backfilled_exactly(stage: &mut Stage) -> Done {
         )
         .await
 }
+
 pub async fn rows_that_are_read_again_take_the_place_of_the_old_ones(stage: &mut Stage) -> Done {
-    stage.topic(3, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.begin(3).await?;
     source.send_ids(0, 0..100)?;
     source.send(0, None, Some(r#"{"id": "100"}"#))?;
     source.send(0, None, Some("not JSON"))?;
@@ -122,16 +115,14 @@ pub async fn a_kafka_that_denies_groups_is_read_all_the_same(stage: &mut Stage) 
     let groups = ["--deny-principal", "User:*", "--operation", "All", "--group", "*"];
     stage.world.kafka(&[&["acls", "--add"][..], &groups].concat())?;
     stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
-    source.send_ids(0, 0..100)?;
-    source.flush()?;
+    let mut source = stage.source()?;
+    source.write_ids(0, 0..100)?;
     stage.caught_up().await?;
     stage.wait("SELECT sum(committed) FROM system.partitions", 100).await?;
     stage.disturb().await?;
     // By now it has told the group more than once, in vain.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    source.send_ids(0, 100..200)?;
-    source.flush()?;
+    source.write_ids(0, 100..200)?;
     stage.caught_up().await?;
     assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, (0..200).sum::<i64>());
     stage

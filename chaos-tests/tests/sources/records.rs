@@ -22,8 +22,7 @@ pub async fn transactions_leave_gaps_and_no_lag(stage: &mut Stage) -> Done {
     assert_eq!(stage.ask("SELECT count(*) FROM t").await?, 200);
     // A transaction that stays open holds back what is behind it, and says so.
     source.begin()?;
-    source.send_ids(0, 1000..1010)?;
-    source.flush()?;
+    source.write_ids(0, 1000..1010)?;
     let held = "SELECT count(*) FROM system.partitions WHERE waiting_for LIKE 'a transaction at the source%'";
     stage.wait(held, 1).await?;
     assert_eq!(
@@ -69,7 +68,7 @@ pub async fn a_compacted_topic_is_read_to_its_end(stage: &mut Stage) -> Done {
         "delete.retention.ms=600000",
     ];
     stage.topic(1, &config)?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.source()?;
     for round in 0..20_u64 {
         for key in 0..50_u64 {
             let value = format!(r#"{{"id": {}}}"#, round * 50 + key);
@@ -116,15 +115,12 @@ pub async fn a_compacted_topic_is_read_to_its_end(stage: &mut Stage) -> Done {
 pub async fn bad_records_halt_when_asked_and_are_replayed_once(stage: &mut Stage) -> Done {
     stage.topic(1, &[])?;
     stage.pipe(", on_error = 'halt'").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.source()?;
     source.send_ids(0, 0..10)?;
     source.send(0, None, Some(r#"{"id": 10} {"id": 11}"#))?;
     source.send(0, None, Some("not JSON"))?;
-    source.send_ids(0, 12..20)?;
-    source.flush()?;
-    stage
-        .wait("SELECT count(*) FROM system.partitions WHERE stopped = 'bad_record'", 1)
-        .await?;
+    source.write_ids(0, 12..20)?;
+    stage.stopped("bad_record", 1).await?;
     stage.wait("SELECT count(*) FROM t", 10).await?;
     stage.run("ALTER PIPE p REPAIR").await?;
     stage
@@ -158,17 +154,14 @@ pub async fn bad_records_halt_when_asked_and_are_replayed_once(stage: &mut Stage
 
 pub async fn many_bad_records_block_nothing(stage: &mut Stage) -> Done {
     const BAD: u64 = 65_536;
-    stage.topic(1, &[])?;
-    stage.pipe("").await?;
-    let mut source = Script::plain(&stage.world.brokers, TOPIC)?;
+    let mut source = stage.begin(1).await?;
     for n in 0..BAD {
         source.send(0, None, Some(&format!("bad {n}")))?;
         if n == BAD / 2 {
             stage.disturb().await?;
         }
     }
-    source.send_ids(0, 1..=3)?;
-    source.flush()?;
+    source.write_ids(0, 1..=3)?;
     stage.caught_up().await?;
     assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, 6);
     stage.wait("SELECT count(*) FROM system.rejected", BAD as i64).await?;
@@ -177,8 +170,7 @@ pub async fn many_bad_records_block_nothing(stage: &mut Stage) -> Done {
     stage.run("ALTER PIPE p SET (max_rejected_ratio = 0.5)").await?;
     let stopped = "SELECT count(*) FROM system.partitions WHERE stopped = 'too_many_rejected'";
     for _ in 0..100 {
-        source.send_ids(0, 0..=0)?;
-        source.flush()?;
+        source.write_ids(0, 0..=0)?;
         if stage.ask(stopped).await? == 1 {
             break;
         }
