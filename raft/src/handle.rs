@@ -139,6 +139,8 @@ impl Catalog {
         let mut stopped = self.node.stopped.subscribe();
         let mut removed = self.node.removed.subscribe();
         tokio::select! {
+            // In this order: by its own catalog, which may be old, a removed node still belongs to the cluster.
+            biased;
             _ = removed.wait_for(|removed| *removed) => Err(StartError::Removed {
                 folder: self.node.config.data_dir.clone(),
                 cluster: self.node.identity.cluster_name.clone(),
