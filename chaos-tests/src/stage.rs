@@ -107,6 +107,9 @@ impl Stage {
         if !self.kill {
             return Ok(());
         }
+        // A table that was just created has no leaders for a moment.
+        self.wait("SELECT count(*) FROM system.shards WHERE leader IS NULL", 0)
+            .await?;
         let busiest =
             "SELECT leader FROM system.shards WHERE leader IS NOT NULL GROUP BY leader ORDER BY count(*) DESC LIMIT 1";
         let found = rows(&self.world.client()?, busiest).await?;
