@@ -98,6 +98,12 @@ impl Events {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Has it end now, as soon as all is acknowledged; gives the last word.
+    pub async fn stop(self) -> anyhow::Result<Acknowledged> {
+        crate::world::output(Command::new("kill").arg("-TERM").arg(self.child.id().to_string()))?;
+        self.finish().await
+    }
+
     /// Waits for the end; gives the last word.
     pub async fn finish(mut self) -> anyhow::Result<Acknowledged> {
         let status = loop {

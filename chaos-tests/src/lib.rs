@@ -4,7 +4,9 @@
 //! producer that is not ours and says what Kafka acknowledged; a [`scenario`] puts faults in the way
 //! and checks that the table holds exactly that.
 
+pub mod cut;
 pub mod events;
+pub mod failover;
 pub mod reader;
 pub mod scenario;
 pub mod script;

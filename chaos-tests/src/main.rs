@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{scenario, throughput, visibility};
+use tidemill_chaos_tests::{failover, scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -43,6 +43,8 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Measure how long it takes until another node has taken over, again and again
+    Failover(failover::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput {
         /// Events to produce first
@@ -83,6 +85,23 @@ async fn main() -> anyhow::Result<()> {
                 "{} rows at {rate}/s: visible after p50 {} ms, p99 {} ms, max {} ms ({} polls)",
                 v.rows, v.p50_ms, v.p99_ms, v.max_ms, v.polls
             );
+        }
+        Command::Failover(options) => {
+            let rounds = failover::measure(&options).await?;
+            println!(
+                "{} rounds of {:?}, {} events/s:",
+                rounds.len(),
+                options.fault,
+                options.rate
+            );
+            let line = |what: &str, of: fn(&failover::Round) -> Duration| {
+                let (p50, p99, max) = failover::percentiles(rounds.iter().map(of));
+                println!("{what:<40} p50 {p50:.2?}, p99 {p99:.2?}, max {max:.2?}");
+            };
+            line("the shard's leader is taken for lost", |r| r.detected);
+            line("another node leads it", |r| r.led);
+            line("that one has committed", |r| r.committed);
+            line("a fresh count shows all again", |r| r.visible);
         }
         Command::Throughput { rows, nodes } => {
             let t = throughput::measure(rows, nodes).await?;

@@ -16,6 +16,12 @@ pub struct World {
     folder: tempfile::TempDir,
     /// Bootstrap servers of the broker.
     pub brokers: String,
+    /// The URL of a part store that all nodes share; without, parts are replicated.
+    pub parts: Option<String>,
+    /// What is added to the configuration of every founding node.
+    pub settings: String,
+    /// Whether each node runs as a user of its own, so that it can be cut off. Needs root.
+    pub as_users: bool,
     /// Below the ports of the nodes.
     base_port: u16,
     nodes: Vec<NodeProcess>,
@@ -23,6 +29,9 @@ pub struct World {
 
 /// Ports are kept free for so many nodes at least, since some may join later.
 const MOST_NODES: u16 = 9;
+
+/// The user of the first node, where each has its own; nobody else's on an ordinary machine.
+const FIRST_USER: u32 = 61_701;
 
 struct NodeProcess {
     name: String,
@@ -76,6 +85,19 @@ fn free_base_port(nodes: u16) -> anyhow::Result<u16> {
     bail!("no free ports")
 }
 
+/// The binary, as `user`: in a place, and with a folder, that it can reach.
+fn as_user(user: u32, folder: &Path, home: &Path) -> anyhow::Result<Command> {
+    let copy = folder.join("tidemill");
+    if !copy.exists() {
+        std::fs::copy(binary()?, &copy).context("the binary cannot be copied")?;
+    }
+    output(Command::new("chmod").arg("755").arg(folder).arg(&copy))?;
+    output(Command::new("chown").arg("-R").arg(user.to_string()).arg(home))?;
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg("--clear-groups").arg(copy);
+    Ok(command)
+}
+
 impl World {
     /// A broker and `nodes` nodes, all up, the cluster founded.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
@@ -104,6 +126,9 @@ impl World {
         Ok(Self {
             folder,
             brokers,
+            parts: None,
+            settings: String::new(),
+            as_users: false,
             base_port: 0,
             nodes: vec![],
         })
@@ -115,9 +140,13 @@ impl World {
         self.base_port = base;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
+        init.args(self.parts.iter().flat_map(|url| ["--parts", url.as_str()]));
         output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
         for i in 1..=nodes {
             let api = format!("127.0.0.1:{}", base + 100 + i);
+            let config = self.folder.path().join(format!("n{i}/node.toml"));
+            let text = std::fs::read_to_string(&config)?;
+            std::fs::write(config, format!("{text}\n{}", self.settings))?;
             self.nodes.push(NodeProcess {
                 name: format!("n{i}"),
                 api,
@@ -218,6 +247,19 @@ impl World {
         Ok(Client::new(config)?)
     }
 
+    /// A client that knows all nodes but one, and asks but once.
+    pub fn client_without(&self, node: usize) -> anyhow::Result<Client> {
+        let others = self.nodes.iter().enumerate().filter(|(i, _)| *i != node);
+        let mut config = ClientConfig::new(others.map(|(_, n)| n.api.clone()));
+        config.retry_for = Duration::ZERO;
+        Ok(Client::new(config)?)
+    }
+
+    /// The user that node `i` runs as, where nodes have users of their own.
+    pub fn user(&self, i: usize) -> u32 {
+        FIRST_USER + i as u32
+    }
+
     /// The api addresses, separated by commas.
     pub fn connect(&self) -> String {
         self.nodes.iter().map(|n| n.api.as_str()).collect::<Vec<_>>().join(",")
@@ -228,7 +270,11 @@ impl World {
         let node = &mut self.nodes[i];
         let home = self.folder.path().join(&node.name);
         let log = File::options().create(true).append(true).open(home.join("log"))?;
-        let mut command = Command::new(binary()?);
+        let user = self.as_users.then(|| FIRST_USER + i as u32);
+        let mut command = match user {
+            None => Command::new(binary()?),
+            Some(user) => as_user(user, self.folder.path(), &home)?,
+        };
         command
             .arg("node")
             .arg("--config")

@@ -94,6 +94,12 @@ async fn nodes_come_and_go_and_every_event_is_there_once() {
     wait_for_group(world, 3, 3).await;
     let reader = Reader::start(world.client().unwrap(), TABLE.into());
     wait_for_balance(world).await;
+    // Refused until every file has its copies: what the founder had alone is copied first.
+    let safe = world.wait_for("two copies of everything", PATIENCE, async |world| {
+        world.run("ALTER CLUSTER SET (min_replicas = 2)").await?;
+        Ok(true)
+    });
+    safe.await.unwrap();
 
     let before = count(&world.client().unwrap(), TABLE).await.unwrap();
     let killed = Instant::now();
@@ -144,6 +150,9 @@ async fn nodes_come_and_go_and_every_event_is_there_once() {
 
     // Down to one.
     remove(world, second).await;
+    let refused = world.tidemill(&["node", "remove", "n4"]).unwrap_err().to_string();
+    assert!(refused.contains("ALTER CLUSTER SET (min_replicas = 1)"), "{refused}");
+    world.run("ALTER CLUSTER SET (min_replicas = 1)").await.unwrap();
     remove(world, 3).await;
     wait_for_group(world, 1, 1).await;
     let last = world.tidemill(&["node", "remove", "n5"]).unwrap_err().to_string();

@@ -156,21 +156,41 @@ async fn nodes_that_cannot_run_say_why() {
     // The same name from another folder: the cluster knows n1 already, with its own folder.
     let twin = changed_config(&world, "twin", on_other_ports);
     will_not_start(&twin, &["n1", "folder"]);
+    // The disk of another node that runs.
+    let data = world.folder().join("n1/data").display().to_string();
+    let with_parts_of_n1 = |text: String| {
+        let store = format!("part_store = \"replicated://{data}/parts\"");
+        text.replace("part_store = \"replicated\"", &store)
+    };
+    let greedy = changed_config(&world, "greedy", |text| on_other_ports(with_parts_of_n1(text)));
+    will_not_start(&greedy, &["n1/data/parts", "another process uses it"]);
     // The folder of a node of another cluster.
     world.stop_node(0).unwrap();
+    let with_data_of_n1 = |text: String| text.replace("data_dir = \"data\"", &format!("data_dir = {data:?}"));
     let foreign = changed_config(&world, "foreign", |text| {
-        let data = world.folder().join("n1/data");
-        text.replace("cluster = \"demo\"", "cluster = \"other\"").replace(
-            "data_dir = \"data\"",
-            &format!("data_dir = {:?}", data.display().to_string()),
-        )
+        with_data_of_n1(text.replace("cluster = \"demo\"", "cluster = \"other\""))
     });
     will_not_start(&foreign, &["'demo'", "'other'"]);
     // A new cluster over the parts of an old one.
     let second = changed_config(&world, "second", |text| {
-        text.replace("cluster = \"demo\"", "cluster = \"second\"")
+        with_parts_of_n1(text.replace("cluster = \"demo\"", "cluster = \"second\""))
     });
     will_not_start(&second, &["belongs to another cluster", "demo"]);
+    // Something else where parts should be.
+    let full = changed_config(&world, "full", |text| {
+        let folder = world.folder().join("n1").display().to_string();
+        text.replace(
+            "part_store = \"replicated\"",
+            &format!("part_store = \"replicated://{folder}\""),
+        )
+    });
+    will_not_start(&full, &["no disk.id", "name an empty one"]);
+    // Another kind of store than the cluster has.
+    let shared = changed_config(&world, "shared", |text| {
+        let store = format!("part_store = \"file://{}/shared\"", world.folder().display());
+        with_data_of_n1(text.replace("part_store = \"replicated\"", &store))
+    });
+    will_not_start(&shared, &["replicates its parts", "Set part_store = \"replicated\""]);
     let twice = changed_config(&world, "twice", |text| {
         let members = text.find("[[members]]").unwrap();
         let again = text[members..].to_owned();

@@ -14,6 +14,7 @@ mod deletion;
 mod events;
 mod membership;
 mod rejects;
+mod replicas;
 
 pub use events::EVENTS_KEPT;
 
@@ -81,9 +82,9 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
     }
     match &proposal.command {
         Command::FoundCluster(c) => cluster::found(state, c),
-        Command::NodeUp(c) => cluster::node_up(state, c),
-        Command::SetNodeState(c) => cluster::set_node_state(state, c),
-        Command::AssignLeader(c) => cluster::assign_leader(state, c),
+        Command::NodeUp(c) => cluster::node_up(state, at, c),
+        Command::SetNodeState(c) => cluster::set_node_state(state, at, c),
+        Command::AssignLeader(c) => cluster::assign_leader(state, at, c),
         Command::CreateTable(c) => definitions::create_table(state, at, c),
         Command::DropTable(c) => definitions::drop_table(state, at, c),
         Command::CreatePipe(c) => definitions::create_pipe(state, at, c),
@@ -101,6 +102,11 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::RecordEvent(c) => events::record(state, at, c),
         Command::AddNode(c) => membership::add_node(state, c),
         Command::SetNodeIntent(c) => membership::set_node_intent(state, c),
-        Command::RemoveNode(node) => membership::remove_node(state, *node),
+        Command::RemoveNode(node) => membership::remove_node(state, at, *node),
+        Command::SetReplication(c) => replicas::set_replication(state, at, *c),
+        Command::AddReplica(c) => replicas::add(state, c),
+        Command::CompleteReplica(c) => replicas::complete(state, c),
+        Command::DropReplica(c) => replicas::drop_replica(state, c),
+        Command::SetHoldings(c) => replicas::set_holdings(state, at, c),
     }
 }

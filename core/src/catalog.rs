@@ -1,8 +1,10 @@
 //! The records of the catalog and how each is found. What may change them is in [`crate::apply()`].
 
 mod pipe;
+mod replica;
 
 pub use pipe::*;
+pub use replica::*;
 
 use crate::ids::*;
 use crate::ledger::ClosedLedger;
@@ -101,6 +103,9 @@ pub struct Node {
     /// What the operators want of it.
     #[serde(default)]
     pub intent: NodeIntent,
+    /// Its disk for part files; `None` before it is heard of, and where the part store is shared.
+    #[serde(default)]
+    pub disk: Option<DiskId>,
 }
 
 /// A table.
@@ -202,8 +207,36 @@ pub struct Shard {
     pub epoch: Epoch,
     /// Who leads it in this term, if anybody.
     pub leader: Option<NodeId>,
+    /// Why it has this leader, or none.
+    #[serde(default)]
+    pub assigned: Option<Assigned>,
     /// Its last commit.
     pub last_commit: Option<LastCommit>,
+    /// Who keeps its part files; nobody in particular where the part store is shared.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
+}
+
+impl Shard {
+    /// The replica on `node`, if there is one.
+    pub fn replica(&self, node: NodeId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// The nodes that are complete replicas.
+    pub fn ready_replicas(&self) -> impl Iterator<Item = NodeId> {
+        let ready = self.replicas.iter().filter(|r| r.state == ReplicaState::Ready);
+        ready.map(|replica| replica.node)
+    }
+}
+
+/// When and why a shard got its leader, or lost it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// Why, for people.
+    pub because: String,
 }
 
 /// The last commit of a shard, kept so that its repetition is recognised.
@@ -350,6 +383,9 @@ pub struct Cluster {
     pub next_pipe: PipeId,
     /// The number of the next event.
     pub next_event: u64,
+    /// How part files are replicated; `None` where all nodes share one part store.
+    #[serde(default)]
+    pub replication: Option<Replication>,
 }
 
 /// The one key of the [`Cluster`] record.
@@ -425,6 +461,7 @@ records! {
     SourcePartition: Partition by (PipeId, PartitionId);
     Part: Part by (ShardId, PartId);
     RejectPart: RejectPart by (PipeId, PartId);
+    Copies: Copies by (ShardId, PartId);
     Tombstone: Tombstone by PartId;
     ClosedLedger: Ledger by (PipeId, PartitionId, Incarnation);
     Skip: Skip by (PipeId, PartitionId, Offset);
@@ -476,6 +513,11 @@ pub trait CatalogQuestions: CatalogRead {
     /// What was skipped of `pipe`, by partition and offset.
     fn skips_of(&self, pipe: PipeId) -> Result<Vec<Skip>, ViewError> {
         self.list(&pipe.bytes())
+    }
+
+    /// The live files of `shard` with their holders; none where the part store is shared.
+    fn copies_of(&self, shard: ShardId) -> Result<Vec<Copies>, ViewError> {
+        self.list(&shard.bytes())
     }
 
     /// The parts of `table`, by shard.

@@ -1,6 +1,8 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
-use crate::catalog::{Addresses, FlushPolicy, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState};
+use crate::catalog::{
+    Addresses, FlushPolicy, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState, Replication,
+};
 use crate::format::JsonFormat;
 use crate::ids::*;
 use crate::schema::{Column, PartitionBy};
@@ -84,6 +86,16 @@ pub enum Command {
     SetNodeIntent(SetNodeIntent),
     /// Ends the life of a node that has left the voters.
     RemoveNode(NodeId),
+    /// Changes how many copies of part files there are.
+    SetReplication(Replication),
+    /// Lets a node keep the files of a shard.
+    AddReplica(ReplicaOf),
+    /// Says that a replica that was copying is complete.
+    CompleteReplica(ReplicaOf),
+    /// Lets a node keep the files of a shard no more.
+    DropReplica(ReplicaOf),
+    /// Says which files a disk holds, or holds no more.
+    SetHoldings(SetHoldings),
 }
 
 /// See [`Command::FoundCluster`].
@@ -95,6 +107,8 @@ pub struct FoundCluster {
     pub name: String,
     /// The first nodes.
     pub members: Vec<FoundingMember>,
+    /// How part files are replicated; `None` where all nodes share one part store.
+    pub replication: Option<Replication>,
 }
 
 /// One of the first nodes.
@@ -123,6 +137,8 @@ pub struct NodeUp {
     pub boot: BootId,
     /// Where it is reached from now on.
     pub addresses: Addresses,
+    /// Its disk for part files, if it keeps any.
+    pub disk: Option<DiskId>,
 }
 
 /// See [`Command::SetNodeState`].
@@ -288,6 +304,8 @@ pub struct ReplayRejects {
     pub parts: Vec<PartFile>,
     /// The reject parts that are used up, each with what is left of it.
     pub used: Vec<UsedRejects>,
+    /// The disks on which all new files are durable; empty where the part store is shared.
+    pub holders: Vec<Holder>,
 }
 
 /// A reject part that a replay uses up.
@@ -345,6 +363,8 @@ pub struct AssignLeader {
     pub replaces: Epoch,
     /// The new leader, or none.
     pub leader: Option<NodeId>,
+    /// Why, for people.
+    pub because: String,
 }
 
 /// See [`Command::CommitPart`].
@@ -364,6 +384,28 @@ pub struct CommitPart {
     pub reject_parts: Vec<(PipeId, PartFile)>,
     /// What this passes over, at most one span for each partition.
     pub spans: Vec<Span>,
+    /// The disks on which all these files are durable; empty where the part store is shared.
+    pub holders: Vec<Holder>,
+}
+
+/// See [`Command::AddReplica`], [`Command::CompleteReplica`] and [`Command::DropReplica`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaOf {
+    /// The shard.
+    pub shard: ShardId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// See [`Command::SetHoldings`]. Files that are not live any more are passed over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetHoldings {
+    /// The disk, which must be the present one of its node.
+    pub disk: Holder,
+    /// Files that lie on it, durable and verified.
+    pub holds: Vec<(ShardId, PartId)>,
+    /// Files that turned out to be missing or damaged on it, each with what was found.
+    pub lost: Vec<(ShardId, PartId, String)>,
 }
 
 /// See [`Command::AddNode`].
@@ -480,6 +522,19 @@ pub enum Refusal {
     /// Another content under the id of the last commit.
     #[error("commit id {0} was used before with other content")]
     IdReused(CommitId),
+    /// The files are not safe enough yet. Put them onto more disks and say it again.
+    #[error("the files are on {counted} of {needed} disks that count: {}", .ignored.join("; "))]
+    TooFewHolders {
+        /// How many holders count.
+        counted: u32,
+        /// How many there must be.
+        needed: u32,
+        /// The holders that were named and do not count, each with the reason.
+        ignored: Vec<String>,
+    },
+    /// What is asked of replicas cannot be.
+    #[error("{0}")]
+    Replication(String),
     /// The table's columns have changed too much since.
     #[error("the parts have schema version {given}, the table takes {oldest} or later")]
     SchemaTooOld {

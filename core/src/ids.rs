@@ -92,6 +92,8 @@ uuid!(/// One attempt to commit, repeated unchanged when its answer was lost.
     CommitId);
 uuid!(/// A data folder: made when the folder is, so that a wiped node is a different one.
     InstanceId);
+uuid!(/// A disk for part files: made when its folder is, so that an emptied one is a different one.
+    DiskId);
 uuid!(/// One run of a node's process.
     BootId);
 uuid!(/// A cluster, named once when it is founded.

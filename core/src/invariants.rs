@@ -89,6 +89,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
     }
     found.extend(check_nodes(view)?);
+    found.extend(check_copies(view, &parts, &rejects)?);
     let mut ids = BTreeMap::new();
     for (id, what) in parts
         .iter()
@@ -100,6 +101,101 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
         if view.get::<Tombstone>(&id)?.is_some() {
             found.push(violation("CAT-1", format!("{what} {id} is live and buried")));
+        }
+    }
+    Ok(found)
+}
+
+/// CAT-1: where parts are replicated, exactly the live files have copies, at most one on each node. REP-1: only a
+/// complete replica leads.
+fn check_copies<V: CatalogView + ?Sized>(
+    view: &V,
+    parts: &[Part],
+    rejects: &[RejectPart],
+) -> Result<Vec<Violation>, ViewError> {
+    let mut found = Vec::new();
+    let replicates = view
+        .get::<Cluster>(&ClusterKey)?
+        .and_then(|cluster| cluster.replication);
+    let live = parts.iter().map(|p| (p.shard, &p.file));
+    let live = live.chain(rejects.iter().map(|p| (p.shard, &p.file)));
+    let live: BTreeMap<_, _> = live.map(|(shard, file)| ((shard, file.id), file)).collect();
+    let mut copied = 0;
+    for shard in view.list::<Shard>(&[])? {
+        for copies in view.copies_of(shard.id)? {
+            copied += 1;
+            let mut nodes: Vec<NodeId> = copies.holders.iter().map(|holder| holder.node).collect();
+            nodes.dedup();
+            let file = live.get(&(shard.id, copies.part));
+            let same = file.is_some_and(|file| Copies::of(file, copies.holders.clone()) == copies);
+            if !same || nodes.len() != copies.holders.len() {
+                found.push(violation("CAT-1", format!("{copies:?} are copies of {file:?}")));
+            }
+        }
+        let led_by_other = shard
+            .leader
+            .is_some_and(|leader| shard.ready_replicas().all(|ready| ready != leader));
+        if replicates.is_some() && led_by_other {
+            found.push(violation(
+                "REP-1",
+                format!("{shard:?} is not led by a complete replica"),
+            ));
+        }
+    }
+    if view.list::<Copies>(&[])?.len() != copied || copied != replicates.map_or(0, |_| live.len()) {
+        found.push(violation(
+            "CAT-1",
+            format!("{copied} files have copies, {} are live", live.len()),
+        ));
+    }
+    Ok(found)
+}
+
+/// How many disks of `copies` count: those that replicas of `shard` have now.
+fn counted<V: CatalogView + ?Sized>(view: &V, shard: &Shard, copies: &Copies) -> Result<usize, ViewError> {
+    let mut counted = 0;
+    for holder in &copies.holders {
+        let disk = view.get::<Node>(&holder.node)?.and_then(|node| node.disk);
+        counted += usize::from(disk == Some(holder.disk) && shard.replica(holder.node).is_some());
+    }
+    Ok(counted)
+}
+
+/// CAT-1: what becomes live is on enough disks. REP-1: a replica becomes ready only when it holds everything, and
+/// nobody is given up whom the files need.
+fn check_copies_step<A, B>(before: &A, after: &B) -> Result<Vec<Violation>, ViewError>
+where
+    A: CatalogView + ?Sized,
+    B: CatalogView + ?Sized,
+{
+    let mut found = Vec::new();
+    let Some(rule) = after
+        .get::<Cluster>(&ClusterKey)?
+        .and_then(|cluster| cluster.replication)
+    else {
+        return Ok(found);
+    };
+    for new in after.list::<Shard>(&[])? {
+        let old = before.get::<Shard>(&new.id)?;
+        let was_ready = |node: NodeId| old.iter().flat_map(Shard::ready_replicas).any(|ready| ready == node);
+        let gave_up = old
+            .iter()
+            .flat_map(|old| &old.replicas)
+            .any(|r| new.replica(r.node).is_none());
+        for copies in after.copies_of(new.id)? {
+            let is_new = before.get::<Copies>(&(new.id, copies.part))?.is_none();
+            let enough = counted(after, &new, &copies)? >= rule.min_replicas as usize;
+            if (is_new || gave_up) && !enough {
+                found.push(violation("CAT-1", format!("{copies:?} of {new:?} are too few")));
+            }
+            for ready in new.ready_replicas().filter(|node| !was_ready(*node)) {
+                if copies.holders.iter().all(|holder| holder.node != ready) {
+                    found.push(violation(
+                        "REP-1",
+                        format!("node {ready} became ready without {copies:?}"),
+                    ));
+                }
+            }
         }
     }
     Ok(found)
@@ -167,6 +263,7 @@ where
             found.push(violation("OWN-1", format!("{old:?} changed its shard within a life")));
         }
     }
+    found.extend(check_copies_step(before, after)?);
     // Rows and counts move together: the rows of a table grow by what its partitions count (LED-1, QRY-1).
     for table in after.list::<Table>(&[])? {
         let pipes_before: Vec<PipeId> = before.pipes_into(table.id)?.iter().map(|p| p.id).collect();

@@ -6,7 +6,7 @@
 //! - A node of the catalog that is not in the group becomes a learner. It votes when it has caught up, and when
 //!   that makes the number of voters odd, up to [`MAX_VOTERS`]; all voters that a step brings come at once. Two
 //!   voters survive no more losses than one, four no more than three, so an even number is never made by adding.
-//! - Nobody who stays loses the vote. A node that leaves keeps it until its shards have moved, or it is down.
+//! - Nobody who stays loses the vote. A node that leaves keeps it until its shards have moved, and others have its parts.
 //! - The leader never takes itself out: it makes another node leader, which does that.
 //! - No step is taken after which no majority of the voters would be alive.
 //! - A joint configuration that somebody left behind is finished before anything else is begun.
@@ -29,6 +29,8 @@ pub struct Standing {
     pub intent: NodeIntent,
     /// Whether it leads shards.
     pub leads_shards: bool,
+    /// Whether it is to keep files of shards.
+    pub keeps_parts: bool,
     /// Whether its heartbeats arrive.
     pub alive: bool,
     /// Whether its log is about as long as the leader's.
@@ -44,7 +46,7 @@ impl Standing {
 
     /// Whether it may lose its vote: nothing that it has is needed any more.
     fn may_go(&self) -> bool {
-        self.leaves() && !self.leads_shards
+        self.leaves() && !self.leads_shards && !self.keeps_parts
     }
 
     fn may_vote(&self) -> bool {
@@ -118,7 +120,9 @@ pub fn next_step(group: &Group) -> Plan {
     }
     let leading = group.nodes.values().find(|node| node.leaves() && node.leads_shards);
     let leading = leading.map(|node| format!("node '{}' still leads shards", node.name));
-    waiting.or(leading).map_or(Plan::Settled, Plan::Wait)
+    let keeping = group.nodes.values().find(|node| node.leaves() && node.keeps_parts);
+    let keeping = keeping.map(|node| format!("the parts of node '{}' to be copied to others", node.name));
+    waiting.or(leading).or(keeping).map_or(Plan::Settled, Plan::Wait)
 }
 
 /// Why `node` cannot be asked to leave now; judged by what can be seen at the moment.
@@ -130,7 +134,7 @@ pub fn may_leave(group: &Group, node: NodeId) -> Result<(), String> {
     if standing.leaves() {
         return Ok(());
     }
-    (standing.intent, standing.leads_shards) = (NodeIntent::Leave, false);
+    (standing.intent, standing.leads_shards, standing.keeps_parts) = (NodeIntent::Leave, false, false);
     let someone = |other: &Standing| !other.leaves() && other.alive && other.state == NodeState::Ready;
     if !after.nodes.values().any(someone) {
         return Err("no other node is ready to take its place".into());

@@ -17,14 +17,22 @@ pub struct Problem {
 }
 
 /// One shard to place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ShardLoad {
     /// The shard.
     pub shard: ShardId,
+    /// Those of the candidates that may lead it; `None` when all may.
+    pub able: Option<Vec<NodeId>>,
     /// Who leads it now.
     pub leader: Option<NodeId>,
     /// How much work it is, in any unit common to all.
     pub weight: u64,
+}
+
+impl ShardLoad {
+    fn may_be_at(&self, node: NodeId) -> bool {
+        self.able.as_ref().is_none_or(|able| able.contains(&node))
+    }
 }
 
 /// A shard that gets another leader.
@@ -52,24 +60,22 @@ pub enum MoveReason {
 /// The moves that solve `problem`, in a fixed order; none if it is solved.
 pub fn place(problem: &Problem) -> Vec<Move> {
     let mut load: BTreeMap<NodeId, u64> = problem.candidates.iter().map(|node| (*node, 0)).collect();
-    let mut at: BTreeMap<ShardId, (NodeId, u64)> = BTreeMap::new();
+    let mut at: BTreeMap<ShardId, (NodeId, &ShardLoad)> = BTreeMap::new();
     let mut moves = Vec::new();
     let mut homeless = Vec::new();
     for s in &problem.shards {
-        match s.leader.filter(|node| load.contains_key(node)) {
+        match s.leader.filter(|node| load.contains_key(node) && s.may_be_at(*node)) {
             Some(node) => {
-                at.insert(s.shard, (node, s.weight));
+                at.insert(s.shard, (node, s));
                 *load.entry(node).or_default() += s.weight;
             }
-            None => homeless.push(*s),
+            None => homeless.push(s),
         }
     }
     homeless.sort_by_key(|s| (std::cmp::Reverse(s.weight), s.shard));
     for s in homeless {
-        let to = load
-            .iter()
-            .min_by_key(|(node, load)| (**load, **node))
-            .map(|(node, _)| *node);
+        let able = load.iter().filter(|(node, _)| s.may_be_at(**node));
+        let to = able.min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
         let reason = if s.leader.is_some() {
             MoveReason::LeaderLost
         } else {
@@ -83,42 +89,50 @@ pub fn place(problem: &Problem) -> Vec<Move> {
             });
         }
         if let Some(node) = to {
-            at.insert(s.shard, (node, s.weight));
+            at.insert(s.shard, (node, s));
             *load.entry(node).or_default() += s.weight;
         }
     }
-    // Each step lowers the spread, so this ends; the bound is only a belt for weights of zero.
+    // Each step lowers the sum of the squares of the loads, so this ends; the bound is only a belt.
     for _ in 0..problem.shards.len() {
-        let Some((fullest, high)) = load
-            .iter()
-            .max_by_key(|(n, l)| (**l, std::cmp::Reverse(**n)))
-            .map(|(n, l)| (*n, *l))
-        else {
+        let Some((shard, to)) = best_move(&load, &at) else {
             break;
         };
-        let Some((emptiest, low)) = load.iter().min_by_key(|(n, l)| (**l, **n)).map(|(n, l)| (*n, *l)) else {
+        let Some((from, s)) = at.get(&shard).copied() else {
             break;
         };
-        // A move pays only if the emptiest does not become what the fullest was.
-        let best = at
-            .iter()
-            .filter(|(_, (node, weight))| *node == fullest && *weight > 0 && low + weight < high)
-            .max_by_key(|(shard, (_, weight))| (*weight, std::cmp::Reverse(**shard)))
-            .map(|(shard, (_, weight))| (*shard, *weight));
-        let Some((shard, weight)) = best else { break };
-        at.insert(shard, (emptiest, weight));
-        load.entry(fullest).and_modify(|l| *l -= weight);
-        load.entry(emptiest).and_modify(|l| *l += weight);
+        at.insert(shard, (to, s));
+        load.entry(from).and_modify(|l| *l -= s.weight);
+        load.entry(to).and_modify(|l| *l += s.weight);
         match moves.iter_mut().find(|m| m.shard == shard) {
-            Some(earlier) => earlier.to = Some(emptiest),
+            Some(earlier) => earlier.to = Some(to),
             None => moves.push(Move {
                 shard,
-                to: Some(emptiest),
+                to: Some(to),
                 reason: MoveReason::Balance,
             }),
         }
     }
     moves
+}
+
+/// The one move that makes two nodes most even: of the greatest difference, the heaviest shard.
+fn best_move(load: &BTreeMap<NodeId, u64>, at: &BTreeMap<ShardId, (NodeId, &ShardLoad)>) -> Option<(ShardId, NodeId)> {
+    let mut best: Option<((u64, u64), ShardId, NodeId)> = None;
+    for (shard, (from, s)) in at.iter().filter(|(_, (_, s))| s.weight > 0) {
+        let high = load.get(from).copied().unwrap_or_default();
+        for (to, low) in load.iter().filter(|(to, _)| s.may_be_at(**to)) {
+            // A move pays only if the emptier does not become what the fuller was.
+            if low + s.weight >= high {
+                continue;
+            }
+            let worth = (high - low, s.weight);
+            if best.is_none_or(|(known, ..)| worth > known) {
+                best = Some((worth, *shard, *to));
+            }
+        }
+    }
+    best.map(|(_, shard, to)| (shard, to))
 }
 
 #[cfg(test)]
@@ -141,6 +155,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, l)| ShardLoad {
                     shard: shard(i as u32),
+                    able: None,
                     leader: l.map(NodeId),
                     weight: 1,
                 })
@@ -195,6 +210,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_is_led_only_where_it_may_be() {
+        let mut p = problem(&[1, 2, 3], &[None, None, Some(1), None]);
+        p.shards[0].able = Some(vec![NodeId(3)]);
+        p.shards[1].able = Some(vec![NodeId(3), NodeId(9)]);
+        p.shards[2].able = Some(vec![NodeId(2)]);
+        p.shards[3].able = Some(vec![]);
+        let after = solved(&p);
+        let leaders: Vec<_> = after.shards.iter().map(|s| s.leader.map(|node| node.0)).collect();
+        assert_eq!(leaders, [Some(3), Some(3), Some(2), None]);
+        assert_eq!(place(&after), []);
+    }
+
+    #[test]
     fn without_candidates_a_lost_leader_is_taken_away() {
         let moves = place(&problem(&[], &[Some(1), None]));
         assert_eq!(
@@ -241,7 +269,7 @@ mod tests {
             let problem = Problem {
                 candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
                 shards: shards.iter().enumerate().map(|(i, (leader, weight))| ShardLoad {
-                    shard: shard(i as u32), leader: leader.map(NodeId), weight: *weight,
+                    shard: shard(i as u32), able: None, leader: leader.map(NodeId), weight: *weight,
                 }).collect(),
             };
             let after = solved(&problem);

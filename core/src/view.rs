@@ -33,6 +33,8 @@ pub enum Kind {
     Part,
     /// Reject parts by (pipe, part).
     RejectPart,
+    /// Files of parts and reject parts with their holders, by (table, shard, part).
+    Copies,
     /// Files that are no longer referenced and wait for the collector, by part.
     Tombstone,
     /// Ledgers of lives that are over, by (pipe, partition, incarnation).
@@ -45,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Meta,
         Kind::Node,
         Kind::Table,
@@ -56,6 +58,7 @@ impl Kind {
         Kind::Partition,
         Kind::Part,
         Kind::RejectPart,
+        Kind::Copies,
         Kind::Tombstone,
         Kind::Ledger,
         Kind::Skip,
@@ -75,6 +78,7 @@ impl Kind {
             Kind::Partition => "partition",
             Kind::Part => "part",
             Kind::RejectPart => "reject_part",
+            Kind::Copies => "copies",
             Kind::Tombstone => "tombstone",
             Kind::Ledger => "ledger",
             Kind::Skip => "skip",

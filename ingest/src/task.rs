@@ -8,7 +8,7 @@ use crate::budget::{Account, Budget};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
 use crate::priority::Priority;
-use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks};
+use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks, Trouble};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +91,7 @@ pub struct ShardTask {
     freshness: Arc<Freshness>,
     topics: TopicChecks,
     hurry: Arc<AtomicBool>,
+    trouble: Trouble,
     stops: UnboundedSender<(SpanKey, StopReason)>,
     consumers: Mutex<Consumers>,
     command: watch::Sender<Command>,
@@ -114,6 +115,7 @@ impl ShardTask {
         let (command, commands) = watch::channel(Command::Run);
         let account = context.budget.open();
         let (topics, hurry) = (TopicChecks::default(), Arc::new(AtomicBool::new(false)));
+        let trouble = Trouble::default();
         let (stops, stopped) = unbounded_channel();
         let writer = ShardWriter {
             table: tables,
@@ -125,6 +127,7 @@ impl ShardTask {
             account: account.clone(),
             topics: topics.clone(),
             hurry: hurry.clone(),
+            trouble: trouble.clone(),
         };
         let attention = context.attention.clone();
         let told = Told { commands, stopped };
@@ -142,6 +145,7 @@ impl ShardTask {
             freshness: Arc::default(),
             topics,
             hurry,
+            trouble,
             stops,
             consumers: Mutex::default(),
             command,
@@ -292,6 +296,7 @@ impl ShardTask {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         let status = consumers.values().flat_map(|reading| reading.consumer.status());
         let status: BTreeMap<SpanKey, PartitionStatus> = status.map(|status| (status.key, status)).collect();
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let progress = |(key, position): (SpanKey, Offset)| {
             let status = status.get(&key);
             PartitionProgress {
@@ -302,7 +307,10 @@ impl ShardTask {
                 reading: status.is_some_and(|s| s.reading),
                 record_bytes: status.and_then(|s| s.record_bytes),
                 read_to_ms: status.and_then(|s| s.read_to_ms),
-                waiting_for: status.map(|s| s.waiting_for.clone()).unwrap_or_default(),
+                waiting_for: match &trouble {
+                    Some(trouble) => trouble.clone(),
+                    None => status.map(|s| s.waiting_for.clone()).unwrap_or_default(),
+                },
             }
         };
         positions.into_iter().map(progress).collect()

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tidemill_core::catalog::Table;
 use tidemill_core::command::{CommitPart, Outcome, Refusal, StopPartition};
-use tidemill_core::{CommitId, Epoch, PartId, PipeId, ShardId, SpanKey};
+use tidemill_core::{CommitId, Epoch, PartId, PipeId, SchemaVersion, ShardId, SpanKey};
 use tidemill_storage::memtable::{Cut, Memtable};
 use tidemill_storage::part::{WrittenPart, write_parts, write_rejects};
-use tidemill_storage::store::PartStore;
+use tidemill_storage::store::{PartStore, put_all};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
@@ -54,6 +54,9 @@ pub trait Committer: Send + Sync {
 /// The topic checks of the pipes that a task reads.
 pub type TopicChecks = Arc<Mutex<BTreeMap<PipeId, Arc<TopicCheck>>>>;
 
+/// What keeps the parts of a task from becoming durable, if anything does.
+pub type Trouble = Arc<Mutex<Option<String>>>;
+
 /// How a flush ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Flushed {
@@ -83,6 +86,8 @@ pub struct ShardWriter {
     pub account: Account,
     /// Whether the topics are still what they were.
     pub topics: TopicChecks,
+    /// What keeps its parts from becoming durable, for people.
+    pub trouble: Trouble,
     /// Whether a pipe is being paused, so that what was read has to be committed at once.
     pub hurry: Arc<AtomicBool>,
 }
@@ -114,8 +119,9 @@ impl ShardWriter {
         let read_before = Instant::now();
         self.ask_topics(&cut);
         let mut lost = Vec::new();
+        let mut encoded = self.encode(&cut).await;
         loop {
-            let commit = self.make_durable(&cut).await;
+            let commit = self.make_durable(&encoded, &cut).await;
             let others = self.other_topics(&cut, read_before).await;
             if !others.is_empty() {
                 warn!(shard = %self.shard, "a topic was created again: what was read of it is dropped");
@@ -124,6 +130,7 @@ impl ShardWriter {
                     Some(rest) => cut = rest,
                     None => return Flushed::Committed(lost),
                 }
+                encoded = self.encode(&cut).await;
                 continue;
             }
             match self.decide(commit).await {
@@ -141,6 +148,12 @@ impl ShardWriter {
                         Some(rest) => cut = rest,
                         None => return Flushed::Committed(lost),
                     }
+                    encoded = self.encode(&cut).await;
+                }
+                Err(refusal @ Refusal::TooFewHolders { .. }) => {
+                    // Replicas came or went since the files were put: put them where they are wanted now.
+                    warn!(shard = %self.shard, epoch = %self.epoch, %refusal, "put the files once more");
+                    tokio::time::sleep(BACKOFF.0).await;
                 }
                 Err(refusal) => return Flushed::Fenced(refusal),
             }
@@ -182,40 +195,65 @@ impl ShardWriter {
         others
     }
 
-    /// Writes the parts of `cut` and puts them into the store, however long that takes.
-    async fn make_durable(&self, cut: &Cut) -> CommitPart {
+    /// Writes the parts of `cut`, however long that takes.
+    async fn encode(&self, cut: &Cut) -> Encoded {
         let mut wait = BACKOFF.0;
         loop {
-            match self.try_make_durable(cut).await {
-                Ok(commit) => return commit,
-                Err(why) => error!(shard = %self.shard, "a part cannot be made durable, trying again: {why}"),
+            match self.try_encode(cut).await {
+                Ok(encoded) => return encoded,
+                Err(why) => error!(shard = %self.shard, "a part cannot be written, trying again: {why}"),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
     }
 
-    async fn try_make_durable(&self, cut: &Cut) -> Result<CommitPart, String> {
+    async fn try_encode(&self, cut: &Cut) -> Result<Encoded, String> {
         let (table, shard, epoch, copy) = (self.table.borrow().clone(), self.shard, self.epoch, cut.clone());
-        let schema_version = table.schema_version;
         let encoded = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
-        let (parts, rejects) = encoded.await.map_err(|e| e.to_string())??;
-        agree(&parts, cut)?;
-        for part in parts.iter().chain(rejects.iter().map(|(_, part)| part)) {
-            self.store
-                .put(&part.file.path, part.bytes.clone())
-                .await
-                .map_err(|e| e.to_string())?;
+        let encoded = encoded.await.map_err(|e| e.to_string())??;
+        agree(&encoded.parts, cut)?;
+        Ok(encoded)
+    }
+
+    /// Puts the parts into the store, however long that takes; they are durable then. Always the same files, so that a
+    /// store that fails again and again is not filled with what nobody will name.
+    async fn make_durable(&self, encoded: &Encoded, cut: &Cut) -> CommitPart {
+        let mut wait = BACKOFF.0;
+        let rejects = || encoded.rejects.iter().map(|(_, part)| part);
+        loop {
+            let files = encoded.parts.iter().chain(rejects());
+            let files = files.map(|part| (part.file.path.as_str(), part.bytes.clone()));
+            match put_all(&*self.store, files).await {
+                Ok(holders) => {
+                    self.be_in_trouble(None);
+                    return CommitPart {
+                        commit: CommitId(random()),
+                        shard: self.shard,
+                        epoch: self.epoch,
+                        schema_version: encoded.schema_version,
+                        parts: encoded.parts.iter().map(|p| p.file.clone()).collect(),
+                        reject_parts: encoded
+                            .rejects
+                            .iter()
+                            .map(|(pipe, p)| (*pipe, p.file.clone()))
+                            .collect(),
+                        spans: cut.spans.clone(),
+                        holders,
+                    };
+                }
+                Err(why) => {
+                    error!(shard = %self.shard, "a part cannot be made durable, trying again: {why}");
+                    self.be_in_trouble(Some(format!("its parts to become durable: {why}")));
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
         }
-        Ok(CommitPart {
-            commit: CommitId(random()),
-            shard: self.shard,
-            epoch: self.epoch,
-            schema_version,
-            parts: parts.into_iter().map(|p| p.file).collect(),
-            reject_parts: rejects.into_iter().map(|(pipe, p)| (pipe, p.file)).collect(),
-            spans: cut.spans.clone(),
-        })
+    }
+
+    fn be_in_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Proposes `commit` until the catalog has decided.
@@ -254,7 +292,13 @@ fn agree(parts: &[WrittenPart], cut: &Cut) -> Result<(), String> {
     }
 }
 
-type Encoded = (Vec<WrittenPart>, Vec<(tidemill_core::PipeId, WrittenPart)>);
+/// The files of one cut.
+struct Encoded {
+    /// The columns that they were written with.
+    schema_version: SchemaVersion,
+    parts: Vec<WrittenPart>,
+    rejects: Vec<(PipeId, WrittenPart)>,
+}
 
 fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Encoded, String> {
     let mut new_id = || PartId(random());
@@ -271,5 +315,9 @@ fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Enco
         let written = write_rejects(pipe, shard, epoch, &batches, &mut new_id).map_err(|e| e.to_string())?;
         rejects.push((pipe, written));
     }
-    Ok((parts, rejects))
+    Ok(Encoded {
+        schema_version: table.schema_version,
+        parts,
+        rejects,
+    })
 }

@@ -23,7 +23,7 @@ use tidemill_ingest::writer::{CommitUnknown, Committer, Flushed, ShardWriter, To
 use tidemill_storage::memtable::{Chunk, Memtable};
 use tidemill_storage::part::read_part;
 use tidemill_storage::schema::arrow_schema;
-use tidemill_storage::store;
+use tidemill_storage::store::{self, PartStore};
 
 const SHARD: ShardId = ShardId {
     table: TableId(1),
@@ -71,6 +71,7 @@ impl Catalog {
             shard: SHARD,
             replaces: epoch,
             leader: Some(NodeId(1)),
+            because: String::new(),
         };
         self.apply(Command::AssignLeader(assign)).unwrap();
         epoch.next()
@@ -143,6 +144,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         cluster: ClusterId(1),
         name: "c".into(),
         members: vec![member],
+        replication: None,
     }))
     .unwrap();
     let up = NodeUp {
@@ -150,6 +152,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         instance: InstanceId(1),
         boot: BootId(1),
         addresses: Addresses::default(),
+        disk: None,
     };
     c.apply(Command::NodeUp(up)).unwrap();
     let table = CreateTable {
@@ -214,7 +217,7 @@ fn key_of(p: &SourcePartition) -> SpanKey {
 
 async fn run(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
-    let store = store::open(&format!("local://{}", folder.path().display())).unwrap();
+    let store = Arc::new(store::LocalStore::open(folder.path()).unwrap());
     let (mut catalog, table) = found(seed);
     let mut epoch = catalog.new_leader();
     let network = Arc::new(Network(Mutex::new(catalog)));
@@ -263,6 +266,7 @@ async fn run(seed: u64) {
             committer: network.clone(),
             account: Arc::new(Budget::new(1 << 30)).open(),
             topics: TopicChecks::default(),
+            trouble: Default::default(),
             hurry: Arc::default(),
         };
         if let Flushed::Fenced(refusal) = writer.flush().await {

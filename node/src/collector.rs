@@ -5,6 +5,9 @@
 //! committed; one goes when a linearizable state shows that it is neither live nor buried and that
 //! its shard is at a later epoch than the one in its path, or is gone: a commit of that epoch is
 //! refused for ever. Age alone deletes nothing.
+//!
+//! Where parts are replicated, the manager deletes the buried files everywhere, and each node's keeper the orphans on its
+//! own disk.
 
 use crate::adapters::propose;
 use anyhow::Context;
@@ -14,19 +17,39 @@ use tidemill_core::catalog::{Part, RejectPart, Shard, Table, Tombstone};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Command, Epoch, ShardId, TableId, Version};
 use tidemill_raft::Catalog;
+use tidemill_storage::part::place_of;
 use tidemill_storage::store::PartStore;
 use tracing::info;
 
 /// The most tombstones that one command forgets.
 const BURIED_AT_ONCE: usize = 2000;
 
-/// Collects once. No query in the cluster reads a version before `readers_from` any more.
+/// Collects once, in a store that all nodes share. No query in the cluster reads a version before `readers_from` any more.
 pub async fn collect(catalog: &Catalog, store: &dyn PartStore, readers_from: Version) -> anyhow::Result<()> {
     // List first, look at the catalog then: a file that is listed and then committed is seen as live.
     let files = store.list("").await.context("the part store cannot be listed")?;
     catalog.read_index(Duration::from_secs(5)).await?;
     let state = catalog.snapshot()?;
 
+    delete_buried(catalog, &*state, store, readers_from).await?;
+    let orphans = orphans(&*state, files.into_iter().map(|f| f.path))?;
+    for path in &orphans {
+        store.delete(path).await?;
+    }
+    if !orphans.is_empty() {
+        info!("deleted {} files that no commit can name any more", orphans.len());
+    }
+    Ok(())
+}
+
+/// Deletes the files of dropped parts, wherever they are. Where parts are replicated, a node that is not reached keeps its
+/// copy until it finds out by itself that nobody needs it.
+pub async fn delete_buried(
+    catalog: &Catalog,
+    state: &dyn CatalogSnapshot,
+    store: &dyn PartStore,
+    readers_from: Version,
+) -> anyhow::Result<()> {
     let mut buried: Vec<Tombstone> = state.list(&[])?;
     buried.retain(|t| t.version <= readers_from);
     buried.truncate(BURIED_AT_ONCE);
@@ -40,13 +63,6 @@ pub async fn collect(catalog: &Catalog, store: &dyn PartStore, readers_from: Ver
             .1?;
         info!("deleted {} files of dropped tables and pipes", buried.len());
     }
-    let orphans = orphans(&*state, files.into_iter().map(|f| f.path))?;
-    for path in &orphans {
-        store.delete(path).await?;
-    }
-    if !orphans.is_empty() {
-        info!("deleted {} files that no commit can name any more", orphans.len());
-    }
     Ok(())
 }
 
@@ -59,19 +75,23 @@ fn orphans(state: &dyn CatalogSnapshot, paths: impl Iterator<Item = String>) -> 
     let mut found = Vec::new();
     for path in paths.filter(|path| !referenced.contains(path)) {
         // What does not look like a part's path is not ours to delete.
-        let Some((shard, epoch)) = place_of(&path) else {
+        let Some((shard, epoch, _)) = place_of(&path) else {
             continue;
         };
-        let over = match state.get::<Shard>(&shard)? {
-            Some(shard) => shard.epoch > epoch,
-            // A table that is gone for good: its id was given out and will not be again.
-            None => state.get::<Table>(&shard.table)?.is_none() && was_given_out(state, shard.table)?,
-        };
-        if over {
+        if is_over(state, shard, epoch)? {
             found.push(path);
         }
     }
     Ok(found)
+}
+
+/// Whether nothing that was written for `shard` in `epoch` can be committed any more.
+pub(crate) fn is_over(state: &dyn CatalogSnapshot, shard: ShardId, epoch: Epoch) -> anyhow::Result<bool> {
+    Ok(match state.get::<Shard>(&shard)? {
+        Some(shard) => shard.epoch > epoch,
+        // A table that is gone for good: its id was given out and will not be again.
+        None => state.get::<Table>(&shard.table)?.is_none() && was_given_out(state, shard.table)?,
+    })
 }
 
 fn was_given_out(state: &dyn CatalogSnapshot, table: TableId) -> anyhow::Result<bool> {
@@ -79,16 +99,6 @@ fn was_given_out(state: &dyn CatalogSnapshot, table: TableId) -> anyhow::Result<
     Ok(state
         .get::<Cluster>(&ClusterKey)?
         .is_some_and(|cluster| table < cluster.next_table))
-}
-
-/// Shard and epoch in `<table>/<shard>/<epoch>/<file>.parquet`.
-fn place_of(path: &str) -> Option<(ShardId, Epoch)> {
-    let mut pieces = path.split('/');
-    let table = TableId(pieces.next()?.parse().ok()?);
-    let index = pieces.next()?.parse().ok()?;
-    let epoch = Epoch(pieces.next()?.parse().ok()?);
-    let file = pieces.next()?;
-    (pieces.next().is_none() && file.ends_with(".parquet")).then_some((ShardId { table, index }, epoch))
 }
 
 #[cfg(test)]
@@ -136,13 +146,15 @@ mod tests {
                     id,
                     epoch: Epoch(5),
                     leader: None,
+                    assigned: None,
                     last_commit: None,
+                    replicas: vec![],
                 },
             )
             .unwrap();
         let file = PartFile {
             id: PartId(7),
-            path: "1/0/3/live.parquet".into(),
+            path: "1/0/3/7.parquet".into(),
             rows: 1,
             bytes: 1,
             checksum: 0,
@@ -160,13 +172,13 @@ mod tests {
         let writes = draft.into_writes();
         state.write(writes);
         let paths = [
-            "1/0/3/live.parquet",
-            "1/0/4/old.parquet",
-            "1/0/5/now.parquet",
-            "1/0/6/next.parquet",
-            "notes.txt",
+            "1/0/3/7.parquet",
+            "1/0/4/8.parquet",
+            "1/0/5/9.parquet",
+            "1/0/6/a.parquet",
+            "1/0/4/notes.txt",
         ];
         let found = orphans(&At(state), paths.iter().map(|p| (*p).to_owned())).unwrap();
-        assert_eq!(found, ["1/0/4/old.parquet"]);
+        assert_eq!(found, ["1/0/4/8.parquet"]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
-use tidemill_core::{BootId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
+use tidemill_core::{BootId, DiskId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
 use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress};
@@ -57,6 +57,8 @@ pub struct Heart {
     pub boot: BootId,
     /// Its data folder.
     pub instance: InstanceId,
+    /// Its disk for parts, if it keeps any.
+    pub disk: Option<DiskId>,
     /// Where it is reached.
     pub addresses: Addresses,
     /// Finds the manager.
@@ -174,6 +176,7 @@ impl Heart {
             api: self.addresses.api.clone(),
             http: self.addresses.http.clone(),
             draining: self.draining.load(Ordering::Acquire),
+            disk: self.disk.map(|disk| disk.to_string()).unwrap_or_default(),
             progress: Some(NodeProgress {
                 memtable_bytes: self.supervisor.memtable_bytes(),
                 rows_per_second,

@@ -2,6 +2,7 @@
 
 use crate::heartbeat::Contact;
 use crate::metrics::Metrics;
+use crate::parts::KeeperState;
 use crate::supervisor::{ALONE, Supervisor};
 use axum::Router;
 use axum::extract::State;
@@ -21,6 +22,8 @@ pub struct Pages {
     pub supervisor: Arc<Supervisor>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What the keeper of parts counts.
+    pub parts: Arc<KeeperState>,
     /// Whether a manager answers.
     pub contact: Arc<Contact>,
 }
@@ -58,7 +61,7 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(pages): State<Pages>) -> (StatusCode, String) {
-    match pages.metrics.text(&pages.catalog, &pages.supervisor) {
+    match pages.metrics.text(&pages.catalog, &pages.supervisor, &pages.parts) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

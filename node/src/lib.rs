@@ -1,7 +1,7 @@
 //! The Tidemill node: wiring, supervisor, services and command line.
 //!
 //! Three runtimes keep what must never wait apart from what may: `control` runs Raft, heartbeats, the manager
-//! and HTTP; `ingest` runs the writers of the shards; `query` runs SQL and the api. Consumer threads
+//! and HTTP; `ingest` runs the writers of the shards, the keeper of parts and the api; `query` runs SQL. Consumer threads
 //! are threads of their own.
 
 pub mod adapters;
@@ -15,6 +15,7 @@ pub mod ipc;
 pub mod join;
 pub mod manager;
 pub mod metrics;
+pub mod parts;
 pub mod replay;
 pub mod server;
 pub mod services;

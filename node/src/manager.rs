@@ -5,19 +5,25 @@
 //! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
 //! declares anybody down: until then it has not had the chance to hear them.
 
+mod reports;
+
+pub use reports::Reports;
+
 use crate::adapters::propose;
 use crate::collector;
 use crate::headroom;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{Addresses, CatalogQuestions, Node, NodeState, Pipe, PipeState, Shard};
-use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, SetNodeState};
+use tidemill_core::catalog::{
+    CatalogQuestions, Cluster, ClusterKey, Node, NodeIntent, NodeState, Pipe, PipeState, Shard,
+};
+use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
-use tidemill_core::placement::{MoveReason, Problem, ShardLoad, place};
+use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
+use tidemill_core::replication::{self, Change, Keeper};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{BootId, Command, InstanceId, NodeId, Refusal, Version};
-use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
+use tidemill_core::{Command, NodeId, Refusal, Version};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -29,149 +35,15 @@ pub const SILENT: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often shards may move for the sake of balance alone.
 const REBALANCE: Duration = Duration::from_secs(5);
+/// How long a node must have been there before replicas move to it for the sake of balance: files are heavy, and whoever
+/// starts a node may be about to say whose place it takes.
+const RESETTLE: Duration = Duration::from_secs(30);
 /// How long one step of membership may take before it is looked at anew.
 const MEMBERSHIP_STEP: Duration = Duration::from_secs(10);
+/// The most changes of replicas that are asked for at once.
+const REPLICAS_AT_ONCE: usize = 64;
 /// How often sources are asked for new partitions, and unreferenced files are looked for.
 const CHORES: Duration = Duration::from_secs(15);
-
-/// What the nodes last said, as the manager heard it.
-#[derive(Debug, Default)]
-pub struct Reports {
-    heard: Mutex<BTreeMap<NodeId, Report>>,
-    refused: Mutex<BTreeMap<BootId, String>>,
-    headroom: Mutex<Vec<Headroom>>,
-    /// Since when this node is the manager; `None` while it is not.
-    since: Mutex<Option<Instant>>,
-    /// What a change of membership waits for.
-    waiting: Mutex<Option<String>>,
-}
-
-#[derive(Clone, Debug)]
-struct Report {
-    boot: BootId,
-    instance: InstanceId,
-    addresses: Addresses,
-    draining: bool,
-    progress: NodeProgress,
-    at: Instant,
-}
-
-impl Reports {
-    /// Takes a heartbeat. `Some` says why the sender must stop.
-    pub fn take(&self, beat: BeatRequest) -> Option<String> {
-        let (Ok(boot), Ok(instance)) = (beat.boot.parse(), beat.instance.parse()) else {
-            return Some("the heartbeat is not readable: the nodes run versions that do not fit together".into());
-        };
-        let report = Report {
-            boot,
-            instance,
-            addresses: Addresses {
-                raft: beat.raft,
-                api: beat.api,
-                http: beat.http,
-            },
-            draining: beat.draining,
-            progress: beat.progress.unwrap_or_default(),
-            at: Instant::now(),
-        };
-        self.heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(NodeId(beat.node), report);
-        self.refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&boot)
-    }
-
-    /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
-    pub fn know_headroom(&self, headroom: Vec<Headroom>) {
-        *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
-    }
-
-    /// Those whose oldest unread record is in danger.
-    pub fn urgent(&self) -> Vec<Headroom> {
-        let headroom = self.headroom.lock().unwrap_or_else(PoisonError::into_inner);
-        headroom.iter().filter(|room| room.urgent).copied().collect()
-    }
-
-    /// Everything that the manager knows, as it is told to others.
-    pub fn reply(&self) -> ProgressReply {
-        ProgressReply {
-            manager: true,
-            nodes: self.all(),
-            headroom: self.headroom.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        }
-    }
-
-    /// Everything heard, for queries and status.
-    pub fn all(&self) -> Vec<NodeReport> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard
-            .iter()
-            .map(|(node, report)| NodeReport {
-                node: node.0,
-                silent_ms: report.at.elapsed().as_millis() as u64,
-                progress: Some(report.progress.clone()),
-            })
-            .collect()
-    }
-
-    fn get(&self, node: NodeId) -> Option<Report> {
-        self.heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&node)
-            .cloned()
-    }
-
-    fn refuse(&self, boot: BootId, why: String) {
-        self.refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(boot, why);
-    }
-
-    /// Who is heard; `None` while that is not known, since this node is not the manager or has only just become it.
-    pub fn alive(&self) -> Option<BTreeSet<NodeId>> {
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.filter(|since| since.elapsed() >= SILENT)?;
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let alive = heard.iter().filter(|(_, report)| report.at.elapsed() < SILENT);
-        Some(alive.map(|(node, _)| *node).collect())
-    }
-
-    /// What a change of membership waits for, if anything.
-    pub fn waiting(&self) -> Option<String> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Says what a change of membership waits for; logs what is new.
-    fn wait_for(&self, what: Option<String>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(why) = what.as_ref().filter(|_| *waiting != what) {
-            info!("a change of membership waits: {why}");
-        }
-        *waiting = what;
-    }
-
-    fn forget(&self, node: NodeId) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
-    }
-
-    /// Forgets what was heard before this term of management.
-    fn begin(&self) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // Of an earlier term.
-        self.know_headroom(Vec::new());
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn end(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.wait_for(None);
-    }
-}
 
 /// Manages while this node leads the Raft group.
 pub struct Manager {
@@ -192,6 +64,14 @@ struct Term {
     ready_since: BTreeMap<NodeId, Instant>,
     /// The step of membership that is under way; one at a time.
     membership: Option<JoinHandle<Result<Plan, MembershipError>>>,
+}
+
+impl Term {
+    /// Whether `node` has been ready for so long, as far as this manager has seen.
+    fn is_settled(&self, node: NodeId, time: Duration) -> bool {
+        let since = self.ready_since.get(&node);
+        since.is_some_and(|since| since.elapsed() >= time)
+    }
 }
 
 impl Manager {
@@ -248,7 +128,8 @@ impl Manager {
     async fn look(&self, term: &mut Term) -> Result<(), ViewError> {
         let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
         self.judge_nodes(term, &*state()?).await?;
-        self.place_shards(term, &*state()?).await?;
+        let leaving = self.place_replicas(term, &*state()?).await?;
+        self.place_shards(term, &*state()?, &leaving).await?;
         self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);
@@ -306,13 +187,14 @@ impl Manager {
                     (node.state != NodeState::Draining).then(|| set_state(&node, NodeState::Draining))
                 }
                 Some(r) => {
-                    let known = node.boot == Some(r.boot) && node.addresses == r.addresses;
+                    let known = node.boot == Some(r.boot) && node.addresses == r.addresses && node.disk == r.disk;
                     (!known || node.state != node.intent.state_when_up()).then(|| {
                         Command::NodeUp(NodeUp {
                             node: node.id,
                             instance: r.instance,
                             boot: r.boot,
                             addresses: r.addresses.clone(),
+                            disk: r.disk,
                         })
                     })
                 }
@@ -336,8 +218,77 @@ impl Manager {
         Ok(())
     }
 
-    async fn place_shards(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+    /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
+    async fn place_replicas(&self, term: &Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
+        let Some(rule) = state
+            .get::<Cluster>(&ClusterKey)?
+            .and_then(|cluster| cluster.replication)
+        else {
+            return Ok(Vec::new());
+        };
         let nodes = state.list::<Node>(&[])?;
+        let living = nodes.iter().filter(|node| node.state != NodeState::Removed);
+        let keeper = |node: &Node| Keeper {
+            node: node.id,
+            stays: node.intent != NodeIntent::Leave,
+            takes: node.state == NodeState::Ready && node.disk.is_some(),
+        };
+        let problem = replication::Problem {
+            rule,
+            nodes: living.map(keeper).collect(),
+            shards: state.list(&[])?,
+            may_balance: nodes
+                .iter()
+                .all(|node| node.state != NodeState::Ready || term.is_settled(node.id, RESETTLE)),
+        };
+        let mut leaving = Vec::new();
+        let mut changes = Vec::new();
+        for change in replication::changes(&problem).into_iter().take(REPLICAS_AT_ONCE) {
+            let leads = |of: &ReplicaOf| {
+                problem
+                    .shards
+                    .iter()
+                    .any(|s| s.id == of.shard && s.leader == Some(of.node))
+            };
+            let command = match change {
+                Change::Add(of) => Command::AddReplica(of),
+                Change::Drop(of) if leads(&of) => {
+                    leaving.push(of);
+                    continue;
+                }
+                Change::Drop(of) => Command::DropReplica(of),
+            };
+            changes.push(async move { (change, propose(&self.catalog, command, Duration::from_secs(2)).await) });
+        }
+        for (change, outcome) in futures::future::join_all(changes).await {
+            match outcome {
+                Ok((_, Ok(_))) => info!("{}", describe_replica(change)),
+                // Copies are still to be made, or the state has moved on: the next look sees how.
+                other => debug!(?change, ?other, "the replicas stay as they are"),
+            }
+        }
+        Ok(leaving)
+    }
+
+    async fn place_shards(
+        &self,
+        term: &mut Term,
+        state: &dyn CatalogSnapshot,
+        leaving: &[ReplicaOf],
+    ) -> Result<(), ViewError> {
+        let nodes = state.list::<Node>(&[])?;
+        let replicates = state
+            .get::<Cluster>(&ClusterKey)?
+            .is_some_and(|cluster| cluster.replication.is_some());
+        let able = |shard: &Shard| {
+            let leaves = |node: &NodeId| {
+                leaving.contains(&ReplicaOf {
+                    shard: shard.id,
+                    node: *node,
+                })
+            };
+            replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
+        };
         let problem = Problem {
             candidates: nodes
                 .iter()
@@ -349,17 +300,14 @@ impl Manager {
                 .iter()
                 .map(|s| ShardLoad {
                     shard: s.id,
+                    able: able(s),
                     leader: s.leader,
                     weight: 1,
                 })
                 .collect(),
         };
         // A node that has just come is not given shards that others serve well.
-        let settled = problem.candidates.iter().all(|node| {
-            term.ready_since
-                .get(node)
-                .is_some_and(|since| since.elapsed() >= REBALANCE)
-        });
+        let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
         let mut assignments = Vec::new();
         for m in place(&problem) {
@@ -376,6 +324,7 @@ impl Manager {
                 shard: m.shard,
                 replaces: shard.epoch,
                 leader: m.to,
+                because: because(&m, &shard, &nodes, &problem),
             };
             // All at once: a node that led many shards must not hold up the last of them.
             assignments.push(async move {
@@ -410,7 +359,13 @@ impl Manager {
             if let Err(error) = headroom::look(&catalog, &reports, &*state).await {
                 warn!("retention headroom is not known: {error}");
             }
-            if let Err(error) = collector::collect(&catalog, &*store, may_delete_up_to).await {
+            let replicates = state.get::<Cluster>(&ClusterKey);
+            let replicates = replicates.is_ok_and(|c| c.is_some_and(|c| c.replication.is_some()));
+            let collected = match replicates {
+                true => collector::delete_buried(&catalog, &*state, &*store, may_delete_up_to).await,
+                false => collector::collect(&catalog, &*store, may_delete_up_to).await,
+            };
+            if let Err(error) = collected {
                 warn!("unreferenced files cannot be collected: {error}");
             }
         })
@@ -423,6 +378,46 @@ fn set_state(node: &Node, state: NodeState) -> Command {
         boot: node.boot,
         state,
     })
+}
+
+/// Why a shard moves, for people.
+fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String {
+    let leads = |node: NodeId| problem.shards.iter().filter(|s| s.leader == Some(node)).count();
+    let node = |id: Option<NodeId>| nodes.iter().find(|node| Some(node.id) == id);
+    let name = |id: Option<NodeId>| node(id).map_or_else(|| "nobody".to_owned(), |node| format!("'{}'", node.name));
+    let led = |id: Option<NodeId>| id.map_or(0, leads);
+    match m.reason {
+        MoveReason::Unled => {
+            let before = shard
+                .assigned
+                .as_ref()
+                .map(|assigned| format!(" ({})", assigned.because));
+            let before = before.unwrap_or_default();
+            format!(
+                "it had no leader{before}; of those that may lead it, {} led fewest: {}",
+                name(m.to),
+                led(m.to)
+            )
+        }
+        MoveReason::LeaderLost => match node(shard.leader) {
+            Some(leader) if leader.state != NodeState::Ready => format!("node '{}' is {}", leader.name, leader.state),
+            _ => format!("node {} shall not keep its files any more", name(shard.leader)),
+        },
+        MoveReason::Balance => format!(
+            "node {} led {} shards, node {} led {}",
+            name(shard.leader),
+            led(shard.leader),
+            name(m.to),
+            led(m.to)
+        ),
+    }
+}
+
+fn describe_replica(change: Change) -> String {
+    match change {
+        Change::Add(ReplicaOf { shard, node }) => format!("node {node} keeps the files of shard {shard} from now on"),
+        Change::Drop(ReplicaOf { shard, node }) => format!("node {node} keeps the files of shard {shard} no more"),
+    }
 }
 
 fn describe(command: &Command) -> &'static str {

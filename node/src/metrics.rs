@@ -1,5 +1,6 @@
 //! The node's metrics, each declared here with its unit and meaning.
 
+use crate::parts::KeeperState;
 use crate::supervisor::Supervisor;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -7,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe};
 use tidemill_core::view::CatalogRead;
@@ -36,6 +37,11 @@ pub struct Metrics {
     ledger_lost: Family<Labels, Gauge>,
     ledger_rejected: Family<Labels, Gauge>,
     ledger_imbalances: Gauge,
+    missing_files: Gauge,
+    missing_bytes: Gauge,
+    copied_bytes: Gauge,
+    scrubbed_bytes: Gauge,
+    lost_copies: Gauge,
 }
 
 impl Default for Metrics {
@@ -58,6 +64,11 @@ impl Default for Metrics {
             ledger_lost: Family::default(),
             ledger_rejected: Family::default(),
             ledger_imbalances: Gauge::default(),
+            missing_files: Gauge::default(),
+            missing_bytes: Gauge::default(),
+            copied_bytes: Gauge::default(),
+            scrubbed_bytes: Gauge::default(),
+            lost_copies: Gauge::default(),
         };
         metrics.declare();
         metrics
@@ -139,6 +150,49 @@ impl Metrics {
             "Ledgers that do not balance: any is a bug; from the Raft leader",
             self.ledger_imbalances.clone(),
         );
+        self.declare_parts();
+    }
+
+    fn declare_parts(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "tidemill_parts_missing_files",
+            "Part files that this node shall keep and does not hold",
+            self.missing_files.clone(),
+        );
+        r.register(
+            "tidemill_parts_missing_bytes",
+            "Bytes of the part files that this node shall keep and does not hold",
+            self.missing_bytes.clone(),
+        );
+        r.register(
+            "tidemill_parts_copied_bytes",
+            "Bytes of part files copied from other nodes since the process began",
+            self.copied_bytes.clone(),
+        );
+        r.register(
+            "tidemill_parts_scrubbed_bytes",
+            "Bytes of part files verified in the background since the process began",
+            self.scrubbed_bytes.clone(),
+        );
+        r.register(
+            "tidemill_parts_lost_copies",
+            "Part files that were found damaged or missing on this node since the process began",
+            self.lost_copies.clone(),
+        );
+    }
+
+    fn set_parts(&self, parts: &KeeperState) {
+        let pairs = [
+            (&self.missing_files, &parts.missing_files),
+            (&self.missing_bytes, &parts.missing_bytes),
+            (&self.copied_bytes, &parts.copied_bytes),
+            (&self.scrubbed_bytes, &parts.scrubbed_bytes),
+            (&self.lost_copies, &parts.lost_copies),
+        ];
+        for (gauge, value) in pairs {
+            gauge.set(value.load(Ordering::Relaxed) as i64);
+        }
     }
 
     fn clear_ledgers(&self) {
@@ -198,7 +252,13 @@ impl Metrics {
     }
 
     /// The text that Prometheus scrapes, as of now.
-    pub fn text(&self, catalog: &Catalog, supervisor: &Supervisor) -> Result<String, std::fmt::Error> {
+    pub fn text(
+        &self,
+        catalog: &Catalog,
+        supervisor: &Supervisor,
+        parts: &KeeperState,
+    ) -> Result<String, std::fmt::Error> {
+        self.set_parts(parts);
         let raft = catalog.status();
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());

@@ -11,7 +11,7 @@ use tidemill_core::{Epoch, PartId, PartitionId};
 use tidemill_ingest::decode::{JsonDecoder, SourceRecord, rejected_offsets, rejected_records, without};
 use tidemill_query::{Replayed, Replayer};
 use tidemill_storage::part::{WrittenPart, write_parts, write_rejects};
-use tidemill_storage::store::PartStore;
+use tidemill_storage::store::{PartStore, put_all};
 
 /// Decodes rejects by the pipe's present definition, and puts what comes of it into the part store.
 pub struct Decode {
@@ -40,10 +40,9 @@ impl Replayer for Decode {
         };
         let done = tokio::task::spawn_blocking(move || work.run()).await;
         let (parts, rest, recovered) = done.map_err(|e| e.to_string())??;
-        for written in parts.iter().chain(&rest) {
-            let put = self.store.put(&written.file.path, written.bytes.clone()).await;
-            put.map_err(|e| e.to_string())?;
-        }
+        let files = parts.iter().chain(&rest);
+        let files = files.map(|written| (written.file.path.as_str(), written.bytes.clone()));
+        let holders = put_all(&*self.store, files).await.map_err(|e| e.to_string())?;
         Ok(Replayed {
             parts: parts.into_iter().map(|written| written.file).collect(),
             used: UsedRejects {
@@ -51,6 +50,7 @@ impl Replayer for Decode {
                 rest: rest.map(|written| written.file),
                 recovered,
             },
+            holders,
         })
     }
 }

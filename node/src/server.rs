@@ -6,35 +6,37 @@
 //! and only then do the servers stop.
 
 use crate::adapters::{ClusterProgress, ClusterRows, Connections, KafkaSources, SharedCatalog};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, PartStoreConfig};
 use crate::heartbeat::{Contact, Heart};
 use crate::http::{self, Pages};
 use crate::join;
 use crate::manager::{Manager, Reports};
 use crate::metrics::Metrics;
+use crate::parts::{ClusterDisks, Keeper, KeeperState};
 use crate::replay::Decode;
-use crate::services::{ApiService, FreshService, ManagerService, MembershipService};
+use crate::services::{ApiService, FreshService, ManagerService, MembershipService, PartsService};
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::BootId;
-use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Shard};
+use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Replication, Shard};
 use tidemill_core::view::CatalogRead;
+use tidemill_core::{BootId, DiskId};
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::priority::Priority;
 use tidemill_ingest::task::TaskContext;
 use tidemill_proto::api::fresh_server::FreshServer;
 use tidemill_proto::api::manager_server::ManagerServer;
 use tidemill_proto::api::membership_server::MembershipServer;
+use tidemill_proto::api::parts_server::PartsServer;
 use tidemill_proto::api::tidemill_server::TidemillServer;
 use tidemill_query::{Engine, EngineConfig};
 use tidemill_raft::{Catalog, RaftConfig};
-use tidemill_storage::store::{self, PartStore, StoreError};
+use tidemill_storage::store::{self, Disk, DiskFolder, PartStore, ReplicatedStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -44,6 +46,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long a node that is refused waits to learn whether it was removed.
 const MOMENT: Duration = Duration::from_secs(2);
+
+/// How many bytes of a file may be on their way to this node without having been taken.
+const WINDOW: u32 = 4 << 20;
 
 /// The file in a part store that says whose it is.
 const MARK: &str = "cluster.id";
@@ -96,13 +101,17 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
         api: bind("api", &config.listen.api).await?,
         http: bind("http", &config.listen.http).await?,
     };
-    let parts = store::open(&config.part_store).context("the part store cannot be used")?;
-    let raft_config = RaftConfig::with_origin(
+    let parts = Opened::open(&config.part_store).context("the part store cannot be used")?;
+    let mut raft_config = RaftConfig::with_origin(
         config.data_dir.clone(),
         config.cluster.clone(),
         config.own.name.clone(),
         config.origin(),
     );
+    raft_config.replication = match parts {
+        Opened::Replicated(_) => Some(Replication::of_founders(config.members.len())),
+        Opened::Shared(_) => None,
+    };
     join::admitted(&config, &raft_config).await?;
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
@@ -135,6 +144,58 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
     ended
 }
 
+/// What parts are kept in, before it is known which node this is.
+enum Opened {
+    Shared(Arc<dyn PartStore>),
+    Replicated(DiskFolder),
+}
+
+impl Opened {
+    fn open(config: &PartStoreConfig) -> Result<Self, StoreError> {
+        Ok(match config {
+            PartStoreConfig::Shared(url, s3) => Self::Shared(store::open(url, s3)?),
+            PartStoreConfig::Replicated(folder) => Self::Replicated(DiskFolder::open(folder, DiskId(rand::random()))?),
+        })
+    }
+}
+
+/// What parts are kept in.
+struct Parts {
+    store: Arc<dyn PartStore>,
+    /// This node's disk, where parts are replicated.
+    disk: Option<Disk>,
+    /// Waits to be run there.
+    keeper: Mutex<Option<Keeper>>,
+    state: Arc<KeeperState>,
+}
+
+impl Parts {
+    fn new(opened: Opened, catalog: &Catalog, config: &NodeConfig) -> Self {
+        let state = Arc::new(KeeperState::default());
+        let (store, disk, keeper): (Arc<dyn PartStore>, _, _) = match opened {
+            Opened::Shared(store) => (store, None, None),
+            Opened::Replicated(folder) => {
+                let disk = folder.of(catalog.node_id());
+                let (damaged, reports) = mpsc::unbounded_channel();
+                let disks = Arc::new(ClusterDisks {
+                    own: disk.clone(),
+                    catalog: catalog.clone(),
+                    connections: Connections::default(),
+                    damaged,
+                });
+                let keeper = Keeper::new(disks.clone(), reports, config.keeper, state.clone());
+                (Arc::new(ReplicatedStore::new(disks)), Some(disk), Some(keeper))
+            }
+        };
+        Self {
+            store,
+            disk,
+            keeper: Mutex::new(keeper),
+            state,
+        }
+    }
+}
+
 /// The pieces of a node, wired together.
 struct Running {
     name: String,
@@ -146,18 +207,14 @@ struct Running {
     heart: Arc<Heart>,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
-    parts: Arc<dyn PartStore>,
+    parts: Parts,
     membership: MembershipService,
 }
 
 impl Running {
-    fn assemble(
-        config: &NodeConfig,
-        catalog: Catalog,
-        parts: Arc<dyn PartStore>,
-        query: &Runtime,
-    ) -> anyhow::Result<Self> {
+    fn assemble(config: &NodeConfig, catalog: Catalog, opened: Opened, query: &Runtime) -> anyhow::Result<Self> {
         let boot = BootId(rand::random());
+        let parts = Parts::new(opened, &catalog, config);
         let contact = Arc::new(Contact::default());
         let reports = Arc::new(Reports::default());
         let connections = Arc::new(Connections::default());
@@ -165,7 +222,7 @@ impl Running {
         let context = Arc::new(TaskContext {
             cluster: config.cluster.clone(),
             committer: Arc::new(SharedCatalog(catalog.clone())),
-            store: parts.clone(),
+            store: parts.store.clone(),
             budget: Arc::new(Budget::new(config.memtable_bytes)),
             priority: priority.clone(),
             attention: Arc::default(),
@@ -200,8 +257,10 @@ impl Running {
             Arc::new(rows),
             progress.clone(),
             Arc::new(KafkaSources),
-            Arc::new(Decode { store: parts.clone() }),
-            parts.clone(),
+            Arc::new(Decode {
+                store: parts.store.clone(),
+            }),
+            parts.store.clone(),
             config.own.name.clone(),
         );
         let engine = Arc::new(engine.map_err(|e| anyhow!("the query engine cannot be set up: {}", e.message))?);
@@ -211,6 +270,7 @@ impl Running {
             node: id,
             boot,
             instance: catalog.instance(),
+            disk: parts.disk.as_ref().map(|disk| disk.holder().disk),
             addresses: Addresses {
                 raft: me.raft_addr.clone(),
                 api: me.api_addr.clone(),
@@ -250,6 +310,7 @@ impl Running {
             catalog: self.catalog.clone(),
             supervisor: self.supervisor.clone(),
             metrics: self.metrics.clone(),
+            parts: self.parts.state.clone(),
             contact: self.contact.clone(),
         }
     }
@@ -276,28 +337,36 @@ impl Running {
             progress: self.progress.clone(),
             node: self.name.clone(),
             metrics: self.metrics.clone(),
+            runtime: query.handle().clone(),
+        };
+        let parts = PartsService {
+            disk: self.parts.disk.clone(),
         };
         let fresh = FreshService {
             supervisor: self.supervisor.clone(),
         };
         let api_server = Server::builder()
             .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
+            .initial_stream_window_size(Some(WINDOW))
+            .initial_connection_window_size(Some(2 * WINDOW))
             .add_service(TidemillServer::new(service))
             .add_service(FreshServer::new(fresh))
+            .add_service(PartsServer::new(parts).max_decoding_message_size(WINDOW as usize))
             .add_service(MembershipServer::new(self.membership()))
             .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));
         let (refused, mut refusal) = watch::channel(None);
         let manager = Manager::new(
             self.catalog.clone(),
             self.reports.clone(),
-            self.parts.clone(),
+            self.parts.store.clone(),
             ingest.handle().clone(),
         );
         // None of these ends while the node lives; if one does, the node must not go on half alive.
-        let mut api_task = query.spawn(api_server);
+        let mut api_task = ingest.spawn(api_server);
         let mut supervisor_task = ingest.spawn(self.supervisor.clone().run());
         let mut heart_task = tokio::spawn(self.heart.clone().run(refused));
         let mut manager_task = tokio::spawn(manager.run());
+        let mut keeper_task = ingest.spawn(self.clone().keep());
         info!(node = %config.own.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
 
         let mut raft_stopped = self.catalog.stopped();
@@ -327,6 +396,7 @@ impl Running {
             ended = &mut api_task => return Err(anyhow!("the api server has ended: {ended:?}")),
             ended = &mut supervisor_task => return Err(anyhow!("the supervisor has ended: {ended:?}")),
             ended = &mut heart_task => return Err(anyhow!("the heartbeats have ended: {ended:?}")),
+            ended = &mut keeper_task => return Err(anyhow!("the keeper of parts has ended: {ended:?}")),
             ended = &mut manager_task => return Err(anyhow!("the manager has ended: {ended:?}")),
         }
         info!("ending: commit, hand over, stop");
@@ -338,28 +408,57 @@ impl Running {
         Ok(())
     }
 
+    /// Keeps this node's parts; waits for ever where it has none.
+    async fn keep(self: Arc<Self>) {
+        let keeper = self.parts.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match keeper {
+            Some(keeper) => keeper.run().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Marks the part store as this cluster's. Two clusters in one would collect each other's files, since
     /// neither knows what the other refers to.
     async fn claim_part_store(&self, config: &NodeConfig) -> anyhow::Result<()> {
         let cluster = self.catalog.snapshot()?.get::<Cluster>(&ClusterKey)?;
         let cluster = cluster.context("the cluster is founded but has no record of itself")?;
         let mark = format!("{} {}\n", cluster.id, cluster.name);
-        if !config.join.is_empty() && self.parts.get(MARK).await.is_err() {
+        let (store, shown): (&dyn PartStore, String) = match (&config.part_store, &self.parts.disk) {
+            (PartStoreConfig::Replicated(folder), Some(disk)) => (disk, folder.display().to_string()),
+            (PartStoreConfig::Replicated(folder), None) => (&*self.parts.store, folder.display().to_string()),
+            (PartStoreConfig::Shared(url, _), _) => (&*self.parts.store, url.clone()),
+        };
+        match (self.parts.disk.is_some(), cluster.replication.is_some()) {
+            (true, false) => {
+                return Err(anyhow!(
+                    "the nodes of cluster '{}' share one part store, and this one is configured with part_store = \
+                     \"replicated\". Set part_store as the other nodes have it",
+                    cluster.name
+                ));
+            }
+            (false, true) => {
+                return Err(anyhow!(
+                    "cluster '{}' replicates its parts, and this node is configured with part_store = \"{shown}\". Set \
+                     part_store = \"replicated\"",
+                    cluster.name
+                ));
+            }
+            _ => {}
+        }
+        if !config.join.is_empty() && self.parts.disk.is_none() && store.get(MARK).await.is_err() {
             return Err(anyhow!(
-                "the part store {} is not that of cluster '{}': all nodes need the same. Set part_store as the other \
+                "the part store {shown} is not that of cluster '{}': all nodes need the same. Set part_store as the other \
                  nodes have it",
-                config.part_store,
                 cluster.name
             ));
         }
-        match self.parts.put(MARK, mark.into()).await {
-            Ok(()) => Ok(()),
+        match store.put(MARK, mark.into()).await {
+            Ok(_) => Ok(()),
             Err(StoreError::Exists { .. }) => {
-                let found = self.parts.get(MARK).await.unwrap_or_default();
+                let found = store.get(MARK).await.unwrap_or_default();
                 Err(anyhow!(
-                    "the part store {} belongs to another cluster ({}); every cluster needs one of its own. \
-                     Set part_store to an empty folder, in the configurations of all nodes",
-                    config.part_store,
+                    "the part store {shown} belongs to another cluster ({}); every cluster needs one of its own. \
+                     Set part_store to an empty folder",
                     String::from_utf8_lossy(&found).trim()
                 ))
             }

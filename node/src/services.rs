@@ -4,8 +4,10 @@ mod api;
 mod fresh;
 mod manager;
 mod membership;
+mod parts;
 
 pub use api::{ApiService, KEEPALIVE};
 pub use fresh::FreshService;
 pub use manager::ManagerService;
 pub use membership::{MembershipService, role};
+pub use parts::PartsService;

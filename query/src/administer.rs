@@ -30,6 +30,7 @@ pub(crate) async fn run(engine: &Engine, statement: Statement) -> Result<String,
         Statement::CreatePipe(pipe) => create_pipe(engine, pipe).await,
         Statement::AlterPipe { pipe, change } => control::alter_pipe(engine, pipe, change).await,
         Statement::AlterTable { table, settings } => control::alter_table(engine, table, settings).await,
+        Statement::AlterCluster { settings } => control::alter_cluster(engine, settings).await,
         Statement::ReplayRejected { pipe, condition } => replay::run(engine, pipe, condition).await,
         Statement::Wait { pipe, until, timeout } => control::wait(engine, pipe, until, timeout).await,
         Statement::DropTable { table, if_exists } => {

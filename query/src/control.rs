@@ -12,7 +12,7 @@ use crate::show;
 use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, create_table};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Pipe, PipeState, SourcePartition};
+use tidemill_core::catalog::{CatalogQuestions, Cluster, ClusterKey, Pipe, PipeState, Replication, SourcePartition};
 use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
 use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
@@ -59,6 +59,31 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
     Ok(match propose(engine, Command::AlterTable(command)).await? {
         Response::Unchanged => format!("table '{}' has these settings already", table.name),
         _ => format!("table '{}' changed; its tasks go by it from now on", table.name),
+    })
+}
+
+/// Gives the cluster other settings.
+pub(crate) async fn alter_cluster(engine: &Engine, settings: Vec<Given>) -> Result<String, QueryError> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let present = snapshot
+        .get::<Cluster>(&ClusterKey)?
+        .and_then(|cluster| cluster.replication);
+    let mut rule = present.unwrap_or(Replication::of_founders(1));
+    for Given { key, value, place } in settings {
+        let number: u32 = value
+            .parse()
+            .map_err(|_| QueryError::invalid(format!("{key} is a number of nodes, not '{value}'")).at(place))?;
+        match key.as_str() {
+            "replicas" => rule.replicas = number,
+            _ => rule.min_replicas = number,
+        }
+    }
+    let Replication { replicas, min_replicas } = rule;
+    Ok(match propose(engine, Command::SetReplication(rule)).await? {
+        Response::Unchanged => "the cluster has these settings already".to_owned(),
+        _ => {
+            format!("every file is kept on {replicas} nodes, if there are as many, and {min_replicas} before it counts")
+        }
     })
 }
 

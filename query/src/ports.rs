@@ -7,7 +7,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use async_trait::async_trait;
 use std::sync::Arc;
 use thiserror::Error;
-use tidemill_core::catalog::{KafkaSource, Node, PartFile, Pipe, RejectPart, Table};
+use tidemill_core::catalog::{Holder, KafkaSource, Node, PartFile, Pipe, RejectPart, Table};
 use tidemill_core::command::UsedRejects;
 use tidemill_core::view::CatalogSnapshot;
 use tidemill_core::{
@@ -160,6 +160,8 @@ pub struct Replayed {
     pub parts: Vec<PartFile>,
     /// What it leaves of the reject part.
     pub used: UsedRejects,
+    /// The disks that hold all new files; nobody in a store that all nodes share.
+    pub holders: Vec<Holder>,
 }
 
 /// Where a new pipe begins.

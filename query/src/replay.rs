@@ -105,6 +105,7 @@ async fn replay_part(
             chosen_at: snapshot.version(),
             parts: replayed.parts,
             used: vec![replayed.used],
+            holders: replayed.holders,
         };
         match crate::administer::propose(engine, Command::ReplayRejects(command)).await {
             Ok(_) => return Ok(Some(sum)),

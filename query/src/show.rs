@@ -34,6 +34,19 @@ pub(crate) fn prepare(shown: Show, snapshot: &dyn CatalogSnapshot) -> Result<Sho
             let sql = format!("SELECT * FROM system.shards WHERE \"table\" = '{name}' ORDER BY shard");
             Ok(Shown::Query(sql))
         }
+        Show::Assignment(table_of) => {
+            let of = match table_of {
+                Some(name) => format!(
+                    " WHERE \"table\" = '{}'",
+                    table(snapshot, &name)?.name.replace('\'', "''")
+                ),
+                None => String::new(),
+            };
+            let columns = "\"table\", shard, leader, epoch, since, reason, may_lead";
+            Ok(Shown::Query(format!(
+                "SELECT {columns} FROM system.shards{of} ORDER BY \"table\", shard"
+            )))
+        }
         Show::Partitions(None) => query("SELECT * FROM system.partitions ORDER BY pipe, \"partition\""),
         Show::Partitions(Some(name)) => {
             let name = pipe(snapshot, &name)?.name.replace('\'', "''");

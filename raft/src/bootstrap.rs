@@ -334,6 +334,7 @@ async fn propose_founding(node: &Node) -> Result<(), String> {
         cluster: ClusterId(rand::random()),
         name: node.identity.cluster_name.clone(),
         members,
+        replication: node.config.replication,
     });
     match node.propose(Proposal::new(now_ms(), command), FOUNDING).await {
         Ok((_, Ok(_))) => Ok(()),

@@ -4,6 +4,7 @@
 use crate::log_writer::{FailureHook, abort_process};
 use openraft::SnapshotPolicy;
 use std::{path::PathBuf, time::Duration};
+use tidemill_core::catalog::Replication;
 
 /// A node as the others see it. Founding members are configured on every node alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct RaftConfig {
     pub name: String,
     /// How it comes into the cluster.
     pub origin: Origin,
+    /// How part files are replicated in a cluster that this node founds; `None` where all nodes share one part store.
+    pub replication: Option<Replication>,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
     /// Bounds of the random time after which a silent leader is replaced.
@@ -83,6 +86,7 @@ impl RaftConfig {
             cluster_name: cluster_name.into(),
             name: name.into(),
             origin,
+            replication: None,
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(400), Duration::from_millis(800)),
             snapshot_entries: 20_000,

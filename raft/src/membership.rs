@@ -80,6 +80,8 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Result<Option<(Group, Option<L
     let state = node.catalog.pin().map_err(|e| store(&e))?;
     let shards = state.list::<Shard>(&[]).map_err(|e| store(&e))?;
     let leading: BTreeSet<NodeId> = shards.iter().filter_map(|shard| shard.leader).collect();
+    let replicas = shards.iter().flat_map(|shard| &shard.replicas);
+    let keeping: BTreeSet<NodeId> = replicas.map(|replica| replica.node).collect();
     let membership = metrics.membership_config.membership();
     let standing = |known: catalog::Node| {
         let matched = replication
@@ -93,6 +95,7 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Result<Option<(Group, Option<L
             state: known.state,
             intent: known.intent,
             leads_shards: leading.contains(&known.id),
+            keeps_parts: keeping.contains(&known.id),
             alive: own || alive.contains(&known.id),
             caught_up: own || (matched.is_some() && lacks <= CAUGHT_UP),
             moved: member.is_some_and(|member| known.state != NodeState::Removed && *member != member_of(&known)),

@@ -22,7 +22,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use tidemill_core::catalog::PartFile;
-use tidemill_core::{Epoch, PartId, ShardId};
+use tidemill_core::{Epoch, PartId, ShardId, TableId};
 
 /// A part that is not stored yet.
 #[derive(Clone, Debug)]
@@ -62,6 +62,17 @@ pub enum PartError {
     /// The Parquet library could not do it.
     #[error("parquet: {0}")]
     Parquet(#[from] ParquetError),
+}
+
+/// The shard, the epoch and the part that the file at `path` was written for, if it is the path of a part.
+pub fn place_of(path: &str) -> Option<(ShardId, Epoch, PartId)> {
+    let mut pieces = path.split('/');
+    let table = TableId(pieces.next()?.parse().ok()?);
+    let index = pieces.next()?.parse().ok()?;
+    let epoch = Epoch(pieces.next()?.parse().ok()?);
+    let (id, suffix) = pieces.next()?.split_once('.')?;
+    let ours = matches!(suffix, "parquet" | "rejects.parquet") && pieces.next().is_none();
+    ours.then_some((ShardId { table, index }, epoch, id.parse().ok()?))
 }
 
 /// Where a part lies in its store. `suffix` is `parquet` or `rejects.parquet`.

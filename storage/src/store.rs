@@ -6,40 +6,64 @@
 
 #[cfg(test)]
 mod conformance;
+mod disk;
 mod durable;
 mod local;
 mod object;
+mod reader;
+mod replicated;
+mod s3;
 #[cfg(test)]
 mod tests;
 
+pub use disk::{Disk, DiskFolder};
 pub use local::LocalStore;
 pub use object::FileObjectStore;
+pub use object_store::ObjectStore;
+pub use replicated::{Place, Replicas, ReplicatedStore, Targets};
+pub use s3::{S3Options, S3Store};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use object_store::ObjectStore;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use tidemill_core::catalog::Holder;
 
 /// A place for part files. Paths are relative, with `/` between names of letters, digits, `-`, `_`,
 /// `.` and `=`; no name is empty or begins with a dot.
 #[async_trait]
 pub trait PartStore: Send + Sync + fmt::Debug {
-    /// Keeps `bytes` at `path`. When it returns, they are durable: file, name and every new folder.
+    /// Keeps `bytes` at `path`. When it returns, they are durable: file, name and every new folder. The answer names the
+    /// disks on which they are, and nobody in a store that all nodes share.
     ///
     /// After an error that is not [`StoreError::Exists`] or [`StoreError::Path`] the file may be
     /// there or not; putting the same again is safe and settles it.
     ///
     /// # Errors
     /// [`StoreError::Exists`] when something else is at `path`; the same content there is success.
-    async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError>;
+    async fn put(&self, path: &str, bytes: Bytes) -> Result<Vec<Holder>, StoreError>;
 
     /// The file at `path`, whole.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is none.
     async fn get(&self, path: &str) -> Result<Bytes, StoreError>;
+
+    /// The bytes of `range` of the file at `path`, as far as it goes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such file.
+    async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
+        let bytes = self.get(path).await?;
+        let total = bytes.len() as u64;
+        let (start, end) = (range.start.min(total), range.end.min(total));
+        Ok(Piece {
+            bytes: bytes.slice(start as usize..end.max(start) as usize),
+            total,
+        })
+    }
 
     /// Removes the file at `path`, if it is there. A power cut may bring it back.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
@@ -50,6 +74,15 @@ pub trait PartStore: Send + Sync + fmt::Debug {
 
     /// The same files for reading in ranges, under the same paths.
     fn reader(&self) -> Arc<dyn ObjectStore>;
+}
+
+/// A piece of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The length of the whole file.
+    pub total: u64,
 }
 
 /// A file in a store.
@@ -93,12 +126,34 @@ pub enum StoreError {
         why: &'static str,
     },
     /// The store's URL is not one that can be opened.
-    #[error("{url:?} is no part store: {why}; possible are file:///absolute/folder and local:///absolute/folder")]
+    #[error(
+        "{url:?} is no part store: {why}; possible are file:///absolute/folder, local:///absolute/folder and s3://bucket/prefix"
+    )]
     Url {
         /// The URL given.
         url: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// The file is there and not what was put.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// The path given.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Fewer replicas than needed have the file. Putting the same again is safe.
+    #[error("{path} is durable on {durable} replicas, {needed} are needed: {why}")]
+    TooFewReplicas {
+        /// The path given.
+        path: String,
+        /// How many have it.
+        durable: usize,
+        /// How many must have it.
+        needed: usize,
+        /// What kept the others from it.
+        why: String,
     },
     /// The operating system or the network failed. What happened to the file is not known.
     #[error("cannot {action} {path}: {source}")]
@@ -115,34 +170,66 @@ pub enum StoreError {
 /// An error of another library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Opens the store at `url` and makes its folder if that is missing.
+/// Opens the store at `url`, which all nodes share, and makes its folder if that is missing.
 ///
 /// * `local:///abs/path`: files in a folder, by our own code. Removes leftovers of dead writers.
 /// * `file:///abs/path`: files in a folder, through the `object_store` library, made durable here.
 ///   Leftovers of dead writers (`name#1`) are never listed; they stay, because nothing tells them
 ///   from the files of a living writer on another node.
+/// * `s3://bucket/prefix`: objects in a bucket, reached as `s3` says.
 ///
-/// Both lay files out alike, so a folder may be opened as either. Blocks: call it when starting.
+/// All lay files out alike, so a folder may be opened as either. Blocks: call it when starting.
 ///
 /// # Errors
-/// [`StoreError::Url`] for any other URL, [`StoreError::Io`] when the folder cannot be made or read.
-pub fn open(url: &str) -> Result<Arc<dyn PartStore>, StoreError> {
+/// [`StoreError::Url`] for any other URL, [`StoreError::Io`] when the folder cannot be made or read, or the settings of
+/// S3 do not fit together.
+pub fn open(url: &str, s3: &S3Options) -> Result<Arc<dyn PartStore>, StoreError> {
     let wrong = |why| StoreError::Url {
         url: url.to_owned(),
         why,
     };
-    let (scheme, folder) = url.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
-    if !matches!(scheme, "file" | "local") {
-        return Err(wrong("its scheme is not known"));
-    }
-    if !folder.starts_with('/') {
-        return Err(wrong("its folder is not absolute (three slashes)"));
-    }
-    let folder = Path::new(folder);
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
+    let folder = || match rest.starts_with('/') {
+        true => Ok(Path::new(rest)),
+        false => Err(wrong("its folder is not absolute (three slashes)")),
+    };
     Ok(match scheme {
-        "file" => Arc::new(FileObjectStore::open(folder)?),
-        _ => Arc::new(LocalStore::open(folder)?),
+        "file" => Arc::new(FileObjectStore::open(folder()?)?),
+        "local" => Arc::new(LocalStore::open(folder()?)?),
+        "s3" => {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return Err(wrong("it names no bucket"));
+            }
+            Arc::new(S3Store::open(bucket, prefix, s3)?)
+        }
+        _ => return Err(wrong("its scheme is not known")),
     })
+}
+
+/// Puts several files side by side; the answer names the disks that hold all of them.
+///
+/// # Errors
+/// Those of [`PartStore::put`]; putting the same again is safe.
+pub async fn put_all(
+    store: &dyn PartStore,
+    files: impl IntoIterator<Item = (&str, Bytes)>,
+) -> Result<Vec<Holder>, StoreError> {
+    let puts = files.into_iter().map(|(path, bytes)| store.put(path, bytes));
+    let mut common: Option<Vec<Holder>> = None;
+    for holders in futures::future::join_all(puts).await {
+        let holders = holders?;
+        common = Some(match common {
+            None => holders,
+            Some(known) => known.into_iter().filter(|holder| holders.contains(holder)).collect(),
+        });
+    }
+    Ok(common.unwrap_or_default())
+}
+
+/// The files of `store` for reading in ranges, by its [`PartStore::get_range`].
+pub fn range_reader(store: Arc<dyn PartStore>) -> Arc<dyn ObjectStore> {
+    Arc::new(reader::RangeReader::new(store))
 }
 
 /// Whether `path` can name a file of a store.

@@ -1,10 +1,13 @@
 //! Founding, the life of nodes, and who leads which shard.
 
-use super::Verdict;
-use crate::catalog::{Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
+use super::{At, Verdict, replicas};
+use crate::catalog::{Assigned, Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
 use crate::command::{AssignLeader, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
 use crate::ids::*;
 use crate::view::{CatalogRead, Overlay};
+
+/// The most characters that are kept of why a shard got its leader.
+const BECAUSE: usize = 200;
 
 pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
     if let Some(cluster) = state.get::<Cluster>(&ClusterKey)? {
@@ -13,6 +16,9 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
             cluster.name, cluster.id
         ));
         return Err(refusal.into());
+    }
+    if let Some(replication) = c.replication {
+        replication.check().map_err(Refusal::Founding)?;
     }
     let mut next_node = NodeId(1);
     for (i, member) in c.members.iter().enumerate() {
@@ -33,6 +39,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
             addresses: member.addresses.clone(),
             state: NodeState::Joining,
             intent: NodeIntent::Serve,
+            disk: None,
         };
         state.put(&node.id, &node)?;
     }
@@ -43,12 +50,13 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
         next_table: TableId(1),
         next_pipe: PipeId(1),
         next_event: 1,
+        replication: c.replication,
     };
     state.put(&ClusterKey, &cluster)?;
     Ok(Response::Done)
 }
 
-pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
+pub(super) fn node_up(state: &mut Overlay<'_>, at: At, c: &NodeUp) -> Verdict {
     let mut node = living_node(state, c.node)?;
     if node.instance != c.instance {
         return Err(Refusal::Node(format!(
@@ -58,13 +66,20 @@ pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
         .into());
     }
     let up = node.intent.state_when_up();
-    if node.boot == Some(c.boot) && node.state == up && node.addresses == c.addresses {
+    let same_disk = node.disk == c.disk;
+    if node.boot == Some(c.boot) && node.state == up && node.addresses == c.addresses && same_disk {
         return Ok(Response::Unchanged);
     }
     if node.boot != Some(c.boot) {
         // What an earlier run of this process had in memory is gone: its terms of office end here,
         // so that nothing it still has under way can be taken for the work of the new run.
-        depose(state, c.node)?;
+        depose(state, at, c.node, format!("node '{}' was started anew", node.name))?;
+    }
+    if !same_disk {
+        // Whatever it held is on another disk, and not where it is asked for.
+        depose(state, at, c.node, format!("node '{}' has another disk", node.name))?;
+        replicas::begin_anew(state, c.node)?;
+        node.disk = c.disk;
     }
     node.boot = Some(c.boot);
     node.addresses = c.addresses.clone();
@@ -73,7 +88,7 @@ pub(super) fn node_up(state: &mut Overlay<'_>, c: &NodeUp) -> Verdict {
     Ok(Response::Done)
 }
 
-pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdict {
+pub(super) fn set_node_state(state: &mut Overlay<'_>, at: At, c: &SetNodeState) -> Verdict {
     let mut node = living_node(state, c.node)?;
     let possible = match c.state {
         NodeState::Ready => node.intent == NodeIntent::Serve,
@@ -94,14 +109,14 @@ pub(super) fn set_node_state(state: &mut Overlay<'_>, c: &SetNodeState) -> Verdi
         return Ok(Response::Unchanged);
     }
     if c.state == NodeState::Down {
-        depose(state, c.node)?;
+        depose(state, at, c.node, format!("node '{}' is down", node.name))?;
     }
     node.state = c.state;
     state.put(&node.id, &node)?;
     Ok(Response::Done)
 }
 
-pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdict {
+pub(super) fn assign_leader(state: &mut Overlay<'_>, at: At, c: &AssignLeader) -> Verdict {
     let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
     if shard.epoch != c.replaces {
         return Err(stale_epoch(&shard, c.replaces).into());
@@ -111,9 +126,14 @@ pub(super) fn assign_leader(state: &mut Overlay<'_>, c: &AssignLeader) -> Verdic
         if node.state != NodeState::Ready {
             return Err(Refusal::Node(format!("node '{}' is {}: it cannot lead", node.name, node.state)).into());
         }
+        replicas::check_may_lead(state, &shard, &node)?;
     }
     shard.epoch = shard.epoch.next();
     shard.leader = c.leader;
+    shard.assigned = Some(Assigned {
+        at_ms: at.ms,
+        because: c.because.chars().take(BECAUSE).collect(),
+    });
     state.put(&shard.id, &shard)?;
     Ok(Response::Epoch(shard.epoch))
 }
@@ -128,11 +148,15 @@ pub(super) fn stale_epoch(shard: &Shard, given: Epoch) -> Refusal {
 }
 
 /// Ends the terms of office of `node` in all its shards.
-pub(super) fn depose(state: &mut Overlay<'_>, node: NodeId) -> Result<(), super::Stop> {
+pub(super) fn depose(state: &mut Overlay<'_>, at: At, node: NodeId, because: String) -> Result<(), super::Stop> {
     for mut shard in state.list::<Shard>(&[])? {
         if shard.leader == Some(node) {
             shard.leader = None;
             shard.epoch = shard.epoch.next();
+            shard.assigned = Some(Assigned {
+                at_ms: at.ms,
+                because: because.clone(),
+            });
             state.put(&shard.id, &shard)?;
         }
     }

@@ -3,12 +3,13 @@
 //! The order of the checks is part of the contract. First comes the question whether this very
 //! commit was applied before, so that a repetition after a lost answer is recognised even when the
 //! shard has a new leader since. Then the fence: the epoch. Then the table. Then each span on its
-//! own, so that a refusal can name those to drop. Only when all hold is anything written.
+//! own, so that a refusal can name those to drop. Then the disks on which the files are. Only when all hold is
+//! anything written.
 
 use super::cluster::stale_epoch;
 use super::definitions::table_of;
 use super::events::note;
-use super::{At, Stop, Verdict};
+use super::{At, Stop, Verdict, replicas};
 use crate::catalog::*;
 use crate::command::{CommitPart, Refusal, Response, SpanRefusal};
 use crate::ids::{PipeId, SchemaVersion, ShardId};
@@ -45,6 +46,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     if !refused.is_empty() {
         return Err(Refusal::Spans(refused).into());
     }
+    let holders = replicas::holders_that_count(state, &shard, &c.holders)?;
     check_counts(c)?;
 
     note_gaps(state, at, &moved, c)?;
@@ -63,6 +65,8 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         };
         state.put(&(*pipe, file.id), &part)?;
     }
+    let files = c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
+    replicas::put_copies(state, c.shard, files, &holders)?;
     shard.last_commit = Some(LastCommit {
         id: c.commit,
         digest,

@@ -49,7 +49,9 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
             id: ShardId { table: id, index },
             epoch: Epoch(0),
             leader: None,
+            assigned: None,
             last_commit: None,
+            replicas: Vec::new(),
         };
         state.put(&shard.id, &shard)?;
     }
@@ -78,7 +80,7 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict
     }
     for part in state.parts_of(table.id)? {
         state.delete::<Part>(&(part.shard, part.file.id));
-        bury(state, at, part.file)?;
+        bury(state, at, part.shard, part.file)?;
     }
     for shard in state.shards_of(table.id)? {
         state.delete::<Shard>(&shard.id);
@@ -144,7 +146,7 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
     }
     for part in state.list::<RejectPart>(&pipe.id.bytes())? {
         state.delete::<RejectPart>(&(pipe.id, part.file.id));
-        bury(state, at, part.file)?;
+        bury(state, at, part.shard, part.file)?;
     }
     state.delete::<PipeName>(&Name(pipe.name.clone()));
     state.delete::<Pipe>(&pipe.id);
@@ -213,7 +215,9 @@ pub(super) fn begin_partition(
     Ok(())
 }
 
-pub(super) fn bury(state: &mut Overlay<'_>, at: At, file: PartFile) -> Result<(), Stop> {
+/// Makes the file of a part that is dropped wait for the collector.
+pub(super) fn bury(state: &mut Overlay<'_>, at: At, shard: ShardId, file: PartFile) -> Result<(), Stop> {
+    state.delete::<Copies>(&(shard, file.id));
     let tombstone = Tombstone {
         part: file.id,
         path: file.path,

@@ -6,7 +6,7 @@
 
 use super::cluster::{depose, known_node};
 use super::definitions::founded;
-use super::{Stop, Verdict};
+use super::{At, Stop, Verdict, replicas};
 use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState};
 use crate::command::{AddNode, Refusal, Response, SetNodeIntent};
 use crate::ids::NodeId;
@@ -53,6 +53,7 @@ pub(super) fn add_node(state: &mut Overlay<'_>, c: &AddNode) -> Verdict {
         addresses: c.addresses.clone(),
         state: NodeState::Joining,
         intent: NodeIntent::Serve,
+        disk: None,
     };
     state.put(&node.id, &node)?;
     cluster.next_node = cluster.next_node.next();
@@ -106,6 +107,7 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
     }
     if c.intent == NodeIntent::Leave {
         check_not_last(state, &node, |other| other.intent != NodeIntent::Leave)?;
+        replicas::check_may_leave(state, &node)?;
     }
     node.intent = c.intent;
     if c.intent != NodeIntent::Serve && node.state == NodeState::Ready {
@@ -115,7 +117,7 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
     Ok(Response::Done)
 }
 
-pub(super) fn remove_node(state: &mut Overlay<'_>, id: NodeId) -> Verdict {
+pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, id: NodeId) -> Verdict {
     let mut node = known_node(state, id)?;
     if node.state == NodeState::Removed {
         return Ok(Response::Unchanged);
@@ -125,7 +127,8 @@ pub(super) fn remove_node(state: &mut Overlay<'_>, id: NodeId) -> Verdict {
         return Err(no(format!("node '{}' shall {}, not leave", node.name, node.intent)));
     }
     check_not_last(state, &node, |_| true)?;
-    depose(state, id)?;
+    replicas::check_keeps_nothing(state, &node)?;
+    depose(state, at, id, format!("node '{}' was removed", node.name))?;
     node.state = NodeState::Removed;
     state.put(&node.id, &node)?;
     Ok(Response::Done)

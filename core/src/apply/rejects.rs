@@ -8,7 +8,7 @@
 use super::cluster::stale_epoch;
 use super::commit::{put_parts, table_taking};
 use super::events::note;
-use super::{At, Stop, Verdict, definitions};
+use super::{At, Stop, Verdict, definitions, replicas};
 use crate::catalog::*;
 use crate::command::{Recovered, Refusal, ReplayRejects, Response, UsedRejects};
 use crate::ids::*;
@@ -40,7 +40,10 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
         ))
         .into());
     }
+    let holders = replicas::holders_that_count(state, &shard, &c.holders)?;
     put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
+    let rests = c.used.iter().filter_map(|used| used.rest.as_ref());
+    replicas::put_copies(state, c.shard, c.parts.iter().chain(rests), &holders)?;
     let text = format!(
         "{records} rejected records became {rows} rows of table '{}'",
         table.name
@@ -81,7 +84,7 @@ fn replay_one(state: &mut Overlay<'_>, at: At, c: &ReplayRejects, used: &UsedRej
         return Err(unsound(used));
     }
     state.delete::<RejectPart>(&key);
-    definitions::bury(state, at, old.file.clone())?;
+    definitions::bury(state, at, old.shard, old.file.clone())?;
     if let Some(rest) = used.rest.as_ref().filter(|rest| rest.rows > 0) {
         // Its records are as old as they were: those that a reset deleted since stay deleted.
         let part = RejectPart {

@@ -14,6 +14,7 @@ fn well(id: u64) -> Standing {
         state: NodeState::Ready,
         intent: NodeIntent::Serve,
         leads_shards: false,
+        keeps_parts: false,
         alive: true,
         caught_up: true,
         moved: false,
@@ -92,6 +93,11 @@ fn what_somebody_left_half_done_is_finished_first() {
 #[test]
 fn a_leaving_node_loses_its_vote_when_its_shards_have_moved_then_its_life() {
     let drained = group(&[1, 2, 3], &[]).leaving(3);
+    let keeping = drained.clone().with(3, |node| node.keeps_parts = true);
+    assert_eq!(
+        next_step(&keeping),
+        Plan::Wait("the parts of node 'n3' to be copied to others".into())
+    );
     let leading = drained.clone().with(3, |node| node.leads_shards = true);
     assert_eq!(next_step(&leading), Plan::Wait("node 'n3' still leads shards".into()));
     assert_eq!(next_step(&drained), voters(&[1, 2]));

@@ -36,6 +36,7 @@ enum Act {
     NodeUp {
         node: u64,
         boot: u128,
+        disk: u128,
     },
     NodeState {
         node: u64,
@@ -77,6 +78,21 @@ enum Act {
         intent: NodeIntent,
     },
     RemoveNode(u64),
+    Replica {
+        shard: u32,
+        node: u64,
+        what: u8,
+    },
+    Holdings {
+        node: u64,
+        disk: u128,
+        holds: usize,
+        lost: usize,
+    },
+    Replication {
+        replicas: u32,
+        min_replicas: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +113,9 @@ enum Spoil {
     EmptyPart,
     EmptyRejectPart,
     TwoRejectParts,
+    OneHolder,
+    OtherDisk,
+    NoReplica,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -117,6 +136,9 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Spoil::EmptyPart),
         Just(Spoil::EmptyRejectPart),
         Just(Spoil::TwoRejectParts),
+        Just(Spoil::OneHolder),
+        Just(Spoil::OtherDisk),
+        Just(Spoil::NoReplica),
     ];
     let state = prop_oneof![
         Just(NodeState::Joining),
@@ -137,7 +159,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0u32..2, 0usize..100).prop_map(|(shard, which)| Act::ReuseId { shard, which }),
         4 => (0u32..3, 0u64..2, proptest::option::of(1u64..8))
             .prop_map(|(shard, behind, leader)| Act::Assign { shard, behind, leader }),
-        2 => (1u64..8, 1u128..3).prop_map(|(node, boot)| Act::NodeUp { node, boot }),
+        2 => (1u64..8, 1u128..3, 0u128..4).prop_map(|(node, boot, disk)| Act::NodeUp { node, boot, disk }),
         2 => (1u64..8, 1u128..3, state).prop_map(|(node, boot, state)| Act::NodeState { node, boot, state }),
         2 => pipe_state().prop_map(Act::SetState),
         2 => (0u32..4, 0u64..2, stop_reason()).prop_map(|(partition, behind, reason)| Act::Stop { partition, behind, reason }),
@@ -153,6 +175,10 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1u64..6, 1u128..10, 0u64..4).prop_map(|(name, instance, port)| Act::AddNode { name, instance, port }),
         2 => (1u64..8, intent).prop_map(|(node, intent)| Act::Intent { node, intent }),
         2 => (1u64..8).prop_map(Act::RemoveNode),
+        6 => (0u32..2, 1u64..8, 0u8..3).prop_map(|(shard, node, what)| Act::Replica { shard, node, what }),
+        6 => (1u64..8, 0u128..4, 0usize..10, 0usize..3)
+            .prop_map(|(node, disk, holds, lost)| Act::Holdings { node, disk, holds, lost }),
+        1 => (0u32..5, 0u32..5).prop_map(|(replicas, min_replicas)| Act::Replication { replicas, min_replicas }),
     ]
 }
 
@@ -217,6 +243,9 @@ fn spoil(mut c: CommitPart, how: Spoil) -> Option<CommitPart> {
             let (pipe, first) = c.reject_parts.first()?;
             c.reject_parts.push((*pipe, file(first.rows, 7)));
         }
+        Spoil::OneHolder => _ = c.holders.drain(1.min(c.holders.len())..),
+        Spoil::OtherDisk => c.holders.iter_mut().skip(1).for_each(|holder| holder.disk = DiskId(99)),
+        Spoil::NoReplica => c.holders.iter_mut().skip(1).for_each(|holder| holder.node = NodeId(9)),
     }
     Some(c)
 }
@@ -229,12 +258,14 @@ fn step(world: &mut World, i: usize, act: Act) {
                 return;
             };
             let led = world.shard(shard).is_some_and(|s| s.leader.is_some());
+            let enough = commit.holders.len() >= world.min_replicas();
             let outcome = world.apply(Command::CommitPart(commit));
-            assert_eq!(outcome.is_ok(), led, "{outcome:?}");
+            assert_eq!(outcome.is_ok(), led && enough, "{outcome:?}");
         }
         Act::CommitSpoiled { shard, width, how } => {
             let commit = world.good_commit(shard, id, width).and_then(|c| spoil(c, how));
-            if let Some(commit) = commit {
+            let about_holders = matches!(how, Spoil::OneHolder | Spoil::OtherDisk | Spoil::NoReplica);
+            if let Some(commit) = commit.filter(|_| !about_holders || world.min_replicas() > 1) {
                 assert!(
                     world.apply(Command::CommitPart(commit)).is_err(),
                     "{how:?} was accepted"
@@ -288,7 +319,54 @@ fn step(world: &mut World, i: usize, act: Act) {
                 assert!(outcome.is_err(), "an assignment by an old epoch was accepted");
             }
         }
-        Act::NodeUp { node, boot } => _ = world.apply(node_up(node, boot)),
+        Act::NodeUp { node, boot, disk } => {
+            let disk = (world.min_replicas() > 0).then_some(DiskId(disk));
+            _ = world.apply(node_with(node, boot, disk));
+        }
+        Act::Replica { shard, node, what } => {
+            let of = replica_of(shard, node);
+            let before = world.shard(shard);
+            let outcome = match what {
+                0 => world.apply(Command::AddReplica(of)),
+                1 => world.apply(Command::CompleteReplica(of)),
+                _ => world.apply(Command::DropReplica(of)),
+            };
+            let led = before.is_some_and(|shard| shard.leader == Some(NodeId(node)));
+            assert!(!led || what < 2 || outcome.is_err(), "a leader was made no replica");
+        }
+        Act::Holdings {
+            node,
+            disk,
+            holds,
+            lost,
+        } => {
+            let files =
+                || (0..2).flat_map(|shard| world.copies(shard).into_iter().map(move |copies| (shard, copies.part)));
+            let of = |(shard, part)| (replica_of(shard, 1).shard, part);
+            let disk = Holder {
+                node: NodeId(node),
+                disk: DiskId(disk),
+            };
+            let command = SetHoldings {
+                disk,
+                holds: files().map(of).take(holds).collect(),
+                lost: files()
+                    .map(of)
+                    .skip(holds)
+                    .take(lost)
+                    .map(|(s, p)| (s, p, "damaged".into()))
+                    .collect(),
+            };
+            let known: Option<Node> = world.state.get(&NodeId(node)).unwrap();
+            let present = known.is_some_and(|node| node.disk == Some(disk.disk));
+            let outcome = world.apply(Command::SetHoldings(command));
+            assert_eq!(outcome.is_ok(), present && world.min_replicas() > 0, "{outcome:?}");
+        }
+        Act::Replication { replicas, min_replicas } => {
+            let rule = Replication { replicas, min_replicas };
+            let outcome = world.apply(Command::SetReplication(rule));
+            assert!(outcome.is_err() || rule.check().is_ok());
+        }
         Act::NodeState { node, boot, state } => {
             let command = SetNodeState {
                 node: NodeId(node),
@@ -355,8 +433,9 @@ fn step(world: &mut World, i: usize, act: Act) {
             };
             let good = spoiled.as_ref().is_none_or(|spoiled| *spoiled == replay);
             let outcome = world.apply(Command::ReplayRejects(spoiled.unwrap_or(replay.clone())));
-            assert_eq!(outcome.is_ok(), good, "{outcome:?}");
-            if good {
+            let enough = replay.holders.len() >= world.min_replicas();
+            assert_eq!(outcome.is_ok(), good && enough, "{outcome:?}");
+            if outcome.is_ok() {
                 let again = world.apply(Command::ReplayRejects(replay));
                 assert!(
                     matches!(again, Err(Refusal::RejectsGone(_))),
@@ -429,8 +508,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn invariants_hold_under_hostile_commands(acts in proptest::collection::vec(act(), 1..60)) {
-        let mut world = World::new();
+    fn invariants_hold_under_hostile_commands(
+        replicating: bool,
+        acts in proptest::collection::vec(act(), 1..60),
+    ) {
+        let mut world = if replicating { World::replicating() } else { World::new() };
         for (i, act) in acts.into_iter().enumerate() {
             step(&mut world, i, act);
         }
@@ -439,7 +521,7 @@ proptest! {
     #[test]
     fn the_same_log_gives_the_same_state(acts in proptest::collection::vec(act(), 1..40)) {
         let run = || {
-            let mut world = World::new();
+            let mut world = World::replicating();
             for (i, act) in acts.iter().cloned().enumerate() {
                 step(&mut world, i, act);
             }

@@ -72,6 +72,7 @@ fn a_copied_or_wiped_folder_cannot_take_a_nodes_place() {
         instance: InstanceId(77),
         boot: BootId(9),
         addresses: Addresses::default(),
+        disk: None,
     };
     assert!(matches!(world.apply(Command::NodeUp(up)), Err(Refusal::Node(_))));
 }
@@ -119,12 +120,6 @@ fn refused(outcome: Outcome, text: &str) {
 fn intent(node: u64, intent: NodeIntent) -> Command {
     let node = NodeId(node);
     Command::SetNodeIntent(SetNodeIntent { node, intent })
-}
-
-impl World {
-    fn node(&self, id: u64) -> Node {
-        self.state.get(&NodeId(id)).unwrap().unwrap()
-    }
 }
 
 fn reset(world: &World, partition: u32, to: u64, old_rows: Option<OldRows>) -> Command {

@@ -15,7 +15,17 @@ pub struct World {
 }
 
 impl World {
+    /// All nodes share one part store.
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Three copies of each file, two before a commit; all three nodes are replicas.
+    pub fn replicating() -> Self {
+        Self::with(Some(Replication::of_founders(3)))
+    }
+
+    fn with(replication: Option<Replication>) -> Self {
         let mut world = Self {
             state: MemView::default(),
             index: 0,
@@ -34,10 +44,12 @@ impl World {
                 cluster: ClusterId(1),
                 name: "c".into(),
                 members,
+                replication,
             }))
             .unwrap();
         for i in 1..=3 {
-            world.apply(node_up(i, 1)).unwrap();
+            let disk = replication.map(|_| DiskId(i.into()));
+            world.apply(node_with(i, 1, disk)).unwrap();
         }
         world.apply(create_table("t")).unwrap();
         world.apply(create_pipe("p", "t")).unwrap();
@@ -46,6 +58,9 @@ impl World {
                 table: TableId(1),
                 index,
             };
+            for node in (1..=3).filter(|_| replication.is_some()) {
+                world.apply(Command::AddReplica(replica_of(index, node))).unwrap();
+            }
             world
                 .apply(assign(shard, Epoch(0), Some(NodeId(1 + index as u64))))
                 .unwrap();
@@ -134,7 +149,41 @@ impl World {
                 .map(|file| (PipeId(1), file))
                 .collect(),
             spans,
+            holders: self.holders(shard),
         })
+    }
+
+    /// The present disks of the replicas of a shard.
+    pub fn holders(&self, shard: u32) -> Vec<Holder> {
+        let replicas = self.shard(shard).map(|shard| shard.replicas).unwrap_or_default();
+        let holder = |replica: &Replica| {
+            let node: Node = self.state.get(&replica.node).unwrap()?;
+            Some(Holder {
+                node: node.id,
+                disk: node.disk?,
+            })
+        };
+        replicas.iter().filter_map(holder).collect()
+    }
+
+    /// How many holders a commit needs; none where the part store is shared.
+    pub fn min_replicas(&self) -> usize {
+        let cluster: Option<Cluster> = self.state.get(&ClusterKey).unwrap();
+        let rule = cluster.and_then(|cluster| cluster.replication);
+        rule.map_or(0, |rule| rule.min_replicas as usize)
+    }
+
+    pub fn node(&self, id: u64) -> Node {
+        self.state.get(&NodeId(id)).unwrap().unwrap()
+    }
+
+    pub fn copies(&self, shard: u32) -> Vec<Copies> {
+        self.state
+            .copies_of(ShardId {
+                table: TableId(1),
+                index: shard,
+            })
+            .unwrap()
     }
 }
 
@@ -166,6 +215,7 @@ impl World {
             parts: some_file(width, id * 2),
             reject_parts: vec![],
             spans: vec![span],
+            holders: self.holders(p.shard.index),
         })
     }
 
@@ -203,7 +253,26 @@ impl World {
                 rest: (left > 0).then(|| file(left, id * 2 + 1)),
                 recovered,
             }],
+            holders: self.holders(part.shard.index),
         })
+    }
+}
+
+pub fn replica_of(index: u32, node: u64) -> ReplicaOf {
+    ReplicaOf {
+        shard: ShardId {
+            table: TableId(1),
+            index,
+        },
+        node: NodeId(node),
+    }
+}
+
+/// A node of [`World::new`] with a disk.
+pub fn node_with(i: u64, boot: u128, disk: Option<DiskId>) -> Command {
+    match node_up(i, boot) {
+        Command::NodeUp(up) => Command::NodeUp(NodeUp { disk, ..up }),
+        other => other,
     }
 }
 
@@ -218,6 +287,7 @@ pub fn node_of(i: u64, instance: u128, boot: u128) -> Command {
         instance,
         boot: BootId(boot),
         addresses: Addresses::default(),
+        disk: None,
     })
 }
 
@@ -273,6 +343,7 @@ pub fn assign(shard: ShardId, replaces: Epoch, leader: Option<NodeId>) -> Comman
         shard,
         replaces,
         leader,
+        because: String::new(),
     })
 }
 

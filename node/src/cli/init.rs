@@ -7,7 +7,7 @@ mod joining;
 use anyhow::{Context, bail, ensure};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The command that starts a node; the path of its configuration follows.
@@ -28,9 +28,9 @@ pub struct Args {
     /// Node i listens on PORT+i (raft), PORT+100+i (api) and PORT+200+i (http)
     #[arg(long, value_name = "PORT", default_value_t = 7300)]
     base_port: u16,
-    /// The folder for parts that all nodes share, file:///… or local:///… [default: DIR/parts]
-    #[arg(long, value_name = "URL")]
-    parts: Option<String>,
+    /// Where parts lie: `replicated` on the nodes themselves, or a store that all nodes share: s3://bucket/prefix, file:///… or local:///…
+    #[arg(long, value_name = "URL", default_value = "replicated")]
+    parts: String,
     /// Overwrite configurations that are already there
     #[arg(long)]
     force: bool,
@@ -89,19 +89,11 @@ fn write(args: &Args) -> anyhow::Result<Vec<PathBuf>> {
     if !args.force && !there.is_empty() {
         bail!("already there: {}; --force overwrites", there.join(", "));
     }
-    let parts = match &args.parts {
-        Some(url) => url.clone(),
-        None => {
-            let parts = dir.join("parts");
-            fs::create_dir_all(&parts).with_context(|| format!("cannot create {}", parts.display()))?;
-            file_url(&parts)?
-        }
-    };
     for (path, i) in paths.iter().zip(1..) {
         // Each path was made by joining two names to a folder, so it has a parent.
         let folder = path.parent().unwrap_or(&dir);
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let text = node_toml(args, i, &parts);
+        let text = node_toml(args, i);
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(paths)
@@ -130,15 +122,16 @@ fn check(args: &Args) -> anyhow::Result<()> {
 }
 
 fn check_parts(args: &Args) -> anyhow::Result<()> {
-    if let Some(url) = &args.parts {
-        let known = url.split_once("://").is_some_and(|(scheme, rest)| {
-            !scheme.is_empty() && !rest.is_empty() && (!["file", "local"].contains(&scheme) || rest.starts_with('/'))
-        });
-        ensure!(
-            known,
-            "--parts '{url}' is not an absolute URL such as file:///srv/parts"
-        );
-    }
+    let url = &args.parts;
+    let known = url.split_once("://").is_some_and(|(scheme, rest)| {
+        !scheme.is_empty()
+            && !rest.is_empty()
+            && (!["file", "local", "replicated"].contains(&scheme) || rest.starts_with('/'))
+    });
+    ensure!(
+        known || url == "replicated",
+        "--parts '{url}' is neither `replicated` nor an absolute URL such as file:///srv/parts"
+    );
     Ok(())
 }
 
@@ -151,9 +144,9 @@ const OPTIONAL: &str = "\
 ";
 
 /// The configuration of node `i`, from 1. The ports were checked to fit.
-fn node_toml(args: &Args, i: u16, parts: &str) -> String {
+fn node_toml(args: &Args, i: u16) -> String {
     let cluster = quoted(&args.cluster);
-    let parts = quoted(parts);
+    let parts = quoted(&args.parts);
     let mut text = format!(
         "\
 # Node n{i} of a Tidemill cluster. Start it with
@@ -163,9 +156,9 @@ fn node_toml(args: &Args, i: u16, parts: &str) -> String {
 cluster = {cluster}
 # The name of this node; must be one of the members below.
 name = \"n{i}\"
-# The folder for the Raft log, the catalog and temporary files, relative to this file. Wiping it makes this a new node.
+# The folder for the Raft log, the catalog, parts and temporary files, relative to this file. Wiping it makes this a new node.
 data_dir = \"data\"
-# Where parts are stored: a folder that every node reaches under the same URL. It belongs to one cluster.
+# Where parts lie: \"replicated\" on the disks of the nodes, or a store that all nodes reach under the same URL.
 part_store = {parts}
 # The set of nodes that this one works with.
 warehouse = \"default\"
@@ -200,22 +193,6 @@ warehouse = \"default\"
 
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
-}
-
-/// The `file://` URL of an absolute path, with what a URL cannot hold percent-encoded (RFC 3986).
-fn file_url(path: &Path) -> anyhow::Result<String> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))?;
-    let mut url = "file://".to_owned();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => url.push(char::from(byte)),
-            // Writing to a string cannot fail.
-            _ => drop(write!(url, "%{byte:02X}")),
-        }
-    }
-    Ok(url)
 }
 
 fn next_steps(args: &Args, paths: &[PathBuf]) -> String {
@@ -263,6 +240,7 @@ fn shell_word(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::NodeConfig;
+    use std::path::Path;
 
     pub(super) fn args(dir: &Path) -> Args {
         Args {
@@ -270,7 +248,7 @@ mod tests {
             cluster: "demo".to_owned(),
             nodes: 3,
             base_port: 7300,
-            parts: None,
+            parts: "replicated".to_owned(),
             force: false,
             join: vec![],
             name: None,
@@ -293,11 +271,7 @@ mod tests {
             assert_eq!(table["cluster"].as_str(), Some("demo"));
             assert_eq!(table["name"].as_str().unwrap(), format!("n{}", i + 1));
             assert_eq!(table["members"], tables[0]["members"]);
-            let url = table["part_store"].as_str().unwrap();
-            assert!(
-                url.starts_with("file:///") && url.ends_with("/my%20cluster/parts"),
-                "{url}"
-            );
+            assert_eq!(table["part_store"].as_str(), Some("replicated"));
             let keys: Vec<&str> = table.keys().map(String::as_str).collect();
             assert_eq!(
                 keys,
@@ -308,7 +282,6 @@ mod tests {
         assert_eq!(second["raft"].as_str(), Some("127.0.0.1:7302"));
         assert_eq!(second["api"].as_str(), Some("127.0.0.1:7402"));
         assert_eq!(second["http"].as_str(), Some("127.0.0.1:7502"));
-        assert!(dir.canonicalize().unwrap().join("parts").is_dir());
     }
 
     #[test]
@@ -371,11 +344,11 @@ mod tests {
                 ..good.clone()
             },
             Args {
-                parts: Some("relative/parts".to_owned()),
+                parts: "relative/parts".to_owned(),
                 ..good.clone()
             },
             Args {
-                parts: Some("file://parts".to_owned()),
+                parts: "file://parts".to_owned(),
                 ..good.clone()
             },
         ] {
@@ -383,7 +356,7 @@ mod tests {
         }
         assert!(
             write(&Args {
-                parts: Some("s3://bucket/parts".to_owned()),
+                parts: "s3://bucket/parts".to_owned(),
                 ..good
             })
             .is_ok()

@@ -1,4 +1,4 @@
-//! `tidemill node list`, `drain`, `resume` and `remove`. Each asks the cluster for what is wanted and then watches: the
+//! `tidemill node list`, `drain`, `resume`, `remove` and `replace`. Each asks the cluster for what is wanted and then watches: the
 //! cluster goes on by itself when this program is ended, and asking again changes nothing.
 
 use super::table::Table;
@@ -20,8 +20,10 @@ pub enum Command {
     Drain(Args),
     /// Let a node work again that was drained, or call off a removal that is not done yet
     Resume(Args),
-    /// Remove a node for good: it gives up its shards and its vote, and its process ends
+    /// Remove a node for good: others copy its parts, it gives up its shards and its vote, and its process ends
     Remove(Args),
+    /// Let a new node take the place of another, which is removed; the new one may be started before or after
+    Replace(ReplaceArgs),
 }
 
 /// Which node, and how long to watch.
@@ -31,6 +33,22 @@ pub struct Args {
     name: String,
     /// How many seconds to watch until it is done; 0 to ask only
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    wait: u64,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Which node takes whose place, and how long to watch.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplaceArgs {
+    /// The name of the node that goes; its machine may be gone already
+    #[arg(long, value_name = "NAME")]
+    old: String,
+    /// The name of the node that comes
+    #[arg(long, value_name = "NAME")]
+    new: String,
+    /// How many seconds to watch until it is done
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     wait: u64,
     #[command(flatten)]
     connect: Connect,
@@ -53,6 +71,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => change(args, Intent::Drain).await,
         Command::Resume(args) => change(args, Intent::Serve).await,
         Command::Remove(args) => change(args, Intent::Leave).await,
+        Command::Replace(args) => replace(args).await,
     };
     Ok(done.unwrap_or_else(|error| {
         eprintln!("error: {error}");
@@ -64,10 +83,43 @@ async fn change(args: &Args, intent: Intent) -> Result<ExitCode, ClientError> {
     let client: Client = args.connect.client()?;
     // From here on by id: another node may get the name while this one leaves.
     let found = client.find_node(&args.name).await?;
+    watch(&client, found.node, intent, args.wait).await
+}
+
+/// Waits until the new node is there, and removes the old one: its parts are copied to where they are missing then.
+async fn replace(args: &ReplaceArgs) -> Result<ExitCode, ClientError> {
+    let client: Client = args.connect.client()?;
+    let old = client.find_node(&args.old).await?;
     let until = Instant::now() + Duration::from_secs(args.wait);
+    let mut asked = false;
+    loop {
+        let why = match client.find_node(&args.new).await {
+            Ok(new) if new.done => break,
+            Ok(new) => format!("node '{}' is {}", new.name, new.state),
+            Err(error @ ClientError::Server { .. }) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        if !asked {
+            println!("waiting for node '{}' to join: start it ({why})", args.new);
+            asked = true;
+        }
+        if Instant::now() >= until {
+            eprintln!("node '{}' did not join; nothing was changed", args.new);
+            return Ok(ExitCode::from(1));
+        }
+        tokio::time::sleep(ASK).await;
+    }
+    println!("node '{}' is there and takes the place of '{}'", args.new, args.old);
+    let left = until.saturating_duration_since(Instant::now()).as_secs();
+    watch(&client, old.node, Intent::Leave, left.max(1)).await
+}
+
+/// Asks for what is wanted, and watches for so many seconds.
+async fn watch(client: &Client, node: u64, intent: Intent, wait: u64) -> Result<ExitCode, ClientError> {
+    let until = Instant::now() + Duration::from_secs(wait);
     let mut said = String::new();
     loop {
-        let reply = client.set_intent(found.node, intent).await?;
+        let reply = client.set_intent(node, intent).await?;
         let line = progress(&reply, intent);
         if line != said {
             println!("{line}");
@@ -77,14 +129,10 @@ async fn change(args: &Args, intent: Intent) -> Result<ExitCode, ClientError> {
             return Ok(ExitCode::SUCCESS);
         }
         if Instant::now() >= until {
-            if args.wait > 0 {
-                eprintln!("not done after {} s; the cluster goes on with it", args.wait);
+            if wait > 0 {
+                eprintln!("not done after {wait} s; the cluster goes on with it");
             }
-            return Ok(if args.wait > 0 {
-                ExitCode::from(1)
-            } else {
-                ExitCode::SUCCESS
-            });
+            return Ok(if wait > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(ASK).await;
     }

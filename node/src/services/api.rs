@@ -21,7 +21,9 @@ use tidemill_proto::api::{
 };
 use tidemill_query::{Answer, Engine, ErrorKind, QueryError};
 use tidemill_raft::Catalog;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -41,6 +43,8 @@ pub struct ApiService {
     pub node: String,
     /// Counts queries.
     pub metrics: Arc<Metrics>,
+    /// Where statements run, apart from what serves them: a heavy one must not hold up files and fresh rows.
+    pub runtime: Handle,
 }
 
 type Replies = Pin<Box<dyn Stream<Item = Result<QueryReply, Status>> + Send>>;
@@ -53,7 +57,18 @@ impl Tidemill for ApiService {
         let request = request.into_inner();
         let settings: BTreeMap<String, String> = request.settings.into_iter().collect();
         let began = Instant::now();
-        let answer = self.engine.execute(&request.sql, &settings).await;
+        let engine = self.engine.clone();
+        let mut running = JoinSet::new();
+        running.spawn_on(
+            async move { engine.execute(&request.sql, &settings).await },
+            &self.runtime,
+        );
+        // Dropped with this call when the client goes away, which ends the statement.
+        let answer = match running.join_next().await {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => return Err(Status::internal(format!("the statement has failed: {error}"))),
+            None => return Err(Status::internal("the statement was not started")),
+        };
         self.metrics.query(began.elapsed(), answer.is_err());
         match answer.map_err(|e| status_of(&e))? {
             Answer::Done { message } => {
@@ -66,7 +81,7 @@ impl Tidemill for ApiService {
                 let mut writer = PieceWriter::new(&schema).map_err(|e| Status::internal(e.to_string()))?;
                 let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
                 // Ends with the query, or when the client goes away: then sending fails and the query is dropped.
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     while let Some(batch) = stream.next().await {
                         let batch = batch.map_err(|e| status_of(&QueryError::from(e)));
                         let pieces = batch.and_then(|b| writer.write(&b).map_err(|e| Status::internal(e.to_string())));

@@ -8,10 +8,12 @@ use crate::manager::Reports;
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
+use tidemill_core::catalog::{
+    Addresses, CatalogQuestions, Cluster, ClusterKey, Node, NodeIntent, NodeState, Replica, ReplicaState, Shard,
+};
 use tidemill_core::command::{AddNode, SetNodeIntent};
 use tidemill_core::membership::{may_drain, may_leave};
-use tidemill_core::view::{CatalogRead, CatalogSnapshot};
+use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{Command, NodeId, Response as Applied};
 use tidemill_proto::api::membership_client::MembershipClient;
 use tidemill_proto::api::membership_server::Membership;
@@ -183,8 +185,8 @@ impl MembershipService {
     }
 
     fn reply(&self, state: &dyn CatalogSnapshot, node: &Node) -> Result<NodeReply, Status> {
-        let shards = state.list::<Shard>(&[]).map_err(broken)?;
-        let shards = shards.iter().filter(|shard| shard.leader == Some(node.id)).count();
+        let all = state.list::<Shard>(&[]).map_err(broken)?;
+        let shards = all.iter().filter(|shard| shard.leader == Some(node.id)).count();
         let removed = node.state == NodeState::Removed;
         let done = match node.intent {
             NodeIntent::Serve => node.state == NodeState::Ready,
@@ -196,9 +198,10 @@ impl MembershipService {
             NodeIntent::Serve => "its heartbeats".to_owned(),
             _ if shards == 1 => "1 shard to move".to_owned(),
             _ if shards > 0 => format!("{shards} shards to move"),
-            _ => match self.reports.waiting() {
-                Some(why) => why,
-                None => "the Raft group to go on without it".to_owned(),
+            _ => match (copying(state, &all, node.id).map_err(broken)?, self.reports.waiting()) {
+                (Some(copying), _) => copying,
+                (None, Some(why)) => why,
+                (None, None) => "the Raft group to go on without it".to_owned(),
             },
         };
         Ok(NodeReply {
@@ -216,6 +219,25 @@ impl MembershipService {
             waiting_for,
         })
     }
+}
+
+/// How many files are still to be copied by replicas of the shards whose files `node` keeps.
+fn copying(state: &dyn CatalogSnapshot, shards: &[Shard], node: NodeId) -> Result<Option<String>, ViewError> {
+    let (mut missing, mut bytes, mut all) = (0, 0, 0);
+    for shard in shards.iter().filter(|shard| shard.replica(node).is_some()) {
+        let copying = |replica: &&Replica| replica.state == ReplicaState::Copying;
+        for replica in shard.replicas.iter().filter(copying) {
+            for copies in state.copies_of(shard.id)? {
+                all += 1;
+                if copies.holders.iter().all(|holder| holder.node != replica.node) {
+                    missing += 1;
+                    bytes += copies.bytes;
+                }
+            }
+        }
+    }
+    let mib = bytes as f64 / f64::from(1 << 20);
+    Ok((all > 0).then(|| format!("{missing} of {all} files to be copied to other nodes ({mib:.1} MiB)")))
 }
 
 fn known(state: &dyn CatalogSnapshot, id: NodeId) -> Result<Node, Status> {

@@ -3,6 +3,7 @@
 use super::words::Cursor;
 use super::{Named, Statement, create_pipe, create_table, quantity};
 use crate::error::{Place, QueryError};
+use crate::nearest::did_you_mean;
 use crate::ports::StartPosition;
 use std::time::Duration;
 use tidemill_core::command::OldRows;
@@ -88,13 +89,29 @@ pub(super) fn alter(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {
         cursor.end()?;
         return Ok(Statement::AlterTable { table, settings });
     }
+    if cursor.accept("CLUSTER") {
+        cursor.expect("SET", &["SET"])?;
+        let settings = given(cursor, "the cluster", check_cluster)?;
+        cursor.end()?;
+        return Ok(Statement::AlterCluster { settings });
+    }
     if !cursor.accept("PIPE") {
-        return Err(cursor.expected("TABLE or PIPE", &["TABLE", "PIPE"]));
+        return Err(cursor.expected("TABLE, PIPE or CLUSTER", &["TABLE", "PIPE", "CLUSTER"]));
     }
     let pipe = cursor.name("a pipe")?;
     let change = change(cursor)?;
     cursor.end()?;
     Ok(Statement::AlterPipe { pipe, change })
+}
+
+/// Whether `key` is a setting of the cluster.
+fn check_cluster(name: &Named, key: &str) -> Result<(), QueryError> {
+    const SETTINGS: &[&str] = &["replicas", "min_replicas"];
+    if SETTINGS.contains(&key) {
+        return Ok(());
+    }
+    let hint = did_you_mean(key, SETTINGS.iter().copied());
+    Err(QueryError::invalid(format!("the cluster has no setting '{}'{hint}", name.name)).at(name.place))
 }
 
 fn change(cursor: &mut Cursor<'_>) -> Result<PipeChange, QueryError> {

@@ -60,6 +60,11 @@ pub enum Statement {
         /// The new values.
         settings: Vec<Given>,
     },
+    /// `ALTER CLUSTER SET (…)`
+    AlterCluster {
+        /// The new values.
+        settings: Vec<Given>,
+    },
     /// `REPLAY REJECTED`
     ReplayRejected {
         /// The pipe that rejected them.
@@ -135,6 +140,8 @@ pub enum Show {
     Settings,
     /// Shards, of one table or all.
     Shards(Option<Named>),
+    /// `EXPLAIN ASSIGNMENT`: who leads the shards of one table or all, and why.
+    Assignment(Option<Named>),
     /// Source partitions, of one pipe or all.
     Partitions(Option<Named>),
     /// The statement that makes a table.
@@ -162,7 +169,14 @@ pub(crate) fn parse(words: &Words) -> Result<Statement, QueryError> {
         };
     };
     match first.to_uppercase().as_str() {
-        "SELECT" | "WITH" | "VALUES" | "EXPLAIN" => query(words),
+        "SELECT" | "WITH" | "VALUES" => query(words),
+        "EXPLAIN" => {
+            cursor.bump();
+            match cursor.accept("ASSIGNMENT") {
+                true => assignment(&mut cursor),
+                false => query(words),
+            }
+        }
         "CREATE" => create(&mut cursor),
         "ALTER" => {
             cursor.bump();
@@ -195,6 +209,16 @@ pub(crate) fn parse(words: &Words) -> Result<Statement, QueryError> {
             }
         },
     }
+}
+
+/// Reads what follows `EXPLAIN ASSIGNMENT`.
+fn assignment(cursor: &mut Cursor<'_>) -> Result<Statement, QueryError> {
+    if cursor.end().is_ok() {
+        return Ok(Statement::Show(Show::Assignment(None)));
+    }
+    let table = cursor.table_name("a table")?;
+    cursor.end()?;
+    Ok(Statement::Show(Show::Assignment(Some(table))))
 }
 
 fn query(words: &Words) -> Result<Statement, QueryError> {

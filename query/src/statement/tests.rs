@@ -318,6 +318,24 @@ fn the_short_statements() {
 }
 
 #[test]
+fn the_assignment_and_the_cluster() {
+    assert!(matches!(
+        parsed("EXPLAIN ASSIGNMENT"),
+        Statement::Show(Show::Assignment(None))
+    ));
+    let of_table = parsed("explain assignment \"a b\";");
+    assert!(matches!(of_table, Statement::Show(Show::Assignment(Some(table))) if table.name == "a b"));
+    let Statement::AlterCluster { settings } = parsed("ALTER CLUSTER SET (replicas = 5, min_replicas = '3')") else {
+        panic!("not a change of the cluster");
+    };
+    let settings: Vec<_> = settings.iter().map(|s| (s.key.as_str(), s.value.as_str())).collect();
+    assert_eq!(settings, [("replicas", "5"), ("min_replicas", "3")]);
+    assert_refused("ALTER CLUSTER SET (replica = 5)", "replica", "did you mean 'replicas'?");
+    assert_refused("ALTER CLUSTER (replicas = 5)", "(", "SET");
+    assert_refused("EXPLAIN ASSIGNMENT t u", "u", "");
+}
+
+#[test]
 fn queries_go_to_datafusion() {
     for sql in [
         "SELECT 1",

@@ -1,11 +1,11 @@
-//! `system.nodes` and `system.shards`.
+//! `system.nodes`, `system.shards` and `system.replicas`.
 
 use super::columns::Columns;
 use crate::error::QueryError;
 use crate::ports::{NodeProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{Node, Shard, Table};
+use tidemill_core::catalog::{CatalogQuestions, Cluster, ClusterKey, Copies, Node, NodeState, Shard, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, TableId};
 
@@ -57,11 +57,16 @@ pub(super) fn nodes(
 pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
     let shards: Vec<Shard> = snapshot.list(&[])?;
     let tables = table_names(snapshot)?;
-    let nodes: BTreeMap<NodeId, String> = snapshot
-        .list::<Node>(&[])?
-        .into_iter()
-        .map(|node| (node.id, node.name))
-        .collect();
+    let all: Vec<Node> = snapshot.list(&[])?;
+    let nodes: BTreeMap<NodeId, String> = all.iter().map(|node| (node.id, node.name.clone())).collect();
+    let replicates = snapshot
+        .get::<Cluster>(&ClusterKey)?
+        .is_some_and(|c| c.replication.is_some());
+    let may_lead = |shard: &Shard| {
+        let keeps = |node: &&Node| !replicates || shard.ready_replicas().any(|ready| ready == node.id);
+        let able = all.iter().filter(|node| node.state == NodeState::Ready).filter(keeps);
+        able.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
     Columns::default()
         .text("table", shards.iter().map(|shard| tables.get(&shard.id.table).cloned()))
         .number("shard", shards.iter().map(|shard| Some(shard.id.index.into())))
@@ -72,6 +77,72 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Quer
                 .iter()
                 .map(|shard| shard.leader.and_then(|leader| nodes.get(&leader).cloned())),
         )
+        .maybe_time(
+            "since",
+            shards
+                .iter()
+                .map(|shard| shard.assigned.as_ref().map(|assigned| assigned.at_ms)),
+        )
+        .text(
+            "reason",
+            shards
+                .iter()
+                .map(|shard| shard.assigned.as_ref().map(|assigned| assigned.because.clone())),
+        )
+        .text("may_lead", shards.iter().map(|shard| Some(may_lead(shard))))
+        .finish()
+}
+
+/// Who keeps the files of which shard, and how far each is; empty where the part store is shared.
+pub(super) fn replicas(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
+    struct Line {
+        table: Option<String>,
+        shard: u64,
+        node: Option<String>,
+        state: String,
+        files: u64,
+        bytes: u64,
+        missing_files: u64,
+        missing_bytes: u64,
+    }
+    let tables = table_names(snapshot)?;
+    let nodes: BTreeMap<NodeId, Node> = snapshot.list::<Node>(&[])?.into_iter().map(|n| (n.id, n)).collect();
+    let mut lines = Vec::new();
+    for shard in snapshot.list::<Shard>(&[])? {
+        let copies = snapshot.copies_of(shard.id)?;
+        for replica in &shard.replicas {
+            let node = nodes.get(&replica.node);
+            let disk = node.and_then(|node| node.disk);
+            let held = |copies: &&Copies| {
+                copies
+                    .holders
+                    .iter()
+                    .any(|h| h.node == replica.node && Some(h.disk) == disk)
+            };
+            let (held, missing): (Vec<&Copies>, Vec<&Copies>) = copies.iter().partition(held);
+            let bytes = |copies: &[&Copies]| copies.iter().map(|copies| copies.bytes).sum();
+            lines.push(Line {
+                table: tables.get(&shard.id.table).cloned(),
+                shard: shard.id.index.into(),
+                node: node.map(|node| node.name.clone()),
+                state: replica.state.to_string(),
+                files: held.len() as u64,
+                bytes: bytes(&held),
+                missing_files: missing.len() as u64,
+                missing_bytes: bytes(&missing),
+            });
+        }
+    }
+    let number = |of: fn(&Line) -> u64| lines.iter().map(move |line| Some(of(line)));
+    Columns::default()
+        .text("table", lines.iter().map(|line| line.table.clone()))
+        .number("shard", number(|line| line.shard))
+        .text("node", lines.iter().map(|line| line.node.clone()))
+        .text("state", lines.iter().map(|line| Some(line.state.clone())))
+        .number("files", number(|line| line.files))
+        .number("bytes", number(|line| line.bytes))
+        .number("missing_files", number(|line| line.missing_files))
+        .number("missing_bytes", number(|line| line.missing_bytes))
         .finish()
 }
 

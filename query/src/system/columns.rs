@@ -44,7 +44,12 @@ impl Columns {
 
     /// A column of times, given in milliseconds since 1970.
     pub(crate) fn time(self, name: &str, values: impl Iterator<Item = i64>) -> Self {
-        let values = values.map(|ms| Some(ms.saturating_mul(1000)));
+        self.maybe_time(name, values.map(Some))
+    }
+
+    /// The same, where some are not known.
+    pub(crate) fn maybe_time(self, name: &str, values: impl Iterator<Item = Option<i64>>) -> Self {
+        let values = values.map(|ms| Some(ms?.saturating_mul(1000)));
         let array: TimestampMicrosecondArray = values.collect();
         self.with(name, DataType::Timestamp(TimeUnit::Microsecond, None), Arc::new(array))
     }

@@ -28,6 +28,7 @@ pub(crate) const NAMES: &[&str] = &[
     "nodes",
     "tables",
     "shards",
+    "replicas",
     "pipes",
     "partitions",
     "parts",
@@ -74,6 +75,7 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
     let rows = match name {
         "nodes" => cluster::nodes(snapshot, said, source.group)?,
         "shards" => cluster::shards(snapshot)?,
+        "replicas" => cluster::replicas(snapshot)?,
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,
         "pipes" => pipes::pipes(snapshot)?,

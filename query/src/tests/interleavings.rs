@@ -234,6 +234,7 @@ impl Sim {
             parts: if file.rows > 0 { vec![file] } else { vec![] },
             reject_parts: vec![],
             spans: cut.spans,
+            holders: vec![],
         };
         self.offices.get_mut(&at).unwrap().commit = Some((commit, false));
     }
@@ -327,6 +328,7 @@ impl Sim {
             shard: shard.id,
             replaces: shard.epoch,
             leader,
+            because: String::new(),
         }))
         .unwrap();
     }
@@ -372,6 +374,7 @@ impl Sim {
                 shard: shard.id,
                 replaces: shard.epoch,
                 leader,
+                because: String::new(),
             }))
             .unwrap();
         }

@@ -186,6 +186,7 @@ impl World {
                 shard: shard.id,
                 replaces: shard.epoch,
                 leader: Some(leader),
+                because: String::new(),
             };
             let Ok(Response::Epoch(epoch)) = self.apply(Command::AssignLeader(assign)).1 else {
                 panic!("no leader")
@@ -286,6 +287,7 @@ impl World {
             parts: parts.iter().map(|part| part.file.clone()).collect(),
             reject_parts,
             spans: cut.spans,
+            holders: vec![],
         };
         for part in parts.drain(..).chain(files) {
             self.store.put(&part.file.path, part.bytes).await.unwrap();
@@ -355,6 +357,7 @@ pub(super) fn found(apply: &mut dyn FnMut(Command) -> Outcome) {
         cluster: ClusterId(1),
         name: "test".into(),
         members,
+        replication: None,
     }))
     .unwrap();
     for (node, instance, addresses) in up {
@@ -364,6 +367,7 @@ pub(super) fn found(apply: &mut dyn FnMut(Command) -> Outcome) {
             instance,
             boot,
             addresses,
+            disk: None,
         }))
         .unwrap();
     }

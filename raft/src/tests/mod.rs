@@ -46,6 +46,7 @@ fn proposal(index: u64) -> Proposal {
             cluster: ClusterId(9),
             name: "test".into(),
             members: vec![member],
+            replication: None,
         };
         return Proposal::new(at_ms, Command::FoundCluster(found));
     }

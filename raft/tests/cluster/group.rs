@@ -232,12 +232,14 @@ impl Group {
                     instance: catalog.instance(),
                     boot: BootId(1),
                     addresses: node.addresses,
+                    disk: None,
                 }),
                 (Some(_), NodeState::Draining) if node.intent == NodeIntent::Serve => Command::NodeUp(NodeUp {
                     node: node.id,
                     instance: node.instance,
                     boot: BootId(1),
                     addresses: node.addresses,
+                    disk: None,
                 }),
                 (None, NodeState::Ready | NodeState::Draining) if !ids.contains_key(&node.id) => {
                     Command::SetNodeState(SetNodeState {

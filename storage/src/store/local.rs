@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tidemill_core::catalog::Holder;
 
 /// Names of temporary files begin so; no path that a store takes does.
 const TEMPORARY: &str = ".tmp-";
@@ -85,13 +86,13 @@ impl LocalStore {
 
 #[async_trait]
 impl PartStore for LocalStore {
-    async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, path: &str, bytes: Bytes) -> Result<Vec<Holder>, StoreError> {
         check_path(path)?;
         match self
             .blocking("write", path, move |inner, target| inner.put(target, &bytes))
             .await?
         {
-            Put::Done => Ok(()),
+            Put::Done => Ok(Vec::new()),
             Put::OtherContent => Err(StoreError::Exists { path: path.to_owned() }),
         }
     }
@@ -188,14 +189,14 @@ fn put_in(folder: &Path, target: &Path, bytes: &[u8]) -> io::Result<Put> {
 }
 
 /// A file with durable content under a name that lasts no longer than this value.
-struct Temporary {
+pub(super) struct Temporary {
     path: PathBuf,
     /// Holds the lock.
     _file: File,
 }
 
 impl Temporary {
-    fn write(folder: &Path, bytes: &[u8]) -> io::Result<Self> {
+    pub(super) fn write(folder: &Path, bytes: &[u8]) -> io::Result<Self> {
         let mut file = loop {
             // The clock and the process id only make a collision rare; `create_new` excludes it.
             let now = std::time::SystemTime::UNIX_EPOCH
@@ -216,6 +217,11 @@ impl Temporary {
         file._file.sync_all()?;
         Ok(file)
     }
+
+    /// Gives the file its name, in place of what has it now.
+    pub(super) fn rename(self, target: &Path) -> io::Result<()> {
+        fs::rename(&self.path, target)
+    }
 }
 
 impl Drop for Temporary {
@@ -226,7 +232,7 @@ impl Drop for Temporary {
 }
 
 /// Removes temporary files whose writers are gone; how many.
-fn remove_leftovers(root: &Path) -> io::Result<usize> {
+pub(super) fn remove_leftovers(root: &Path) -> io::Result<usize> {
     let mut removed = 0;
     walk(root, "", &mut |_, entry| {
         if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
@@ -244,7 +250,11 @@ fn remove_leftovers(root: &Path) -> io::Result<usize> {
 }
 
 /// Shows `see` every file in `root/folder` and below, with its path below `root`.
-fn walk(root: &Path, folder: &str, see: &mut dyn FnMut(String, &fs::DirEntry) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn walk(
+    root: &Path,
+    folder: &str,
+    see: &mut dyn FnMut(String, &fs::DirEntry) -> io::Result<()>,
+) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(folder)) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
         other => other?,
@@ -269,7 +279,7 @@ fn walk(root: &Path, folder: &str, see: &mut dyn FnMut(String, &fs::DirEntry) ->
     Ok(())
 }
 
-fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

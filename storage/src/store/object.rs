@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_core::catalog::Holder;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl FileObjectStore {
 
 #[async_trait]
 impl PartStore for FileObjectStore {
-    async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, path: &str, bytes: Bytes) -> Result<Vec<Holder>, StoreError> {
         let location = location(path)?;
         self.blocking(path, |folders, root, folder, _| folders.make(root, folder))
             .await?;
@@ -113,37 +114,19 @@ impl PartStore for FileObjectStore {
             Ok(()) => unsure.remove(path),
             Err(_) => unsure.insert(path.to_owned()),
         });
-        synced
+        synced.map(|()| Vec::new())
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
-        let location = location(path)?;
-        let read = async { self.objects.get(&location).await?.bytes().await };
-        read.await.map_err(|error| object_error("read", path, error))
+        get_object(&*self.objects, path).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        match self.objects.delete(&location(path)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(object_error("delete", path, error)),
-        }
+        delete_object(&*self.objects, path).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
-        let folder = check_prefix(prefix)?;
-        let failed = |error| object_error("list", folder, error);
-        let within = match folder {
-            "" => None,
-            folder => Some(ObjectPath::parse(folder).map_err(|error| failed(error.into()))?),
-        };
-        let found: Vec<_> = self.objects.list(within.as_ref()).try_collect().await.map_err(failed)?;
-        let ours = found.into_iter().map(|object| StoredFile {
-            path: object.location.into(),
-            bytes: object.size,
-        });
-        let mut files: Vec<_> = ours.filter(|file| check_path(&file.path).is_ok()).collect();
-        files.sort();
-        Ok(files)
+        list_objects(&*self.objects, prefix).await
     }
 
     fn reader(&self) -> Arc<dyn ObjectStore> {
@@ -151,13 +134,46 @@ impl PartStore for FileObjectStore {
     }
 }
 
-fn location(path: &str) -> Result<ObjectPath, StoreError> {
+/// The object at `path`, whole.
+pub(super) async fn get_object(objects: &dyn ObjectStore, path: &str) -> Result<Bytes, StoreError> {
+    let location = location(path)?;
+    let read = async { objects.get(&location).await?.bytes().await };
+    read.await.map_err(|error| object_error("read", path, error))
+}
+
+/// Removes the object at `path`, if it is there.
+pub(super) async fn delete_object(objects: &dyn ObjectStore, path: &str) -> Result<(), StoreError> {
+    match objects.delete(&location(path)?).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(object_error("delete", path, error)),
+    }
+}
+
+/// The objects in the folder `prefix` that a part store may have put there.
+pub(super) async fn list_objects(objects: &dyn ObjectStore, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
+    let folder = check_prefix(prefix)?;
+    let failed = |error| object_error("list", folder, error);
+    let within = match folder {
+        "" => None,
+        folder => Some(ObjectPath::parse(folder).map_err(|error| failed(error.into()))?),
+    };
+    let found: Vec<_> = objects.list(within.as_ref()).try_collect().await.map_err(failed)?;
+    let ours = found.into_iter().map(|object| StoredFile {
+        path: object.location.into(),
+        bytes: object.size,
+    });
+    let mut files: Vec<_> = ours.filter(|file| check_path(&file.path).is_ok()).collect();
+    files.sort();
+    Ok(files)
+}
+
+pub(super) fn location(path: &str) -> Result<ObjectPath, StoreError> {
     check_path(path)?;
     ObjectPath::parse(path).map_err(|error| object_error("name", path, error.into()))
 }
 
 /// `error` as one of ours. The library wraps the system's error several times.
-fn object_error(action: &'static str, path: &str, error: object_store::Error) -> StoreError {
+pub(super) fn object_error(action: &'static str, path: &str, error: object_store::Error) -> StoreError {
     if matches!(error, object_store::Error::NotFound { .. }) {
         return StoreError::NotFound { path: path.to_owned() };
     }

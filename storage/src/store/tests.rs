@@ -1,70 +1,236 @@
 //! The stores against the conformance suite, plain and with faults; and what only folders can do.
 
-use super::conformance::check;
+use super::conformance::{check, check_objects};
+use super::disk::flip;
 use super::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tidemill_core::{DiskId, NodeId};
 
 fn open_in(scheme: &str, folder: &Path) -> Arc<dyn PartStore> {
-    open(&format!("{scheme}://{}", folder.display())).unwrap()
+    open(&format!("{scheme}://{}", folder.display()), &S3Options::default()).unwrap()
 }
 
-/// Loses calls before they happen, and answers after. Which ones is decided by a seed.
+/// What goes wrong with a store: calls that never happen, answers that are lost, a disk that is full for a moment, files
+/// that are cut short, and slowness. Which and when is decided by a seed.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<dyn PartStore>,
     state: AtomicU64,
+    /// The folder of the store, where files can be cut short.
+    folder: Option<PathBuf>,
 }
 
 impl Faulty {
-    fn new(inner: Arc<dyn PartStore>, seed: u64) -> Self {
+    fn new(inner: Arc<dyn PartStore>, seed: u64, folder: Option<&Path>) -> Self {
         Self {
             inner,
             state: AtomicU64::new(seed),
+            folder: folder.map(Path::to_owned),
         }
     }
 
-    fn maybe_fail(&self, path: &str) -> Result<(), StoreError> {
+    fn dice(&self, sides: u64) -> u64 {
         let n = self.state.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let mixed = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        match (mixed ^ (mixed >> 27)) % 4 {
-            0 => Err(StoreError::Io {
+        (mixed ^ (mixed >> 27)) % sides
+    }
+
+    async fn maybe_fail(&self, path: &str) -> Result<(), StoreError> {
+        match self.dice(16) {
+            0..=2 => Err(StoreError::Io {
                 action: "reach",
                 path: path.to_owned(),
                 source: "injected fault".into(),
             }),
+            3 => Err(StoreError::NoSpace {
+                path: path.to_owned(),
+                source: "injected fault".into(),
+            }),
+            4..=5 => {
+                tokio::time::sleep(Duration::from_millis(self.dice(5))).await;
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Leaves the beginning of a file behind, as a crash in the middle of writing may.
+    fn maybe_cut_short(&self, path: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.dice(8) == 0) else {
+            return Ok(());
+        };
+        let target = folder.join(path);
+        if check_path(path).is_err() || target.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(&target, &bytes[..bytes.len() / 2]).unwrap();
+        Err(StoreError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source: "injected short write".into(),
+        })
     }
 }
 
 #[async_trait]
 impl PartStore for Faulty {
-    async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.maybe_fail(path)?;
-        self.inner.put(path, bytes).await?;
-        self.maybe_fail(path)
+    async fn put(&self, path: &str, bytes: Bytes) -> Result<Vec<Holder>, StoreError> {
+        self.maybe_fail(path).await?;
+        self.maybe_cut_short(path, &bytes)?;
+        let put = self.inner.put(path, bytes).await?;
+        self.maybe_fail(path).await?;
+        Ok(put)
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
-        self.maybe_fail(path)?;
+        self.maybe_fail(path).await?;
         self.inner.get(path).await
     }
 
+    async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
+        self.maybe_fail(path).await?;
+        self.inner.get_range(path, range).await
+    }
+
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        self.maybe_fail(path)?;
+        self.maybe_fail(path).await?;
         self.inner.delete(path).await?;
-        self.maybe_fail(path)
+        self.maybe_fail(path).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
-        self.maybe_fail(prefix)?;
+        self.maybe_fail(prefix).await?;
         self.inner.list(prefix).await
     }
 
     fn reader(&self) -> Arc<dyn ObjectStore> {
         self.inner.reader()
     }
+}
+
+fn disk_in(folder: &Path, node: u64) -> Disk {
+    let id = DiskId(u128::from(node) + 100);
+    DiskFolder::open(folder, id).unwrap().of(NodeId(node))
+}
+
+/// Three disks, all of which keep everything; and what was told of them.
+#[derive(Debug)]
+struct Three {
+    places: Vec<Place>,
+    /// The holders of files, as the catalog knows them.
+    holders: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    silent: Mutex<BTreeSet<String>>,
+    missed: Mutex<Vec<(String, String)>>,
+}
+
+impl Three {
+    fn new(disks: impl IntoIterator<Item = Arc<dyn PartStore>>) -> Arc<Self> {
+        let place = |(i, disk)| Place {
+            node: format!("n{}", i + 1),
+            disk,
+        };
+        Arc::new(Self {
+            places: disks.into_iter().enumerate().map(place).collect(),
+            holders: Mutex::default(),
+            silent: Mutex::default(),
+            missed: Mutex::default(),
+        })
+    }
+
+    fn reached(&self) -> Vec<Place> {
+        let silent = self.silent.lock().unwrap();
+        self.places
+            .iter()
+            .filter(|place| !silent.contains(&place.node))
+            .cloned()
+            .collect()
+    }
+
+    fn silence(&self, node: &str) {
+        self.silent.lock().unwrap().insert(node.into());
+    }
+}
+
+impl Replicas for Three {
+    fn targets(&self, _: &str) -> Result<Targets, StoreError> {
+        Ok(Targets {
+            min_replicas: 2,
+            places: self.reached(),
+            silent: self.silent.lock().unwrap().iter().cloned().collect(),
+        })
+    }
+
+    fn sources(&self, path: &str) -> Vec<Place> {
+        let holders = self.holders.lock().unwrap().get(path).cloned();
+        let mut places = self.reached();
+        places.retain(|place| holders.as_ref().is_none_or(|holders| holders.contains(&place.node)));
+        places
+    }
+
+    fn all(&self) -> Vec<Place> {
+        self.reached()
+    }
+
+    fn missed(&self, path: &str, place: &Place, error: &StoreError) {
+        let what = format!("{}: {error}", place.node);
+        self.missed.lock().unwrap().push((path.to_owned(), what));
+    }
+}
+
+/// Replicated disks, with a catalog that knows where a file is when a put has succeeded.
+#[derive(Debug)]
+struct Catalogued {
+    three: Arc<Three>,
+    store: ReplicatedStore,
+}
+
+#[async_trait]
+impl PartStore for Catalogued {
+    async fn put(&self, path: &str, bytes: Bytes) -> Result<Vec<Holder>, StoreError> {
+        let holders = self.store.put(path, bytes).await?;
+        let names = holders.iter().map(|holder| format!("n{}", holder.node));
+        self.three.holders.lock().unwrap().insert(path.into(), names.collect());
+        Ok(holders)
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
+        self.store.get(path).await
+    }
+
+    async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
+        self.store.get_range(path, range).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.store.delete(path).await?;
+        self.three.holders.lock().unwrap().remove(path);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
+        self.store.list(prefix).await
+    }
+
+    fn reader(&self) -> Arc<dyn ObjectStore> {
+        self.store.reader()
+    }
+}
+
+/// Three disks in folders, and the store of them.
+fn replicated() -> (Vec<tempfile::TempDir>, Arc<Three>, ReplicatedStore) {
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let disks = folders
+        .iter()
+        .zip(1..)
+        .map(|(folder, node)| disk_in(folder.path(), node));
+    let three = Three::new(disks.map(|disk| Arc::new(disk) as Arc<dyn PartStore>));
+    (folders, three.clone(), ReplicatedStore::new(three))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,8 +249,262 @@ async fn file_object_store_conforms() {
 async fn stores_conform_when_answers_are_lost() {
     for (scheme, seed) in [("local", 1), ("file", 2)] {
         let folder = tempfile::tempdir().unwrap();
-        check(Arc::new(Faulty::new(open_in(scheme, folder.path()), seed))).await;
+        check(Arc::new(Faulty::new(open_in(scheme, folder.path()), seed, None))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    check(Arc::new(disk_in(folder.path(), 1))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_conforms_when_calls_fail_and_files_are_cut_short() {
+    for seed in 1..4 {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(disk_in(folder.path(), 1));
+        check(Arc::new(Faulty::new(disk, seed, Some(folder.path())))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicated_disks_conform() {
+    let (_folders, _, store) = replicated();
+    check(Arc::new(store)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicated_disks_conform_when_each_of_them_fails_by_itself() {
+    for seed in 1..8 {
+        let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+        let disks = folders.iter().zip(1..).map(|(folder, node)| {
+            let disk = Arc::new(disk_in(folder.path(), node));
+            Arc::new(Faulty::new(disk, seed * 10 + node, Some(folder.path()))) as Arc<dyn PartStore>
+        });
+        let three = Three::new(disks);
+        let store = ReplicatedStore::new(three.clone());
+        check(Arc::new(Catalogued { three, store })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_put_names_those_that_hold_the_file_and_needs_enough_of_them() {
+    let (_folders, three, store) = replicated();
+    let nodes = |holders: Vec<Holder>| holders.iter().map(|h| h.node.0).collect::<BTreeSet<_>>();
+    assert_eq!(nodes(store.put("1/0/1/a", "a".into()).await.unwrap()), [1, 2, 3].into());
+    three.silence("n3");
+    assert_eq!(nodes(store.put("1/0/1/b", "b".into()).await.unwrap()), [1, 2].into());
+    three.silence("n2");
+    let error = store.put("1/0/1/c", "c".into()).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "1/0/1/c is durable on 1 replicas, 2 are needed: not reached: n2, n3"
+    );
+}
+
+/// Never answers.
+#[derive(Debug)]
+struct Hanging;
+
+#[async_trait]
+impl PartStore for Hanging {
+    async fn put(&self, _: &str, _: Bytes) -> Result<Vec<Holder>, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn get(&self, _: &str) -> Result<Bytes, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn list(&self, _: &str) -> Result<Vec<StoredFile>, StoreError> {
+        std::future::pending().await
+    }
+
+    fn reader(&self) -> Arc<dyn ObjectStore> {
+        unreachable!("nobody reads it")
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_is_not_waited_for_when_others_suffice() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut disks: Vec<Arc<dyn PartStore>> = vec![Arc::new(Hanging)];
+    disks.extend(
+        folders
+            .iter()
+            .zip(1..)
+            .map(|(f, n)| Arc::new(disk_in(f.path(), n)) as Arc<dyn PartStore>),
+    );
+    disks.rotate_left(1);
+    let began = tokio::time::Instant::now();
+    let holders = ReplicatedStore::new(Three::new(disks.clone()))
+        .put("a", "a".into())
+        .await
+        .unwrap();
+    assert_eq!(holders.len(), 2);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // The first replica decides: without it nothing is said to be durable.
+    disks.rotate_right(1);
+    let store = ReplicatedStore::new(Three::new(disks));
+    let put = tokio::time::timeout(Duration::from_secs(1), store.put("b", "b".into()));
+    assert!(put.await.is_err(), "it was durable without the first replica");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_an_error_on_the_disk_and_no_matter_to_the_store() {
+    let (folders, three, store) = replicated();
+    let content: Bytes = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    store.put("1/0/1/a", content.clone()).await.unwrap();
+    let (disk, first) = (three.places[0].disk.clone(), folders[0].path());
+    assert!(disk.get("1/0/1/a").await.unwrap() == content);
+    flip(first, "1/0/1/a", 70_000);
+    // Other blocks can be read; what is read is right.
+    assert_eq!(disk.get_range("1/0/1/a", 0..100).await.unwrap().bytes, content[..100]);
+    for error in [
+        disk.get("1/0/1/a").await.unwrap_err(),
+        disk.get_range("1/0/1/a", 69_000..69_001).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+    assert!(store.get("1/0/1/a").await.unwrap() == content);
+    let path = object_store::path::Path::parse("1/0/1/a").unwrap();
+    let read = object_store::ObjectStoreExt::get_range(&*store.reader(), &path, 60_000..80_000).await;
+    assert!(read.unwrap() == content[60_000..80_000]);
+    let missed = three.missed.lock().unwrap().clone();
+    assert_eq!(missed.len(), 2, "{missed:?}");
+    assert!(missed[0].1.starts_with("n1: 1/0/1/a is damaged"), "{missed:?}");
+    // Putting it again heals it.
+    store.put("1/0/1/a", content.clone()).await.unwrap();
+    assert!(disk.get("1/0/1/a").await.unwrap() == content);
+}
+
+#[tokio::test]
+async fn damage_of_every_kind_is_noticed() {
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage); 5] = [
+        ("cut", |f| {
+            let file = fs::File::options().write(true).open(f.join("a")).unwrap();
+            file.set_len(99_999).unwrap();
+        }),
+        ("grown", |f| {
+            use std::io::Write;
+            let mut file = fs::File::options().append(true).open(f.join("a")).unwrap();
+            file.write_all(b"x").unwrap();
+        }),
+        ("emptied", |f| fs::write(f.join("a"), "").unwrap()),
+        ("checksums flipped", |f| flip(f, "a.sums", 20)),
+        ("checksums cut", |f| fs::write(f.join("a.sums"), "TMSUMS1").unwrap()),
+    ];
+    for (what, damage) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let content = Bytes::from(vec![7; 100_000]);
+        disk_in(folder.path(), 1).put("a", content.clone()).await.unwrap();
+        damage(folder.path());
+        let disk = disk_in(folder.path(), 1);
+        let error = disk.get("a").await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error}");
+        disk.put("a", content.clone()).await.unwrap();
+        assert!(disk.get("a").await.unwrap() == content, "{what}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk_in(folder.path(), 1);
+    disk.put("a", "a".into()).await.unwrap();
+    disk.get_range("a", 0..1).await.unwrap();
+    fs::rename(folder.path().join("a.sums"), folder.path().join("b.sums")).unwrap();
+    assert!(matches!(disk.get("a").await, Err(StoreError::NotFound { .. })));
+    fs::rename(folder.path().join("b.sums"), folder.path().join("a.sums")).unwrap();
+    assert_eq!(disk.get("a").await.unwrap(), "a");
+    fs::remove_file(folder.path().join("a")).unwrap();
+    assert!(matches!(disk.get("a").await, Err(StoreError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_disk_keeps_its_id_belongs_to_one_process_and_is_no_other_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |id| DiskFolder::open(folder.path(), DiskId(id));
+    let first = open(1).unwrap();
+    let error = open(2).unwrap_err().to_string();
+    assert!(error.contains("another process uses it"), "{error}");
+    drop(first);
+    assert_eq!(open(2).unwrap().id(), DiskId(1));
+    let disk = open(2).unwrap().of(NodeId(1));
+    disk.put("1/0/1/a", "a".into()).await.unwrap();
+    drop(disk);
+    fs::remove_file(folder.path().join("disk.id")).unwrap();
+    let error = open(3).unwrap_err().to_string();
+    assert!(error.contains("it has files (1) and no disk.id"), "{error}");
+    fs::remove_dir_all(folder.path().join("1")).unwrap();
+    assert_eq!(open(3).unwrap().id(), DiskId(3));
+}
+
+/// A server with one bucket, from `scripts/s3`.
+struct S3Server {
+    folder: tempfile::TempDir,
+    options: S3Options,
+}
+
+impl S3Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let said = Self::script(&folder, &["up", "bucket"]);
+        let options = S3Options {
+            endpoint: said.lines().last().map(str::to_owned),
+            region: Some("us-east-1".into()),
+            access_key_id: Some("tidemill".into()),
+            secret_access_key: Some("tidemill".into()),
+        };
+        Self { folder, options }
+    }
+
+    fn script(folder: &tempfile::TempDir, words: &[&str]) -> String {
+        // Asked when run: checkouts may share a target folder.
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+        let mut command = std::process::Command::new(Path::new(&package).join("../scripts/s3"));
+        let done = command.args(words).arg("--dir").arg(folder.path()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        Self::script(&self.folder, &["down"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_conforms_plain_and_when_answers_are_lost() {
+    let server = S3Server::start();
+    check_objects(open("s3://bucket/some/prefix", &server.options).unwrap()).await;
+    let store = open("s3://bucket", &server.options).unwrap();
+    check_objects(Arc::new(Faulty::new(store, 5, None))).await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_bucket_from_being_used_is_said() {
+    let server = S3Server::start();
+    let wrong = S3Options {
+        secret_access_key: Some("no".into()),
+        ..server.options.clone()
+    };
+    assert!(!format!("{wrong:?}").contains("no\""), "a secret is shown");
+    let error = open("s3://bucket", &wrong)
+        .unwrap()
+        .put("a", "a".into())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
+    let error = open("s3://bucket", &server.options)
+        .unwrap()
+        .get("a")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -144,8 +564,15 @@ async fn a_file_where_a_folder_should_be_is_an_error_of_the_put() {
 
 #[test]
 fn other_urls_are_refused_with_what_is_possible() {
-    for url in ["s3://bucket/x", "/srv/parts", "file://relative", "local:/x", ""] {
-        let error = open(url).unwrap_err().to_string();
+    for url in [
+        "gs://bucket/x",
+        "s3:///x",
+        "/srv/parts",
+        "file://relative",
+        "local:/x",
+        "",
+    ] {
+        let error = open(url, &S3Options::default()).unwrap_err().to_string();
         assert!(error.contains("file:///absolute/folder"), "{error}");
     }
 }

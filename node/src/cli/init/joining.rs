@@ -1,6 +1,6 @@
 //! The configuration of one node that joins a cluster.
 
-use super::{Args, OPTIONAL, START, check_name, check_parts, file_url, quoted, shell_word};
+use super::{Args, OPTIONAL, START, check_name, check_parts, quoted, shell_word};
 use anyhow::{Context, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,13 @@ pub(super) fn write(args: &Args, name: &str) -> anyhow::Result<PathBuf> {
         .dir
         .canonicalize()
         .with_context(|| format!("cannot resolve {}", args.dir.display()))?;
-    let parts = match &args.parts {
-        Some(url) => url.clone(),
-        None => {
-            let parts = dir.join("parts");
-            ensure!(
-                parts.is_dir(),
-                "where the parts of the cluster lie is not known: {} is not there. Say it with --parts, as part_store \
-                 of the other nodes has it",
-                parts.display()
-            );
-            file_url(&parts)?
-        }
-    };
     let folder = dir.join(name);
     let path = folder.join("node.toml");
     if path.exists() && !args.force {
         bail!("already there: {}; --force overwrites", path.display());
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    fs::write(&path, node_toml(args, name, port, &parts))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, node_toml(args, name, port)).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
@@ -55,7 +41,7 @@ fn port(args: &Args, name: &str) -> anyhow::Result<u16> {
     Ok(port)
 }
 
-fn node_toml(args: &Args, name: &str, port: u16, parts: &str) -> String {
+fn node_toml(args: &Args, name: &str, port: u16) -> String {
     let join: Vec<String> = args.join.iter().map(|address| quoted(address)).collect();
     let host = &args.host;
     let (api, http) = (port + 100, port + 200);
@@ -68,9 +54,9 @@ fn node_toml(args: &Args, name: &str, port: u16, parts: &str) -> String {
 cluster = {cluster}
 # The name of this node; no other node of the cluster has it.
 name = {quoted_name}
-# The folder for the Raft log, the catalog and temporary files, relative to this file. Wiping it makes this a new node.
+# The folder for the Raft log, the catalog, parts and temporary files, relative to this file. Wiping it makes this a new node.
 data_dir = \"data\"
-# Where parts are stored: the same folder, under the same URL, as on the other nodes.
+# Where parts lie, as the other nodes have it: \"replicated\", or the URL of the store that all nodes share.
 part_store = {parts}
 # The set of nodes that this one works with.
 warehouse = \"default\"
@@ -92,7 +78,7 @@ http = {http_address}
 {OPTIONAL}",
         cluster = quoted(&args.cluster),
         quoted_name = quoted(name),
-        parts = quoted(parts),
+        parts = quoted(&args.parts),
         join = join.join(", "),
         raft = quoted(&format!("{host}:{port}")),
         api_address = quoted(&format!("{host}:{api}")),
@@ -128,9 +114,6 @@ mod tests {
     fn the_node_accepts_what_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let args = joining(folder.path(), "n4");
-        let error = write(&args, "n4").unwrap_err().to_string();
-        assert!(error.contains("--parts"), "{error}");
-        fs::create_dir(folder.path().join("parts")).unwrap();
         let path = write(&args, "n4").unwrap();
         let config = NodeConfig::load(&path).unwrap();
         assert_eq!(config.join, ["127.0.0.1:7401", "h:7402"]);

@@ -1,0 +1,254 @@
+//! How long it takes until another node has taken over, step by step, and whether every row is there, once, after each time.
+//!
+//! Events flow all the time. In each round one node is hit, and from then on three things are asked for over and over, of
+//! the other nodes: who leads the shard, when its next part was committed, and when a fresh count of the whole table has caught
+//! up with what was seen before. Then the node is made well, and what is in the table is compared with what was read.
+
+use crate::cut::Cut;
+use crate::events::{Events, Plan};
+use crate::reader::{count, number, rows};
+use crate::scenario::{TABLE, statements, wait_until_read};
+use crate::world::World;
+use anyhow::{Context, bail, ensure};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tidemill_client::Client;
+
+/// How long a round may take until all is well again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node is stopped, or cut off.
+const ABSENCE: Duration = Duration::from_secs(10);
+
+/// What is done to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// `kill -9` of the node that leads most shards.
+    Kill,
+    /// `kill -9` of the node that leads the Raft group.
+    KillRaft,
+    /// SIGSTOP of the node that leads most shards, and SIGCONT 10 s later.
+    Pause,
+    /// Every packet that the node sends is dropped, for 10 s. Needs root and nft.
+    Cut,
+}
+
+/// How often, and how much flows meanwhile.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// What is done to a node
+    #[arg(long, value_enum, default_value_t = Fault::Kill)]
+    pub fault: Fault,
+    /// How often
+    #[arg(long, default_value_t = 50)]
+    pub rounds: u32,
+    /// Events per second
+    #[arg(long, default_value_t = 20_000)]
+    pub rate: u64,
+    /// Age at which memtables are flushed, in milliseconds
+    #[arg(long, default_value_t = 500)]
+    pub flush_age_ms: u64,
+}
+
+/// What one round took, each from the fault on.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// The shard has lost its leader.
+    pub detected: Duration,
+    /// It has another one.
+    pub led: Duration,
+    /// That one has committed a part.
+    pub committed: Duration,
+    /// A fresh count shows what was seen before.
+    pub visible: Duration,
+}
+
+/// Runs all rounds.
+pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
+    let mut world = World::with_broker()?;
+    world.as_users = options.fault == Fault::Cut;
+    world.start_cluster(3).await?;
+    let plan = Plan {
+        topic: TABLE.into(),
+        partitions: 8,
+        // Far more than are produced before the last round is over.
+        count: options.rate * 60 * u64::from(options.rounds.max(1)),
+        bad: 0,
+        rate: Some(options.rate),
+        seed: 3,
+    };
+    Events::create_topic(&world.brokers, &plan)?;
+    for sql in statements(&world.brokers, TABLE, options.flush_age_ms) {
+        world.run(&sql).await?;
+    }
+    let mut events = Events::start(world.folder(), &world.brokers, &plan)?;
+    let mut done = Vec::new();
+    for i in 0..options.rounds {
+        settle(&world).await?;
+        let round = round(&mut world, options.fault).await;
+        let round = round.with_context(|| format!("round {i}; the world is kept in {}", world.folder().display()));
+        if round.is_err() {
+            world.keep();
+        }
+        let round = round?;
+        println!("round {i}: {round:?}");
+        done.push(round);
+        ensure!(!events.has_ended()?, "the producer has ended too early");
+    }
+    let produced = events.stop().await?;
+    wait_until_read(&world, &produced).await?;
+    let counted = count(&world.client()?, TABLE).await?;
+    ensure!(
+        (counted.rows, counted.distinct) == (produced.count as i64, produced.count as i64)
+            && counted.sum_event_id == produced.sum_event_id
+            && counted.sum_amount == produced.sum_amount,
+        "the table holds {counted:?}, produced were {produced:?}"
+    );
+    println!("{} events, each there once", produced.count);
+    Ok(done)
+}
+
+/// Waits until all nodes work and lead their share, and everything is read.
+async fn settle(world: &World) -> anyhow::Result<()> {
+    let even = world.wait_for("every node to lead a shard", PATIENCE, async |world| {
+        let status = world.client()?.cluster_status().await?;
+        Ok(status.nodes.iter().all(|node| node.state == "Ready" && node.shards > 0))
+    });
+    even.await?;
+    world
+        .run(&format!("WAIT FOR PIPE {TABLE} CAUGHT UP TIMEOUT '50s'"))
+        .await
+}
+
+/// The first column of the only row, as text.
+async fn text(client: &Client, sql: &str) -> anyhow::Result<String> {
+    let found = rows(client, sql).await?;
+    let batch = found
+        .iter()
+        .find(|batch| batch.num_rows() > 0)
+        .context("no row came back")?;
+    Ok(arrow::util::display::array_value_to_string(batch.column(0), 0)?)
+}
+
+async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
+    let client = world.client()?;
+    let name = match fault {
+        Fault::KillRaft => text(&client, "SELECT name FROM system.nodes WHERE role = 'leader'").await?,
+        _ => {
+            let busiest = "SELECT leader FROM system.shards GROUP BY leader ORDER BY count(*) DESC LIMIT 1";
+            text(&client, busiest).await?
+        }
+    };
+    let victim = world
+        .index_of(&name)
+        .with_context(|| format!("there is no node {name}"))?;
+    let shard = format!("SELECT shard FROM system.shards WHERE leader = '{name}' LIMIT 1");
+    let shard = number(&rows(&client, &shard).await?, 0)?;
+    let others = world.client_without(victim)?;
+    let before = number(&rows(&others, &format!("SELECT count(*) FROM {TABLE}")).await?, 0)?;
+    let began = Instant::now();
+    let mut cut = None;
+    match fault {
+        Fault::Kill | Fault::KillRaft => world.kill_node(victim)?,
+        Fault::Pause => signal(world, victim, "STOP")?,
+        Fault::Cut => cut = Some(Cut::off(world.user(victim))?),
+    }
+    let watched = tokio::join!(takeover(&others, shard, &name, began), seen(&others, before, began));
+    let absence = ABSENCE.saturating_sub(began.elapsed());
+    match fault {
+        Fault::Kill | Fault::KillRaft => world.start_node(victim)?,
+        Fault::Pause => {
+            tokio::time::sleep(absence).await;
+            signal(world, victim, "CONT")?;
+        }
+        Fault::Cut => {
+            tokio::time::sleep(absence).await;
+            drop(cut);
+        }
+    }
+    let ((detected, led, committed), visible) = (watched.0?, watched.1?);
+    settle(world).await?;
+    exact(world).await?;
+    Ok(Round {
+        detected,
+        led,
+        committed,
+        visible,
+    })
+}
+
+fn signal(world: &World, node: usize, signal: &str) -> anyhow::Result<()> {
+    let pid = world.pid(node).context("the node does not run")?;
+    crate::world::output(Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string())).map(drop)
+}
+
+/// When the shard has lost its leader, has another one, and that one has committed.
+async fn takeover(
+    client: &Client,
+    shard: i64,
+    old: &str,
+    began: Instant,
+) -> anyhow::Result<(Duration, Duration, Duration)> {
+    let leader = format!("SELECT coalesce(leader, '') FROM system.shards WHERE shard = {shard}");
+    let parts = format!("SELECT coalesce(max(version), 0) FROM system.parts WHERE shard = {shard}");
+    let (mut detected, mut led) = (None, None);
+    while began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // A node that does not know the leader of the group for a moment says so; that is part of what is measured.
+        let Ok(now) = text(client, &leader).await else { continue };
+        if now != old {
+            detected.get_or_insert(began.elapsed());
+        }
+        let Ok(version) = rows(client, &parts).await.and_then(|found| number(&found, 0)) else {
+            continue;
+        };
+        if now == old || now.is_empty() {
+            continue;
+        }
+        let (at, known) = *led.get_or_insert((began.elapsed(), version));
+        if version > known {
+            return Ok((detected.unwrap_or(at), at, began.elapsed()));
+        }
+    }
+    bail!("nobody has taken over shard {shard} from {old} within {PATIENCE:?}: {detected:?}, {led:?}")
+}
+
+/// When a fresh count shows as much as before.
+async fn seen(client: &Client, before: i64, began: Instant) -> anyhow::Result<Duration> {
+    let sql = format!("SELECT count(*) FROM {TABLE}");
+    let mut last = String::new();
+    while began.elapsed() < PATIENCE {
+        match rows(client, &sql).await.and_then(|found| number(&found, 0)) {
+            Ok(now) if now >= before => return Ok(began.elapsed()),
+            Ok(now) => last = format!("{now} rows, {before} were seen before"),
+            Err(error) => last = format!("{error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("no full count within {PATIENCE:?}: {last}")
+}
+
+/// Every offset up to the newest is there, once: as many rows as offsets, and none of them twice.
+async fn exact(world: &World) -> anyhow::Result<()> {
+    let sql = format!(
+        "SELECT sum(n), sum(newest + 1), sum(different) FROM (SELECT count(*) AS n, max(_offset) AS newest, \
+         count(DISTINCT _offset) AS different FROM {TABLE} GROUP BY _partition)"
+    );
+    let found = rows(&world.client()?, &sql).await?;
+    let (rows, offsets, different) = (number(&found, 0)?, number(&found, 1)?, number(&found, 2)?);
+    ensure!(
+        rows == offsets && rows == different,
+        "{rows} rows, {different} of them different, for {offsets} offsets"
+    );
+    Ok(())
+}
+
+/// Half of all, 99 of 100, and all were done within these times.
+pub fn percentiles(times: impl Iterator<Item = Duration>) -> (Duration, Duration, Duration) {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort();
+    let at = |share: f64| {
+        let index = (times.len() as f64 * share).ceil() as usize;
+        times.get(index.saturating_sub(1)).copied().unwrap_or_default()
+    };
+    (at(0.5), at(0.99), at(1.0))
+}

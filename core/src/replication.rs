@@ -1,0 +1,318 @@
+//! Which nodes keep the files of which shard, as a pure function from a problem to changes.
+//!
+//! Sticky, like [`crate::placement`]: a replica stays where it is as long as its node stays. A shard that has too few
+//! gets more, on the nodes with the fewest; one whose node leaves is given up as soon as the others suffice; and
+//! nodes that have come take their share. A move is an addition and, when the new replica is complete, a removal, so
+//! that a shard never has fewer replicas than before while one is on its way. What is not safe is refused in
+//! apply, whatever is asked for here.
+
+use crate::catalog::{Replica, ReplicaState, Replication, Shard};
+use crate::command::ReplicaOf;
+use crate::ids::NodeId;
+use std::collections::BTreeMap;
+
+/// What has to be kept where.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// How many copies there shall be.
+    pub rule: Replication,
+    /// The nodes that were not removed.
+    pub nodes: Vec<Keeper>,
+    /// The shards.
+    pub shards: Vec<Shard>,
+    /// Whether replicas may be moved for the sake of balance alone.
+    pub may_balance: bool,
+}
+
+/// A node that may keep files.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeper {
+    /// The node.
+    pub node: NodeId,
+    /// Whether it stays in the cluster; it may be silent at the moment.
+    pub stays: bool,
+    /// Whether it can be given a replica now.
+    pub takes: bool,
+}
+
+/// A change of the replicas of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One more.
+    Add(ReplicaOf),
+    /// One less. If it leads, another replica takes the lead first.
+    Drop(ReplicaOf),
+}
+
+/// The next changes; none if all is as it shall be or must wait for replicas that are copying.
+pub fn changes(problem: &Problem) -> Vec<Change> {
+    let mut load: BTreeMap<NodeId, usize> = problem.nodes.iter().map(|keeper| (keeper.node, 0)).collect();
+    for replica in problem.shards.iter().flat_map(|shard| &shard.replicas) {
+        load.entry(replica.node).and_modify(|count| *count += 1);
+    }
+    let mut found = Vec::new();
+    for shard in &problem.shards {
+        problem.tend(shard, &mut load, &mut found);
+    }
+    let mut replicas = problem.shards.iter().flat_map(|shard| &shard.replicas);
+    if problem.may_balance && found.is_empty() && replicas.all(|replica| replica.state == ReplicaState::Ready) {
+        problem.balance(load, &mut found);
+    }
+    found
+}
+
+impl Problem {
+    fn keeper(&self, node: NodeId) -> Option<&Keeper> {
+        self.nodes.iter().find(|keeper| keeper.node == node)
+    }
+
+    fn stays(&self, replica: &Replica) -> bool {
+        self.keeper(replica.node).is_some_and(|keeper| keeper.stays)
+    }
+
+    fn takes(&self, node: NodeId) -> bool {
+        self.keeper(node).is_some_and(|keeper| keeper.takes)
+    }
+
+    /// How many replicas each shard shall have.
+    fn wanted(&self) -> usize {
+        let staying = self.nodes.iter().filter(|keeper| keeper.stays).count();
+        staying.min(self.rule.replicas as usize)
+    }
+
+    /// Gives `shard` the number of replicas that it shall have.
+    fn tend(&self, shard: &Shard, load: &mut BTreeMap<NodeId, usize>, found: &mut Vec<Change>) {
+        let (wanted, of) = (self.wanted(), |node| ReplicaOf { shard: shard.id, node });
+        let (staying, leaving): (Vec<&Replica>, Vec<&Replica>) = shard.replicas.iter().partition(|r| self.stays(r));
+        let mut added: Vec<NodeId> = Vec::new();
+        while staying.len() + added.len() < wanted {
+            let new = |node: &NodeId| self.takes(*node) && shard.replica(*node).is_none() && !added.contains(node);
+            let free = load.iter().filter(|(node, _)| new(node));
+            let Some(node) = free
+                .min_by_key(|(node, count)| (**count, **node))
+                .map(|(node, _)| *node)
+            else {
+                break;
+            };
+            load.entry(node).and_modify(|count| *count += 1);
+            added.push(node);
+            found.push(Change::Add(of(node)));
+        }
+        let ready = staying.iter().filter(|r| r.state == ReplicaState::Ready).count();
+        if ready < wanted {
+            return;
+        }
+        found.extend(leaving.iter().map(|replica| Change::Drop(of(replica.node))));
+        // One that copies is on its way to take the place of another, unless nobody hears of it.
+        let copying: Vec<_> = staying.iter().filter(|r| r.state == ReplicaState::Copying).collect();
+        found.extend(
+            copying
+                .iter()
+                .filter(|r| !self.takes(r.node))
+                .map(|r| Change::Drop(of(r.node))),
+        );
+        if copying.is_empty() && ready > wanted {
+            let key = |r: &&&Replica| (load.get(&r.node).copied(), shard.leader != Some(r.node), r.node);
+            let fullest = staying.iter().max_by_key(key);
+            found.extend(fullest.map(|replica| Change::Drop(of(replica.node))));
+        }
+    }
+
+    /// Gives nodes that have much fewer replicas than others some of theirs.
+    fn balance(&self, mut load: BTreeMap<NodeId, usize>, found: &mut Vec<Change>) {
+        let mut moved: Vec<_> = Vec::new();
+        loop {
+            let takes = load.iter().filter(|(node, _)| self.takes(**node));
+            let Some((to, low)) = takes
+                .min_by_key(|(node, count)| (**count, **node))
+                .map(|(n, c)| (*n, *c))
+            else {
+                return;
+            };
+            let gives = |shard: &&Shard| {
+                let fuller = |r: &&Replica| load.get(&r.node) > Some(&(low + 1));
+                let key = |r: &&Replica| (load.get(&r.node).copied(), shard.leader != Some(r.node));
+                let from = shard.replicas.iter().filter(fuller).max_by_key(key);
+                let from = from.filter(|_| shard.replica(to).is_none() && !moved.contains(&shard.id));
+                from.map(|replica| replica.node)
+            };
+            let givers = self.shards.iter().filter_map(|shard| Some((shard.id, gives(&shard)?)));
+            let Some((shard, from)) = givers.max_by_key(|(shard, from)| (load.get(from), std::cmp::Reverse(*shard)))
+            else {
+                return;
+            };
+            moved.push(shard);
+            load.entry(from).and_modify(|count| *count -= 1);
+            load.entry(to).and_modify(|count| *count += 1);
+            found.push(Change::Add(ReplicaOf { shard, node: to }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, ShardId, TableId};
+    use proptest::prelude::*;
+
+    fn shard(index: u32) -> Shard {
+        Shard {
+            id: ShardId {
+                table: TableId(1),
+                index,
+            },
+            epoch: Epoch(1),
+            leader: None,
+            assigned: None,
+            last_commit: None,
+            replicas: vec![],
+        }
+    }
+
+    fn keeper(node: u64) -> Keeper {
+        Keeper {
+            node: NodeId(node),
+            stays: true,
+            takes: true,
+        }
+    }
+
+    fn problem(nodes: impl IntoIterator<Item = u64>, shards: u32, replicas: u32) -> Problem {
+        Problem {
+            rule: Replication {
+                replicas,
+                min_replicas: 1,
+            },
+            nodes: nodes.into_iter().map(keeper).collect(),
+            shards: (0..shards).map(shard).collect(),
+            may_balance: true,
+        }
+    }
+
+    /// Does what is asked for, with copies that take no time and leaders among the ready, until nothing is asked.
+    /// Gives how many replicas had to be copied.
+    fn settle(problem: &mut Problem) -> usize {
+        let mut copied = 0;
+        for _ in 0..100 {
+            // Who leaves gives up its shards.
+            let stays: Vec<NodeId> = problem.nodes.iter().filter(|k| k.stays).map(|k| k.node).collect();
+            for shard in &mut problem.shards {
+                let able: Vec<NodeId> = shard.ready_replicas().filter(|node| stays.contains(node)).collect();
+                if shard.leader.is_none_or(|leader| !able.contains(&leader)) {
+                    shard.leader = able.get(shard.id.index as usize % able.len().max(1)).copied();
+                }
+            }
+            let found = changes(problem);
+            if found.is_empty() {
+                return copied;
+            }
+            for change in found {
+                match change {
+                    Change::Add(of) => {
+                        copied += 1;
+                        let shard = problem.shards.iter_mut().find(|s| s.id == of.shard).unwrap();
+                        assert!(shard.replica(of.node).is_none());
+                        shard.replicas.push(Replica {
+                            node: of.node,
+                            state: ReplicaState::Ready,
+                        });
+                    }
+                    Change::Drop(of) => {
+                        let shard = problem.shards.iter_mut().find(|s| s.id == of.shard).unwrap();
+                        if shard.leader == Some(of.node) {
+                            let other = shard.ready_replicas().find(|node| *node != of.node);
+                            shard.leader = other;
+                            assert!(shard.leader.is_some());
+                        }
+                        let before = shard.replicas.len();
+                        shard.replicas.retain(|r| r.node != of.node);
+                        assert_eq!(before, shard.replicas.len() + 1);
+                    }
+                }
+            }
+        }
+        panic!("it never settles: {problem:?}");
+    }
+
+    fn counts(problem: &Problem) -> Vec<usize> {
+        let of = |node| problem.shards.iter().filter(|s| s.replica(node).is_some()).count();
+        problem.nodes.iter().map(|keeper| of(keeper.node)).collect()
+    }
+
+    #[test]
+    fn three_nodes_keep_everything() {
+        let mut p = problem(1..=3, 4, 3);
+        assert_eq!(settle(&mut p), 12);
+        assert_eq!(counts(&p), [4, 4, 4]);
+    }
+
+    #[test]
+    fn a_node_that_takes_the_place_of_another_gets_all_its_replicas_first() {
+        let mut p = problem(1..=3, 4, 3);
+        settle(&mut p);
+        p.nodes.push(keeper(4));
+        p.nodes[0].stays = false;
+        p.nodes[0].takes = false;
+        let first = changes(&p);
+        assert!(
+            first
+                .iter()
+                .all(|change| matches!(change, Change::Add(of) if of.node == NodeId(4)))
+        );
+        assert_eq!(first.len(), 4);
+        // While it copies, the one that leaves is kept.
+        for shard in &mut p.shards {
+            shard.replicas.push(Replica {
+                node: NodeId(4),
+                state: ReplicaState::Copying,
+            });
+        }
+        assert_eq!(changes(&p), []);
+        for replica in p.shards.iter_mut().flat_map(|shard| &mut shard.replicas) {
+            replica.state = ReplicaState::Ready;
+        }
+        assert_eq!(settle(&mut p), 0);
+        assert_eq!(counts(&p), [0, 4, 4, 4]);
+    }
+
+    #[test]
+    fn a_silent_node_keeps_its_replicas_and_gets_none() {
+        let mut p = problem(1..=4, 4, 3);
+        settle(&mut p);
+        p.nodes[1].takes = false;
+        assert_eq!(changes(&p), []);
+        p.shards.push(shard(9));
+        let new = |change: &Change| matches!(change, Change::Add(of) if of.node != NodeId(2) && of.shard.index == 9);
+        let found = changes(&p);
+        assert_eq!((found.len(), found.iter().all(new)), (3, true));
+    }
+
+    proptest! {
+        #[test]
+        fn it_settles_with_every_shard_complete_and_nodes_about_even(
+            first in 1u64..7, second in 1u64..7, shards in 0u32..20, replicas in 1u32..5,
+        ) {
+            let mut p = problem(1..=first, shards, replicas);
+            settle(&mut p);
+            // Grow or shrink.
+            for node in first + 1..=second {
+                p.nodes.push(keeper(node));
+            }
+            for keeper in p.nodes.iter_mut().skip(second as usize) {
+                (keeper.stays, keeper.takes) = (false, false);
+            }
+            let copied = settle(&mut p);
+            let wanted = second.min(u64::from(replicas)) as usize;
+            for shard in &p.shards {
+                prop_assert_eq!(shard.replicas.len(), wanted);
+            }
+            // Nobody copies more than the nodes that came, or those that went, have to do with (MOV-1).
+            let had = first.abs_diff(second);
+            let share = shards as usize * (replicas as usize).min(first.max(second) as usize);
+            prop_assert!(copied <= share, "{} of {} were copied for {} nodes", copied, share, had);
+            let staying: Vec<usize> = counts(&p).into_iter().take(second as usize).collect();
+            let spread = staying.iter().max().unwrap() - staying.iter().min().unwrap();
+            prop_assert!(spread <= 2, "{:?}", staying);
+        }
+    }
+}

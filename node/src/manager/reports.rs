@@ -1,0 +1,155 @@
+//! What the nodes said of themselves: soft, in the memory of whoever is the manager.
+
+use super::SILENT;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+use tidemill_core::catalog::Addresses;
+use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
+use tracing::info;
+
+/// What the nodes last said, as the manager heard it.
+#[derive(Debug, Default)]
+pub struct Reports {
+    heard: Mutex<BTreeMap<NodeId, Report>>,
+    refused: Mutex<BTreeMap<BootId, String>>,
+    headroom: Mutex<Vec<Headroom>>,
+    /// Since when this node is the manager; `None` while it is not.
+    since: Mutex<Option<Instant>>,
+    /// What a change of membership waits for.
+    waiting: Mutex<Option<String>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) boot: BootId,
+    pub(super) instance: InstanceId,
+    pub(super) addresses: Addresses,
+    pub(super) disk: Option<DiskId>,
+    pub(super) draining: bool,
+    progress: NodeProgress,
+    pub(super) at: Instant,
+}
+
+impl Reports {
+    /// Takes a heartbeat. `Some` says why the sender must stop.
+    pub fn take(&self, beat: BeatRequest) -> Option<String> {
+        let disk = match beat.disk.as_str() {
+            "" => Ok(None),
+            disk => disk.parse().map(Some),
+        };
+        let (Ok(boot), Ok(instance), Ok(disk)) = (beat.boot.parse(), beat.instance.parse(), disk) else {
+            return Some("the heartbeat is not readable: the nodes run versions that do not fit together".into());
+        };
+        let report = Report {
+            boot,
+            instance,
+            addresses: Addresses {
+                raft: beat.raft,
+                api: beat.api,
+                http: beat.http,
+            },
+            disk,
+            draining: beat.draining,
+            progress: beat.progress.unwrap_or_default(),
+            at: Instant::now(),
+        };
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(NodeId(beat.node), report);
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&boot)
+    }
+
+    /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
+    pub fn know_headroom(&self, headroom: Vec<Headroom>) {
+        *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
+    }
+
+    /// Those whose oldest unread record is in danger.
+    pub fn urgent(&self) -> Vec<Headroom> {
+        let headroom = self.headroom.lock().unwrap_or_else(PoisonError::into_inner);
+        headroom.iter().filter(|room| room.urgent).copied().collect()
+    }
+
+    /// Everything that the manager knows, as it is told to others.
+    pub fn reply(&self) -> ProgressReply {
+        ProgressReply {
+            manager: true,
+            nodes: self.all(),
+            headroom: self.headroom.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Everything heard, for queries and status.
+    pub fn all(&self) -> Vec<NodeReport> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard
+            .iter()
+            .map(|(node, report)| NodeReport {
+                node: node.0,
+                silent_ms: report.at.elapsed().as_millis() as u64,
+                progress: Some(report.progress.clone()),
+            })
+            .collect()
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<Report> {
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .cloned()
+    }
+
+    pub(super) fn refuse(&self, boot: BootId, why: String) {
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(boot, why);
+    }
+
+    /// Who is heard; `None` while that is not known, since this node is not the manager or has only just become it.
+    pub fn alive(&self) -> Option<BTreeSet<NodeId>> {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|since| since.elapsed() >= SILENT)?;
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = heard.iter().filter(|(_, report)| report.at.elapsed() < SILENT);
+        Some(alive.map(|(node, _)| *node).collect())
+    }
+
+    /// What a change of membership waits for, if anything.
+    pub fn waiting(&self) -> Option<String> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what a change of membership waits for; logs what is new.
+    pub(super) fn wait_for(&self, what: Option<String>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = what.as_ref().filter(|_| *waiting != what) {
+            info!("a change of membership waits: {why}");
+        }
+        *waiting = what;
+    }
+
+    pub(super) fn forget(&self, node: NodeId) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    /// Forgets what was heard before this term of management.
+    pub(super) fn begin(&self) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Of an earlier term.
+        self.know_headroom(Vec::new());
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn end(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.wait_for(None);
+    }
+}
