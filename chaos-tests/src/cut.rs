@@ -18,7 +18,7 @@ impl Cut {
         };
         let table = &cut.table;
         let rules = format!(
-            "table inet {table} {{ chain out {{ type filter hook output priority 0; policy accept; meta skuid {user} drop; }} }}"
+            "table inet {table} {{\nchain out {{\ntype filter hook output priority 0; policy accept;\nmeta skuid {user} drop\n}}\n}}"
         );
         output(Command::new("nft").arg(rules))?;
         Ok(cut)

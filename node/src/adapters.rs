@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{KafkaSource, Node};
+use tidemill_core::catalog::{KafkaSource, Node, Shard};
 use tidemill_core::command::{CommitPart, StopPartition};
-use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{
     Command, Epoch, Incarnation, NodeId, Offset, Outcome, PartitionId, PipeId, Proposal, Refusal, ShardId, SpanKey,
     TableId, Version,
@@ -146,8 +146,31 @@ impl FreshRows for ClusterRows {
             .peer(leader)
             .ok_or_else(|| PinError::Unreachable(format!("node {leader} is unknown")))?;
         let channel = self.connections.to(&member.api_addr).map_err(PinError::Unreachable)?;
-        let asked = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch)).await;
-        asked.unwrap_or_else(|_| Err(PinError::Unreachable(format!("node '{}' does not answer", member.name))))
+        let pinned = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch));
+        tokio::select! {
+            asked = pinned => {
+                asked.unwrap_or_else(|_| Err(PinError::Unreachable(format!("node '{}' does not answer", member.name))))
+            }
+            // A node that hangs is not waited for when another has taken its place.
+            () = self.moved_on(shard, epoch) => Err(PinError::NotLeading),
+        }
+    }
+}
+
+impl ClusterRows {
+    /// Ends when the catalog of this node knows that the shard is not at `epoch` any more.
+    async fn moved_on(&self, shard: ShardId, epoch: Epoch) {
+        let mut version = self.catalog.version();
+        loop {
+            let known = self.catalog.snapshot().map_err(|e| e.to_string());
+            let known = known.and_then(|state| state.get::<Shard>(&shard).map_err(|e| e.to_string()));
+            // A catalog that cannot be read says nothing; the pin has a limit of its own.
+            if known.is_ok_and(|known| known.is_none_or(|known| known.epoch != epoch))
+                || version.changed().await.is_err()
+            {
+                return;
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! What it hears is soft and stays in memory; what it decides is a command, checked in apply against
 //! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
-//! declares anybody down: until then it has not had the chance to hear them.
+//! declares anybody down: until then it has not had the chance to hear them. Only of the leader before it does it know
+//! since when that is silent.
 
 mod reports;
 
@@ -56,6 +57,8 @@ pub struct Manager {
 /// What a term of management remembers.
 struct Term {
     since: Instant,
+    /// Who led before, and when it was last heard.
+    before: Option<(NodeId, Instant)>,
     balanced: Instant,
     chores: Instant,
     chores_task: Option<JoinHandle<()>>,
@@ -67,6 +70,14 @@ struct Term {
 }
 
 impl Term {
+    /// For how long `node`, of which nothing has been heard in this term, would have been heard if it lived. Its heartbeats
+    /// come here since the term began; but who led before spoke to this node all the time, and its falling silent is what
+    /// the term began with.
+    fn listened_to(&self, node: NodeId) -> Duration {
+        let before = self.before.filter(|(leader, _)| *leader == node);
+        before.map_or(self.since, |(_, heard)| heard.min(self.since)).elapsed()
+    }
+
     /// Whether `node` has been ready for so long, as far as this manager has seen.
     fn is_settled(&self, node: NodeId, time: Duration) -> bool {
         let since = self.ready_since.get(&node);
@@ -107,6 +118,7 @@ impl Manager {
             let now = Instant::now();
             let mut term = Term {
                 since: now,
+                before: self.catalog.leader_heard(),
                 balanced: now,
                 chores: now,
                 chores_task: None,
@@ -199,7 +211,7 @@ impl Manager {
                     })
                 }
                 None => {
-                    let may_judge = term.since.elapsed() >= SILENT;
+                    let may_judge = term.listened_to(node.id) >= SILENT;
                     let has_been_up = matches!(node.state, NodeState::Ready | NodeState::Draining);
                     (may_judge && has_been_up).then(|| set_state(&node, NodeState::Down))
                 }

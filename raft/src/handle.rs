@@ -89,6 +89,7 @@ impl Catalog {
             founding: watch::Sender::new(None),
             removed: watch::Sender::new(false),
             suspicion: Notify::new(),
+            leader_heard: Mutex::default(),
             waiting_for: Mutex::default(),
             stopped: watch::Sender::new(None),
             tasks: Mutex::default(),
@@ -226,6 +227,11 @@ impl Catalog {
             .into_iter()
             .map(|(id, member)| (NodeId(id), member))
             .collect()
+    }
+
+    /// Which other node led last, as far as this one has heard, and when it was last heard.
+    pub fn leader_heard(&self) -> Option<(NodeId, std::time::Instant)> {
+        *self.node.leader_heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why Raft does not run any more; `None` while it does. A node whose Raft has stopped should end.

@@ -18,7 +18,7 @@ use openraft::{
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tidemill_core::{
     NodeId, Outcome, Proposal, Version,
@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) removed: watch::Sender<bool>,
     /// Wakes whoever finds that out.
     pub(crate) suspicion: Notify,
+    /// Which leader's entries, or sign of life, came last, and when.
+    pub(crate) leader_heard: Mutex<Option<(NodeId, Instant)>>,
     /// Why the founding is not done yet, for people.
     pub(crate) waiting_for: Mutex<Option<String>>,
     /// Why Raft does not run any more.

@@ -11,8 +11,13 @@ use crate::{
     types::{SnapshotMeta, Vote, decode, encode},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{future::Future, io, sync::Arc, time::Duration};
-use tidemill_core::Proposal;
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+use tidemill_core::{NodeId, Proposal};
 use tidemill_proto::raft::{
     Answer, Applied, Envelope, Founded, Header, IdentityReply, IdentityRequest, NotSent, ProposeReply, ProposeRequest,
     ReadIndexReply, ReadIndexRequest, SnapshotPiece, propose_reply, raft_server, read_index_reply,
@@ -110,7 +115,11 @@ fn stopped(error: &impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<Envelope>) -> Result<Response<Answer>, Status> {
+        let from = request.get_ref().header.as_ref().map(|header| NodeId(header.from_node));
         let request = self.open(request)?;
+        // Known to be from whom it says. Whether it still leads is not asked here: it lives.
+        let heard = from.map(|from| (from, Instant::now()));
+        *self.node.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
         answer(&self.node.raft.append_entries(request).await.map_err(|e| stopped(&e))?)
     }
 
