@@ -87,6 +87,11 @@ fn free_base_port(nodes: u16) -> anyhow::Result<u16> {
 
 /// The binary, as `user`: in a place, and with a folder, that it can reach.
 fn as_user(user: u32, folder: &Path, home: &Path) -> anyhow::Result<Command> {
+    let me = output(Command::new("id").arg("-u"))?;
+    ensure!(
+        me.trim() == "0",
+        "nodes run as users of their own here, to be cut off: that needs root"
+    );
     let copy = folder.join("tidemill");
     if !copy.exists() {
         std::fs::copy(binary()?, &copy).context("the binary cannot be copied")?;

@@ -161,6 +161,12 @@ fn counted<V: CatalogView + ?Sized>(view: &V, shard: &Shard, copies: &Copies) ->
     Ok(counted)
 }
 
+/// How many disks of the copies counted in an earlier state.
+fn counted_in<V: CatalogView + ?Sized>(view: &V, shard: &Shard, now: &Copies) -> Result<usize, ViewError> {
+    let then = view.get::<Copies>(&(shard.id, now.part))?;
+    then.map_or(Ok(0), |then| counted(view, shard, &then))
+}
+
 /// CAT-1: what becomes live is on enough disks. REP-1: a replica becomes ready only when it holds everything, and
 /// nobody is given up whom the files need.
 fn check_copies_step<A, B>(before: &A, after: &B) -> Result<Vec<Violation>, ViewError>
@@ -184,12 +190,17 @@ where
             .any(|r| new.replica(r.node).is_none());
         for copies in after.copies_of(new.id)? {
             let is_new = before.get::<Copies>(&(new.id, copies.part))?.is_none();
-            let enough = counted(after, &new, &copies)? >= rule.min_replicas as usize;
+            let count = counted(after, &new, &copies)?;
+            let before_count = match &old {
+                Some(old) if !is_new => counted_in(before, old, &copies)?,
+                _ => usize::MAX,
+            };
+            let enough = count >= rule.min_replicas as usize || count >= before_count;
             if (is_new || gave_up) && !enough {
                 found.push(violation("CAT-1", format!("{copies:?} of {new:?} are too few")));
             }
             for ready in new.ready_replicas().filter(|node| !was_ready(*node)) {
-                if copies.holders.iter().all(|holder| holder.node != ready) {
+                if count > 0 && copies.holders.iter().all(|holder| holder.node != ready) {
                     found.push(violation(
                         "REP-1",
                         format!("node {ready} became ready without {copies:?}"),

@@ -33,6 +33,8 @@ pub struct Keeper {
     pub stays: bool,
     /// Whether it can be given a replica now.
     pub takes: bool,
+    /// Whether it is heard of: only such a node can have what another gives up.
+    pub heard: bool,
 }
 
 /// A change of the replicas of a shard.
@@ -54,6 +56,8 @@ pub fn changes(problem: &Problem) -> Vec<Change> {
     for shard in &problem.shards {
         problem.tend(shard, &mut load, &mut found);
     }
+    // What is missing first: it must not wait for what may have to be asked again and again.
+    found.sort_by_key(|change| matches!(change, Change::Drop(_)));
     let mut replicas = problem.shards.iter().flat_map(|shard| &shard.replicas);
     if problem.may_balance && found.is_empty() && replicas.all(|replica| replica.state == ReplicaState::Ready) {
         problem.balance(load, &mut found);
@@ -98,7 +102,11 @@ impl Problem {
             added.push(node);
             found.push(Change::Add(of(node)));
         }
-        let ready = staying.iter().filter(|r| r.state == ReplicaState::Ready).count();
+        let heard = |r: &Replica| self.keeper(r.node).is_some_and(|keeper| keeper.heard);
+        let ready = staying
+            .iter()
+            .filter(|r| r.state == ReplicaState::Ready && heard(r))
+            .count();
         if ready < wanted {
             return;
         }
@@ -174,6 +182,7 @@ mod tests {
             node: NodeId(node),
             stays: true,
             takes: true,
+            heard: true,
         }
     }
 
@@ -279,7 +288,7 @@ mod tests {
     fn a_silent_node_keeps_its_replicas_and_gets_none() {
         let mut p = problem(1..=4, 4, 3);
         settle(&mut p);
-        p.nodes[1].takes = false;
+        (p.nodes[1].takes, p.nodes[1].heard) = (false, false);
         assert_eq!(changes(&p), []);
         p.shards.push(shard(9));
         let new = |change: &Change| matches!(change, Change::Add(of) if of.node != NodeId(2) && of.shard.index == 9);

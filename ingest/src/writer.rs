@@ -118,7 +118,7 @@ impl ShardWriter {
         // Everything in the cut was read before now; an answer to a question asked from now on covers it.
         let read_before = Instant::now();
         self.ask_topics(&cut);
-        let mut lost = Vec::new();
+        let (mut lost, mut again) = (Vec::new(), BACKOFF.0);
         let mut encoded = self.encode(&cut).await;
         loop {
             let commit = self.make_durable(&encoded, &cut).await;
@@ -153,7 +153,8 @@ impl ShardWriter {
                 Err(refusal @ Refusal::TooFewHolders { .. }) => {
                     // Replicas came or went since the files were put: put them where they are wanted now.
                     warn!(shard = %self.shard, epoch = %self.epoch, %refusal, "put the files once more");
-                    tokio::time::sleep(BACKOFF.0).await;
+                    tokio::time::sleep(again).await;
+                    again = (again * 2).min(BACKOFF.1);
                 }
                 Err(refusal) => return Flushed::Fenced(refusal),
             }

@@ -53,9 +53,16 @@ pub async fn delete_buried(
     let mut buried: Vec<Tombstone> = state.list(&[])?;
     buried.retain(|t| t.version <= readers_from);
     buried.truncate(BURIED_AT_ONCE);
-    for tombstone in &buried {
-        store.delete(&tombstone.path).await?;
+    let mut failed = None;
+    let mut deleted = Vec::with_capacity(buried.len());
+    for tombstone in buried {
+        match store.delete(&tombstone.path).await {
+            Ok(()) => deleted.push(tombstone),
+            // The others can go all the same.
+            Err(error) => failed = Some(error),
+        }
     }
+    let buried = deleted;
     if !buried.is_empty() {
         let parts = buried.iter().map(|t| t.part).collect();
         propose(catalog, Command::ForgetTombstones(parts), Duration::from_secs(5))
@@ -63,7 +70,7 @@ pub async fn delete_buried(
             .1?;
         info!("deleted {} files of dropped tables and pipes", buried.len());
     }
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Those of `paths` that are orphans in `state`.

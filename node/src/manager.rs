@@ -24,7 +24,7 @@ use tidemill_core::membership::Plan;
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
 use tidemill_core::replication::{self, Change, Keeper};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, Refusal, Version};
+use tidemill_core::{Command, NodeId, Refusal, ShardId, Version};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -32,6 +32,8 @@ use tracing::{debug, info, warn};
 
 /// How long a node may be silent before it is down.
 pub const SILENT: Duration = Duration::from_millis(1500);
+/// For how long a new manager listens for the leader before it, at least.
+const LISTEN: Duration = Duration::from_millis(500);
 /// How often the manager looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often shards may move for the sake of balance alone.
@@ -41,6 +43,8 @@ const REBALANCE: Duration = Duration::from_secs(5);
 const RESETTLE: Duration = Duration::from_secs(30);
 /// How long one step of membership may take before it is looked at anew.
 const MEMBERSHIP_STEP: Duration = Duration::from_secs(10);
+/// How long a change of replicas that was refused is left alone.
+const REFUSED: Duration = Duration::from_secs(1);
 /// The most changes of replicas that are asked for at once.
 const REPLICAS_AT_ONCE: usize = 64;
 /// How often sources are asked for new partitions, and unreferenced files are looked for.
@@ -65,6 +69,8 @@ struct Term {
     /// The catalog's version at the last chores: what was buried before it is unknown to no heartbeat now.
     chores_version: Version,
     ready_since: BTreeMap<NodeId, Instant>,
+    /// Changes of replicas that were refused, and when: they are not asked for again at once.
+    refused: BTreeMap<(ShardId, NodeId), Instant>,
     /// The step of membership that is under way; one at a time.
     membership: Option<JoinHandle<Result<Plan, MembershipError>>>,
 }
@@ -75,7 +81,9 @@ impl Term {
     /// the term began with.
     fn listened_to(&self, node: NodeId) -> Duration {
         let before = self.before.filter(|(leader, _)| *leader == node);
-        before.map_or(self.since, |(_, heard)| heard.min(self.since)).elapsed()
+        let since = before.map_or(self.since, |(_, heard)| heard.min(self.since));
+        // It may be long ago that it led; whoever lives is heard within a few heartbeats.
+        since.elapsed().min(self.since.elapsed() + SILENT - LISTEN)
     }
 
     /// Whether `node` has been ready for so long, as far as this manager has seen.
@@ -118,12 +126,13 @@ impl Manager {
             let now = Instant::now();
             let mut term = Term {
                 since: now,
-                before: self.catalog.leader_heard(),
+                before: self.catalog.take_leader_heard(),
                 balanced: now,
                 chores: now,
                 chores_task: None,
                 chores_version: Version(0),
                 ready_since: BTreeMap::new(),
+                refused: BTreeMap::new(),
                 membership: None,
             };
             while leadership.borrow().is_self {
@@ -231,7 +240,7 @@ impl Manager {
     }
 
     /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
-    async fn place_replicas(&self, term: &Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
+    async fn place_replicas(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
         let Some(rule) = state
             .get::<Cluster>(&ClusterKey)?
             .and_then(|cluster| cluster.replication)
@@ -244,6 +253,7 @@ impl Manager {
             node: node.id,
             stays: node.intent != NodeIntent::Leave,
             takes: node.state == NodeState::Ready && node.disk.is_some(),
+            heard: matches!(node.state, NodeState::Ready | NodeState::Draining),
         };
         let problem = replication::Problem {
             rule,
@@ -255,17 +265,27 @@ impl Manager {
         };
         let mut leaving = Vec::new();
         let mut changes = Vec::new();
-        for change in replication::changes(&problem).into_iter().take(REPLICAS_AT_ONCE) {
-            let leads = |of: &ReplicaOf| {
-                problem
-                    .shards
-                    .iter()
-                    .any(|s| s.id == of.shard && s.leader == Some(of.node))
+        term.refused.retain(|_, at| at.elapsed() < REFUSED);
+        let ready = |node: &NodeId| nodes.iter().any(|n| n.id == *node && n.state == NodeState::Ready);
+        let due = replication::changes(&problem).into_iter();
+        let due: Vec<Change> = due
+            .filter(|change| !term.refused.contains_key(&key_of(change)))
+            .take(REPLICAS_AT_ONCE)
+            .collect();
+        for change in due {
+            let shard_of = |of: &ReplicaOf| problem.shards.iter().find(|shard| shard.id == of.shard);
+            let leads = |of: &ReplicaOf| shard_of(of).is_some_and(|shard| shard.leader == Some(of.node));
+            let others = |of: &ReplicaOf| {
+                let shard = shard_of(of).into_iter();
+                shard
+                    .flat_map(Shard::ready_replicas)
+                    .any(|node| node != of.node && ready(&node))
             };
             let command = match change {
                 Change::Add(of) => Command::AddReplica(of),
                 Change::Drop(of) if leads(&of) => {
-                    leaving.push(of);
+                    // Only if somebody can take the lead: a leader is not taken away for nothing.
+                    leaving.extend(others(&of).then_some(of));
                     continue;
                 }
                 Change::Drop(of) => Command::DropReplica(of),
@@ -275,8 +295,11 @@ impl Manager {
         for (change, outcome) in futures::future::join_all(changes).await {
             match outcome {
                 Ok((_, Ok(_))) => info!("{}", describe_replica(change)),
-                // Copies are still to be made, or the state has moved on: the next look sees how.
-                other => debug!(?change, ?other, "the replicas stay as they are"),
+                // Copies are still to be made, or the state has moved on: a later look sees how.
+                other => {
+                    debug!(?change, ?other, "the replicas stay as they are");
+                    term.refused.insert(key_of(&change), Instant::now());
+                }
             }
         }
         Ok(leaving)
@@ -422,6 +445,12 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
             name(m.to),
             led(m.to)
         ),
+    }
+}
+
+fn key_of(change: &Change) -> (ShardId, NodeId) {
+    match change {
+        Change::Add(of) | Change::Drop(of) => (of.shard, of.node),
     }
 }
 

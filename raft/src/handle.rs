@@ -229,9 +229,10 @@ impl Catalog {
             .collect()
     }
 
-    /// Which other node led last, as far as this one has heard, and when it was last heard.
-    pub fn leader_heard(&self) -> Option<(NodeId, std::time::Instant)> {
-        *self.node.leader_heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Which other node led last, as far as this one has heard since this was asked last, and when it was last heard.
+    pub fn take_leader_heard(&self) -> Option<(NodeId, std::time::Instant)> {
+        let mut heard = self.node.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.take()
     }
 
     /// Why Raft does not run any more; `None` while it does. A node whose Raft has stopped should end.

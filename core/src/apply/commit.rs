@@ -46,7 +46,8 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     if !refused.is_empty() {
         return Err(Refusal::Spans(refused).into());
     }
-    let holders = replicas::holders_that_count(state, &shard, &c.holders)?;
+    let files = || c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
+    let holders = replicas::holders_that_count(state, &shard, &c.holders, files().count())?;
     check_counts(c)?;
 
     note_gaps(state, at, &moved, c)?;
@@ -65,8 +66,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         };
         state.put(&(*pipe, file.id), &part)?;
     }
-    let files = c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
-    replicas::put_copies(state, c.shard, files, &holders)?;
+    replicas::put_copies(state, c.shard, files(), &holders)?;
     shard.last_commit = Some(LastCommit {
         id: c.commit,
         digest,

@@ -40,10 +40,14 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
         ))
         .into());
     }
-    let holders = replicas::holders_that_count(state, &shard, &c.holders)?;
+    let files = || {
+        c.parts
+            .iter()
+            .chain(c.used.iter().filter_map(|used| used.rest.as_ref()))
+    };
+    let holders = replicas::holders_that_count(state, &shard, &c.holders, files().count())?;
     put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
-    let rests = c.used.iter().filter_map(|used| used.rest.as_ref());
-    replicas::put_copies(state, c.shard, c.parts.iter().chain(rests), &holders)?;
+    replicas::put_copies(state, c.shard, files(), &holders)?;
     let text = format!(
         "{records} rejected records became {rows} rows of table '{}'",
         table.name

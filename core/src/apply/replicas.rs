@@ -49,9 +49,15 @@ fn disks_of(state: &Overlay<'_>, shard: &Shard) -> Result<Vec<Holder>, Stop> {
     Ok(disks)
 }
 
-/// Those of `named` that count, in the order of nodes; refuses if there are too few of them.
-pub(super) fn holders_that_count(state: &Overlay<'_>, shard: &Shard, named: &[Holder]) -> Result<Vec<Holder>, Stop> {
-    let Some(replication) = replication(state)? else {
+/// Those of `named` that count, in the order of nodes; refuses if there are too few of them for `files`. Where there are
+/// none, as when all records were filtered, nobody has to hold them.
+pub(super) fn holders_that_count(
+    state: &Overlay<'_>,
+    shard: &Shard,
+    named: &[Holder],
+    files: usize,
+) -> Result<Vec<Holder>, Stop> {
+    let Some(replication) = replication(state)?.filter(|_| files > 0) else {
         return Ok(Vec::new());
     };
     let disks = disks_of(state, shard)?;
@@ -134,7 +140,7 @@ pub(super) fn set_replication(state: &mut Overlay<'_>, at: At, wanted: Replicati
     }
     if wanted.min_replicas > present.min_replicas {
         for shard in state.list::<Shard>(&[])? {
-            check_enough(state, &shard, &disks_of(state, &shard)?, wanted.min_replicas)?;
+            check_enough(state, &shard, &disks_of(state, &shard)?, wanted.min_replicas, None)?;
         }
     }
     cluster.replication = Some(wanted);
@@ -148,8 +154,15 @@ pub(super) fn set_replication(state: &mut Overlay<'_>, at: At, wanted: Replicati
     Ok(Response::Done)
 }
 
-/// Refuses if a live file of `shard`, or a new one, would have fewer than `needed` holders among `disks`.
-fn check_enough(state: &Overlay<'_>, shard: &Shard, disks: &[Holder], needed: u32) -> Result<(), Stop> {
+/// Refuses if a live file of `shard`, or a new one, would have fewer than `needed` holders among `disks`; not if `given_up`
+/// has nothing to do with that.
+fn check_enough(
+    state: &Overlay<'_>,
+    shard: &Shard,
+    disks: &[Holder],
+    needed: u32,
+    given_up: Option<Holder>,
+) -> Result<(), Stop> {
     let needed = needed as usize;
     if disks.len() < needed {
         return Err(no(format!(
@@ -160,7 +173,8 @@ fn check_enough(state: &Overlay<'_>, shard: &Shard, disks: &[Holder], needed: u3
     }
     let held = |copies: &Copies| copies.holders.iter().filter(|holder| disks.contains(holder)).count();
     let copies = state.copies_of(shard.id)?;
-    if let Some(short) = copies.iter().find(|copies| held(copies) < needed) {
+    let matters = |copies: &Copies| given_up.is_none_or(|disk| copies.on(disk));
+    if let Some(short) = copies.iter().find(|copies| held(copies) < needed && matters(copies)) {
         return Err(no(format!(
             "file {} of shard {} would be on {} disks, min_replicas is {needed}",
             short.path,
@@ -201,7 +215,7 @@ pub(super) fn add(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
     Ok(Response::Done)
 }
 
-pub(super) fn complete(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
+pub(super) fn complete(state: &mut Overlay<'_>, at: At, c: &ReplicaOf) -> Verdict {
     replicating(state)?;
     let mut shard = shard_of(state, c.shard)?;
     let node = known_node(state, c.node)?;
@@ -213,7 +227,11 @@ pub(super) fn complete(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
         return Ok(Response::Unchanged);
     }
     let copies = state.copies_of(c.shard)?;
-    let missing = copies.iter().filter(|copies| !copies.on(disk)).count();
+    let disks = disks_of(state, &state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?)?;
+    // What nobody has any more can be copied from nobody: it must not keep the shard from being led for ever.
+    let there = |copies: &&Copies| copies.holders.iter().any(|holder| disks.contains(holder));
+    let gone = copies.iter().filter(|copies| !there(copies)).count();
+    let missing = copies.iter().filter(there).filter(|copies| !copies.on(disk)).count();
     if missing > 0 {
         return Err(no(format!(
             "node '{}' lacks {missing} of {} files of shard {}",
@@ -224,6 +242,13 @@ pub(super) fn complete(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
     }
     replica.state = ReplicaState::Ready;
     state.put(&shard.id, &shard)?;
+    if gone > 0 {
+        let text = format!(
+            "{gone} files of shard {} are on no disk any more; the replica is complete without",
+            c.shard
+        );
+        note(state, at, "files lost", &node.name, None, text)?;
+    }
     Ok(Response::Done)
 }
 
@@ -237,7 +262,12 @@ pub(super) fn drop_replica(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
         return Err(no(format!("node {} leads shard {}", c.node, c.shard)));
     }
     shard.replicas.retain(|replica| replica.node != c.node);
-    check_enough(state, &shard, &disks_of(state, &shard)?, rule.min_replicas)?;
+    let Some(disk) = known_node(state, c.node)?.disk else {
+        return Err(no(format!("node {} has no disk", c.node)));
+    };
+    let given_up = Holder { node: c.node, disk };
+    let disks = disks_of(state, &shard)?;
+    check_enough(state, &shard, &disks, rule.min_replicas, Some(given_up))?;
     if shard.ready_replicas().next().is_none() {
         return Err(no(format!("shard {} would have no complete replica", c.shard)));
     }

@@ -258,14 +258,17 @@ fn step(world: &mut World, i: usize, act: Act) {
                 return;
             };
             let led = world.shard(shard).is_some_and(|s| s.leader.is_some());
-            let enough = commit.holders.len() >= world.min_replicas();
+            let files = commit.parts.len() + commit.reject_parts.len();
+            let enough = files == 0 || commit.holders.len() >= world.min_replicas();
             let outcome = world.apply(Command::CommitPart(commit));
             assert_eq!(outcome.is_ok(), led && enough, "{outcome:?}");
         }
         Act::CommitSpoiled { shard, width, how } => {
             let commit = world.good_commit(shard, id, width).and_then(|c| spoil(c, how));
             let about_holders = matches!(how, Spoil::OneHolder | Spoil::OtherDisk | Spoil::NoReplica);
-            if let Some(commit) = commit.filter(|_| !about_holders || world.min_replicas() > 1) {
+            let matters =
+                |c: &CommitPart| world.min_replicas() > 1 && !(c.parts.is_empty() && c.reject_parts.is_empty());
+            if let Some(commit) = commit.filter(|c| !about_holders || matters(c)) {
                 assert!(
                     world.apply(Command::CommitPart(commit)).is_err(),
                     "{how:?} was accepted"
@@ -433,7 +436,9 @@ fn step(world: &mut World, i: usize, act: Act) {
             };
             let good = spoiled.as_ref().is_none_or(|spoiled| *spoiled == replay);
             let outcome = world.apply(Command::ReplayRejects(spoiled.unwrap_or(replay.clone())));
-            let enough = replay.holders.len() >= world.min_replicas();
+            let rests = replay.used.iter().filter(|used| used.rest.is_some()).count();
+            let files = replay.parts.len() + rests;
+            let enough = files == 0 || replay.holders.len() >= world.min_replicas();
             assert_eq!(outcome.is_ok(), good && enough, "{outcome:?}");
             if outcome.is_ok() {
                 let again = world.apply(Command::ReplayRejects(replay));

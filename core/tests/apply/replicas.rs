@@ -89,6 +89,42 @@ fn a_commit_needs_enough_holders_that_count() {
 }
 
 #[test]
+fn a_commit_without_files_needs_no_holders() {
+    let mut world = World::replicating();
+    let mut commit = world.good_commit(0, 1, 10).unwrap();
+    for span in &mut commit.spans {
+        span.counts = Counts {
+            delivered: 10,
+            filtered: 10,
+            ..Counts::default()
+        };
+    }
+    (commit.parts, commit.reject_parts, commit.holders) = (vec![], vec![], vec![]);
+    world.apply(Command::CommitPart(commit)).unwrap();
+    assert_eq!(world.copies(0), []);
+}
+
+#[test]
+fn what_is_on_no_disk_any_more_does_not_stop_the_shard_for_ever() {
+    let mut world = World::replicating();
+    commit(&mut world, 1, &[holder(2), holder(3)]).unwrap();
+    for node in 2..=3 {
+        world
+            .apply(node_with(node, 2, Some(DiskId(100 + u128::from(node)))))
+            .unwrap();
+    }
+    // Nobody has it: not even what was wiped counts. New files can be written, and nodes can go.
+    world.apply(Command::CompleteReplica(replica_of(0, 2))).unwrap();
+    let events: Vec<Event> = view::CatalogRead::list(&world.state, &[]).unwrap();
+    let said = events.last().unwrap();
+    assert!(
+        said.kind == "files lost" && said.text.starts_with("2 files of shard 1/0"),
+        "{said:?}"
+    );
+    world.apply(Command::DropReplica(replica_of(0, 3))).unwrap();
+}
+
+#[test]
 fn a_node_that_is_no_replica_any_more_does_not_count() {
     let mut world = World::replicating();
     fourth_node(&mut world);
@@ -237,10 +273,10 @@ fn a_damaged_file_is_noted_and_counts_no_more() {
     let said = events.last().unwrap();
     assert!(said.kind == "copy lost" && said.subject == "n3", "{said:?}");
     assert!(said.text.contains("damaged; 1 other disks hold it"), "{said:?}");
-    // Nobody else may go now.
+    // Who has the last one must not go; who has none makes nothing worse.
     refused(
-        world.apply(Command::DropReplica(replica_of(0, 3))),
-        "would be on 1 disks",
+        world.apply(Command::DropReplica(replica_of(0, 2))),
+        "would be on 0 disks",
     );
     let again = loses(&world, holder(3));
     assert_eq!(world.apply(again).unwrap(), Response::Unchanged);

@@ -13,6 +13,7 @@ use super::places::{ClusterDisks, Damaged};
 use super::state::KeeperState;
 use crate::adapters::propose;
 use crate::collector::is_over;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -146,8 +147,11 @@ impl Keeper {
             return Ok(());
         }
         if self.swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-            self.sweep().await?;
+            // Copying goes first in importance: it must not wait for this to succeed.
             self.swept = Some(Instant::now());
+            if let Err(error) = self.sweep().await {
+                warn!("files that nobody needs cannot be looked for: {error:#}");
+            }
         }
         let work = self.missing(&*state)?;
         drop(state);
@@ -223,18 +227,33 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes sure that the file is on the disk, and is the one that was committed.
+    /// Makes sure that the file is on the disk, durable, and is the one that was committed. What is there instead is
+    /// replaced only when the right one is at hand.
     async fn fetch(&self, copies: &Copies) -> Result<(), StoreError> {
         let began = Instant::now();
-        // Put here and not counted, or copied before this process began.
+        let mut other = false;
         match self.disk.get(&copies.path).await {
-            Ok(bytes) if is_file(copies, &bytes) => return Ok(()),
-            Ok(_) | Err(StoreError::Damaged { .. }) => self.disk.delete(&copies.path).await?,
-            Err(StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+            // Put here and not counted, or copied before this process began: put again, since nobody may have seen it
+            // become durable.
+            Ok(bytes) if is_file(copies, &bytes) => return self.disk.put(&copies.path, bytes).await.map(drop),
+            Ok(_) => other = true,
+            Err(_) if self.mend(copies).await => return Ok(()),
+            Err(_) => {}
         }
-        let own = &self.disk.holder().node;
-        let name = self.catalog.peer(*own).map(|own| own.name).unwrap_or_default();
+        let bytes = self.fetch_elsewhere(copies).await?;
+        if other {
+            self.disk.delete(&copies.path).await?;
+        }
+        self.disk.put(&copies.path, bytes).await?;
+        self.state.copied_bytes.fetch_add(copies.bytes, Ordering::Relaxed);
+        pace(copies.bytes, self.config.copy_rate, began).await;
+        Ok(())
+    }
+
+    /// The file as another node has it.
+    async fn fetch_elsewhere(&self, copies: &Copies) -> Result<Bytes, StoreError> {
+        let own = self.disk.holder().node;
+        let name = self.catalog.peer(own).map(|own| own.name).unwrap_or_default();
         let mut last = StoreError::NotFound {
             path: copies.path.clone(),
         };
@@ -243,24 +262,27 @@ impl Keeper {
                 continue;
             }
             match place.disk.get(&copies.path).await {
-                Ok(bytes) if is_file(copies, &bytes) => {
-                    self.disk.put(&copies.path, bytes).await?;
-                    self.state.copied_bytes.fetch_add(copies.bytes, Ordering::Relaxed);
-                    pace(copies.bytes, self.config.copy_rate, began).await;
-                    return Ok(());
-                }
+                Ok(bytes) if is_file(copies, &bytes) => return Ok(bytes),
                 Ok(_) => {
                     last = StoreError::Damaged {
                         path: copies.path.clone(),
                         what: format!("what node '{}' has is not what was committed", place.node),
                     }
                 }
-                Err(error @ StoreError::NotFound { .. }) if matches!(last, StoreError::NotFound { .. }) => last = error,
+                // That one has none is worth saying only if nothing else is.
                 Err(StoreError::NotFound { .. }) => {}
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// Gives a file its checksums again, if it is whole and only they are damaged or missing.
+    async fn mend(&self, copies: &Copies) -> bool {
+        match self.disk.get_unverified(&copies.path).await {
+            Ok(bytes) if is_file(copies, &bytes) => self.disk.put(&copies.path, bytes).await.is_ok(),
+            _ => false,
+        }
     }
 
     /// Tells the catalog which files are on the disk, and which are there no more.
@@ -292,24 +314,25 @@ impl Keeper {
         }
     }
 
-    /// Verifies a file that this disk holds. If it is not what was committed, the catalog is told, and the file goes if
-    /// another disk has it; the next look copies it.
+    /// Verifies a file that this disk holds. If it is not what was committed, the catalog is told; the next look replaces it
+    /// by what another disk has.
     async fn verify(&self, shard: ShardId, copies: &Copies) -> anyhow::Result<()> {
         let what = match self.disk.get(&copies.path).await {
             Ok(bytes) if is_file(copies, &bytes) => return Ok(()),
             Ok(_) => "it is another file than was committed".to_owned(),
+            Err(_) if self.mend(copies).await => {
+                info!(%shard, "{}: its checksums were damaged and are written anew", copies.path);
+                return Ok(());
+            }
             Err(StoreError::Damaged { what, .. }) => what,
             Err(StoreError::NotFound { .. }) => "it is missing".to_owned(),
-            // Nothing is known: the disk may be full of it, or unplugged for a moment.
+            Err(error) if is_unreadable(&error) => format!("it cannot be read: {error}"),
+            // Nothing is known: too many files may be open.
             Err(error) => return Err(error.into()),
         };
         warn!(%shard, "{}: {what}", copies.path);
         self.state.lost_copies.fetch_add(1, Ordering::Relaxed);
-        self.tell(Vec::new(), vec![(shard, copies.part, what)]).await?;
-        if copies.holders.len() > 1 {
-            self.disk.delete(&copies.path).await?;
-        }
-        Ok(())
+        self.tell(Vec::new(), vec![(shard, copies.part, what)]).await
     }
 
     /// Verifies some more of the files that this disk holds: as many as may be in so much time.
@@ -345,9 +368,12 @@ impl Keeper {
         }
         for (shard, copies) in due {
             self.credit -= copies.bytes as f64;
-            self.verify(shard, &copies).await?;
-            self.state.scrubbed_bytes.fetch_add(copies.bytes, Ordering::Relaxed);
+            // Also when it fails: the files behind it are to be verified all the same.
             self.scrubbed = Some((shard, copies.part));
+            match self.verify(shard, &copies).await {
+                Ok(()) => _ = self.state.scrubbed_bytes.fetch_add(copies.bytes, Ordering::Relaxed),
+                Err(error) => warn!(%shard, "{} cannot be verified now: {error:#}", copies.path),
+            }
         }
         Ok(())
     }
@@ -355,18 +381,23 @@ impl Keeper {
     /// Deletes files that nobody needs here, and notices those that should be here and are not.
     async fn sweep(&self) -> anyhow::Result<()> {
         // List first, look at the catalog then: a file that is listed and then committed is seen as live.
-        let files = self.disk.list("").await?;
+        let mut files: Vec<String> = self.disk.list("").await?.into_iter().map(|file| file.path).collect();
+        let whole = files.len();
+        // What a crash in the middle of putting or deleting has left.
+        files.extend(self.disk.unfinished().await?);
         self.catalog.read_index(DECIDE).await?;
         let state = self.snapshot()?;
         let me = self.disk.holder();
         let buried: BTreeSet<PartId> = state.list::<Tombstone>(&[])?.into_iter().map(|t| t.part).collect();
         let (mut needless, mut there) = (Vec::new(), BTreeSet::new());
-        for file in files {
+        for (i, path) in files.into_iter().enumerate() {
             // What does not look like a part's path is not ours to delete.
-            let Some((shard, epoch, part)) = place_of(&file.path) else {
+            let Some((shard, epoch, part)) = place_of(&path) else {
                 continue;
             };
-            there.insert(part);
+            if i < whole {
+                there.insert(part);
+            }
             let live = state.get::<Copies>(&(shard, part))?.is_some();
             let keeps = state
                 .get::<Shard>(&shard)?
@@ -377,7 +408,7 @@ impl Keeper {
                 !buried.contains(&part) && is_over(&*state, shard, epoch)?
             };
             if gone {
-                needless.push(file.path);
+                needless.push(path);
             }
         }
         let mut absent = Vec::new();
@@ -399,6 +430,17 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// Whether the disk itself says that it cannot give these bytes any more.
+fn is_unreadable(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else {
+        return false;
+    };
+    // EIO has no kind of its own.
+    const EIO: i32 = 5;
+    let system = source.downcast_ref::<std::io::Error>();
+    system.and_then(std::io::Error::raw_os_error) == Some(EIO)
 }
 
 /// Whether `bytes` are what was committed.

@@ -3,6 +3,7 @@
 use crate::parts::remote::{CHUNK, status_of};
 use bytes::BytesMut;
 use std::pin::Pin;
+use std::time::Duration;
 use tidemill_proto::api::parts_server::Parts;
 use tidemill_proto::api::put_piece::Piece as PutKind;
 use tidemill_proto::api::{
@@ -16,6 +17,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The longest file that is taken: many times what a part may have.
 const LONGEST: u64 = 4 << 30;
 
+/// How long a caller may be silent in the middle of a file.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Serves a disk; refuses all where the part store is shared.
 pub struct PartsService {
     /// The disk, if this node has one.
@@ -27,6 +31,12 @@ impl PartsService {
         let shared = || Status::failed_precondition("this node keeps no parts: its part store is shared");
         self.disk.as_ref().ok_or_else(shared)
     }
+}
+
+/// The next piece, unless the caller has fallen silent.
+async fn next(pieces: &mut Streaming<PutPiece>) -> Result<Option<PutPiece>, Status> {
+    let silent = |_| Status::deadline_exceeded("the rest of the file does not come");
+    tokio::time::timeout(SILENCE, pieces.message()).await.map_err(silent)?
 }
 
 type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -50,8 +60,9 @@ impl Parts for PartsService {
                 begin.path, begin.bytes
             )));
         }
-        let mut bytes = BytesMut::with_capacity(begin.bytes as usize);
-        while let Some(piece) = pieces.message().await? {
+        // Grows with what comes, not with what is announced.
+        let mut bytes = BytesMut::with_capacity(CHUNK.min(begin.bytes as usize));
+        while let Some(piece) = next(&mut pieces).await? {
             let Some(PutKind::Chunk(chunk)) = piece.piece else {
                 continue;
             };

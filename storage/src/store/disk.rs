@@ -15,7 +15,7 @@ use super::{PartStore, Piece, StoreError, StoredFile, check_path, check_prefix, 
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::ObjectStore;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -144,6 +144,26 @@ impl Disk {
     /// Which disk of which node this is.
     pub fn holder(&self) -> Holder {
         self.holder
+    }
+
+    /// The file at `path` as it lies there, whatever its checksums say.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is none.
+    pub async fn get_unverified(&self, path: &str) -> Result<Bytes, StoreError> {
+        check_path(path)?;
+        let read = |inner: &Inner, path: &str| fs::read(inner.target(path).0).map_err(|e| io_error("read", path, e));
+        self.blocking("read", path, read).await.map(Bytes::from)
+    }
+
+    /// Paths of files without checksums, and of checksums without a file: what a crash in the middle of putting or deleting
+    /// leaves behind, and what is being put or deleted now.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the folder cannot be read.
+    pub async fn unfinished(&self) -> Result<Vec<String>, StoreError> {
+        let list = |inner: &Inner, _: &str| inner.unfinished().map_err(|e| io_error("list", "", e));
+        self.blocking("list", "", list).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -321,17 +341,30 @@ impl Inner {
         unless_missing(fs::remove_file(target)).map(|_| ())
     }
 
-    fn list(&self, folder: &str) -> io::Result<Vec<StoredFile>> {
-        let mut found: HashMap<String, u64> = HashMap::new();
-        let mut complete = Vec::new();
+    /// The lengths of the files in `folder`, and the paths for which there are checksums.
+    fn look(&self, folder: &str) -> io::Result<(HashMap<String, u64>, HashSet<String>)> {
+        let (mut found, mut summed) = (HashMap::new(), HashSet::new());
         walk(&self.folder.root, folder, &mut |path, entry| {
             if let Some(of) = path.strip_suffix(SUMS) {
-                complete.push(of.to_owned());
+                summed.insert(of.to_owned());
             } else if let Some(metadata) = unless_missing(entry.metadata())? {
                 found.insert(path, metadata.len());
             }
             Ok(())
         })?;
+        Ok((found, summed))
+    }
+
+    fn unfinished(&self) -> io::Result<Vec<String>> {
+        let (found, summed) = self.look("")?;
+        let bare = found.keys().filter(|path| !summed.contains(*path));
+        let marks = summed.iter().filter(|path| !found.contains_key(*path));
+        let ours = |path: &&String| check_path(path).is_ok();
+        Ok(bare.chain(marks).filter(ours).cloned().collect())
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<StoredFile>> {
+        let (found, complete) = self.look(folder)?;
         let file = |path: String| {
             let bytes = *found.get(&path)?;
             check_path(&path).is_ok().then_some(StoredFile { path, bytes })

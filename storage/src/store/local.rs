@@ -265,6 +265,10 @@ pub(super) fn walk(
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
+        // Of the file system, at the root of a disk of its own; for root alone.
+        if folder.is_empty() && name == "lost+found" {
+            continue;
+        }
         let path = if folder.is_empty() {
             name
         } else {

@@ -62,7 +62,7 @@ pub trait Replicas: Send + Sync + Debug {
     /// Every place there is.
     fn all(&self) -> Vec<Place>;
 
-    /// Is told that the file at `path` is damaged, or missing, at a place that was named as a source.
+    /// Is told that the file at `path` could not be read at a place that was named as a source.
     fn missed(&self, path: &str, place: &Place, error: &StoreError);
 }
 
@@ -100,9 +100,7 @@ impl ReplicatedStore {
             match ask(place.disk.clone()).await {
                 Ok(found) => return Ok(found),
                 Err(error) => {
-                    if matches!(error, StoreError::NotFound { .. } | StoreError::Damaged { .. }) {
-                        self.replicas.missed(path, &place, &error);
-                    }
+                    self.replicas.missed(path, &place, &error);
                     tracing::debug!(path, node = %place.node, %error, "a replica cannot be read");
                     // That it is nowhere is worth saying only if nothing else is.
                     if !matches!(first_error, Some(ref known) if !matches!(known, StoreError::NotFound { .. })) {
