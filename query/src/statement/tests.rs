@@ -330,7 +330,7 @@ fn the_assignment_and_the_cluster() {
     };
     let settings: Vec<_> = settings.iter().map(|s| (s.key.as_str(), s.value.as_str())).collect();
     assert_eq!(settings, [("replicas", "5"), ("min_replicas", "3")]);
-    assert_refused("ALTER CLUSTER SET (replica = 5)", "replica", "did you mean 'replicas'?");
+    assert_refused("ALTER CLUSTER SET (replica = 5)", "replica", "did you mean replicas?");
     assert_refused("ALTER CLUSTER (replicas = 5)", "(", "SET");
     assert_refused("EXPLAIN ASSIGNMENT t u", "u", "");
 }

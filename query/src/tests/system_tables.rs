@@ -16,10 +16,16 @@ async fn the_catalog_is_shown_as_tables() {
         query(&engine, nodes).await,
         ["n1|Ready|h1:2|1|", "n2|Ready|h2:2|1|", "n3|Ready|h3:2|0|"]
     );
+    let shards = "SELECT \"table\", shard, epoch, leader, may_lead FROM system.shards ORDER BY shard";
     assert_eq!(
-        query(&engine, "SHOW SHARDS FROM events").await,
-        ["events|0|1|n1", "events|1|1|n2"]
+        query(&engine, shards).await,
+        ["events|0|1|n1|n1, n2, n3", "events|1|1|n2|n1, n2, n3"]
     );
+    assert_eq!(query(&engine, "SHOW SHARDS FROM events").await.len(), 2);
+    let assignment = query(&engine, "EXPLAIN ASSIGNMENT events").await;
+    assert!(assignment[1].starts_with("events|1|n2|1|"), "{assignment:?}");
+    // The nodes of this world share one part store.
+    assert_eq!(query(&engine, "SELECT * FROM system.replicas").await, [""; 0]);
     let tables = "SELECT name, columns, shards, order_by, pipes, parts, rows FROM system.tables";
     assert_eq!(query(&engine, tables).await, ["events|4|2|id|p|1|18"]);
     let pipes = "SELECT pipe, \"table\", source, topic, brokers, state, partitions FROM system.pipes";
