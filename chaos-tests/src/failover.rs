@@ -6,7 +6,7 @@
 
 use crate::cut::Cut;
 use crate::events::{Events, Plan};
-use crate::reader::{count, number, rows};
+use crate::reader::{busiest_node, count, number, rows, text};
 use crate::scenario::{TABLE, statements, wait_until_read};
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
@@ -119,30 +119,17 @@ async fn settle(world: &World) -> anyhow::Result<()> {
         .await
 }
 
-/// The first column of the only row, as text.
-async fn text(client: &Client, sql: &str) -> anyhow::Result<String> {
-    let found = rows(client, sql).await?;
-    let batch = found
-        .iter()
-        .find(|batch| batch.num_rows() > 0)
-        .context("no row came back")?;
-    Ok(arrow::util::display::array_value_to_string(batch.column(0), 0)?)
-}
-
 async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
     let client = world.client()?;
     let name = match fault {
-        Fault::KillRaft => text(&client, "SELECT name FROM system.nodes WHERE role = 'leader'").await?,
-        _ => {
-            let busiest = "SELECT leader FROM system.shards GROUP BY leader ORDER BY count(*) DESC LIMIT 1";
-            text(&client, busiest).await?
-        }
+        Fault::KillRaft => text(&rows(&client, "SELECT name FROM system.nodes WHERE role = 'leader'").await?)?,
+        _ => busiest_node(&client).await?,
     };
     let victim = world
         .index_of(&name)
         .with_context(|| format!("there is no node {name}"))?;
     let shard = format!("SELECT shard FROM system.shards WHERE leader = '{name}' LIMIT 1");
-    let shard = number(&rows(&client, &shard).await?, 0)?;
+    let shard = world.ask(&shard).await?;
     let others = world.client_without(victim)?;
     let before = number(&rows(&others, &format!("SELECT count(*) FROM {TABLE}")).await?, 0)?;
     let began = Instant::now();
@@ -194,7 +181,9 @@ async fn takeover(
     while began.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(10)).await;
         // A node that does not know the leader of the group for a moment says so; that is part of what is measured.
-        let Ok(now) = text(client, &leader).await else { continue };
+        let Ok(now) = rows(client, &leader).await.and_then(|found| text(&found)) else {
+            continue;
+        };
         if now != old {
             detected.get_or_insert(began.elapsed());
         }

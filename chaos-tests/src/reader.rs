@@ -61,6 +61,19 @@ pub fn number(batches: &[RecordBatch], index: usize) -> anyhow::Result<i64> {
     Ok(values.value(0) as i64)
 }
 
+/// The first column of the only row of `batches`, as text.
+pub fn text(batches: &[RecordBatch]) -> anyhow::Result<String> {
+    let batch = batches.iter().find(|b| b.num_rows() > 0).context("no row came back")?;
+    Ok(arrow::util::display::array_value_to_string(batch.column(0), 0)?)
+}
+
+/// The name of the node that leads most shards.
+pub async fn busiest_node(client: &Client) -> anyhow::Result<String> {
+    let busiest =
+        "SELECT leader FROM system.shards WHERE leader IS NOT NULL GROUP BY leader ORDER BY count(*) DESC LIMIT 1";
+    text(&rows(client, busiest).await?).context("nobody leads")
+}
+
 /// Counts `table` in one statement.
 pub async fn count(client: &Client, table: &str) -> anyhow::Result<Counted> {
     // The pair as one number: offsets stay below 2^40 here, and DISTINCT over numbers is cheap.

@@ -150,7 +150,7 @@ pub async fn wait_until_read(world: &World, produced: &Acknowledged) -> anyhow::
     let all = (produced.count + produced.bad) as i64;
     let done = world.wait_for("everything to be committed", Duration::from_secs(300), async |world| {
         let sql = "SELECT coalesce(sum(stored), 0) + coalesce(sum(rejected), 0) FROM system.partitions";
-        Ok(number(&rows(&world.client()?, sql).await?, 0)? >= all)
+        Ok(world.ask(sql).await? >= all)
     });
     done.await
 }

@@ -1,7 +1,7 @@
 //! A small stage for tests of what sources do: one topic, one table `t`, one pipe `p`, and a node that may be killed in
 //! the middle.
 
-use crate::reader::{number, rows};
+use crate::reader::busiest_node;
 use crate::script::Script;
 use crate::world::{World, binary};
 use anyhow::{Context, ensure};
@@ -77,14 +77,14 @@ impl Stage {
 
     /// The first column of the only row.
     pub async fn ask(&self, sql: &str) -> anyhow::Result<i64> {
-        number(&rows(&self.world.client()?, sql).await?, 0).with_context(|| sql.to_owned())
+        self.world.ask(sql).await
     }
 
     /// Waits until `sql` gives `wanted`.
     pub async fn wait(&self, sql: &str, wanted: i64) -> anyhow::Result<()> {
         let what = format!("{sql} to give {wanted}");
         let holds = async |world: &World| {
-            let found = number(&rows(&world.client()?, sql).await?, 0)?;
+            let found = world.ask(sql).await?;
             ensure!(found == wanted, "it gives {found}");
             Ok(true)
         };
@@ -110,14 +110,7 @@ impl Stage {
         // A table that was just created has no leaders for a moment.
         self.wait("SELECT count(*) FROM system.shards WHERE leader IS NULL", 0)
             .await?;
-        let busiest =
-            "SELECT leader FROM system.shards WHERE leader IS NOT NULL GROUP BY leader ORDER BY count(*) DESC LIMIT 1";
-        let found = rows(&self.world.client()?, busiest).await?;
-        let batch = found
-            .iter()
-            .find(|batch| batch.num_rows() > 0)
-            .context("nobody leads")?;
-        let name = arrow::util::display::array_value_to_string(batch.column(0), 0)?;
+        let name = busiest_node(&self.world.client()?).await?;
         let node = self
             .world
             .index_of(&name)

@@ -3,6 +3,7 @@
 //! It ends only processes that it started. Dropping it ends them all and removes the folder, unless
 //! told to keep it.
 
+use crate::reader::{number, rows};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::net::TcpListener;
@@ -344,6 +345,14 @@ impl World {
             Answer::Rows(rows) => drop(rows.collect().await?),
         }
         Ok(())
+    }
+
+    /// The number that a question gives: the first column of the only row.
+    pub async fn ask(&self, sql: &str) -> anyhow::Result<i64> {
+        let found = rows(&self.client()?, sql).await;
+        found
+            .and_then(|found| number(&found, 0))
+            .with_context(|| sql.to_owned())
     }
 
     /// Waits until `holds` says yes.

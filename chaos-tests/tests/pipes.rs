@@ -27,7 +27,7 @@ async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Pla
 }
 
 async fn ask(world: &World, sql: &str) -> i64 {
-    number(&rows(&world.client().unwrap(), sql).await.unwrap(), 0).unwrap()
+    world.ask(sql).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

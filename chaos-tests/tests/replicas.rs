@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::events::{Events, Plan};
-use tidemill_chaos_tests::reader::{Reader, count, number, rows};
+use tidemill_chaos_tests::reader::{Reader, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
 use tidemill_chaos_tests::stage::Stage;
 use tidemill_chaos_tests::world::{World, binary};
@@ -43,20 +43,15 @@ fn seed() -> u64 {
     seed
 }
 
-/// The only number that a question gives.
-async fn ask(world: &World, sql: &str) -> anyhow::Result<i64> {
-    number(&rows(&world.client()?, sql).await?, 0)
-}
-
 /// Waits until so many replicas of every shard are complete and hold every file that there is.
 async fn whole(world: &World, replicas: i64) {
     let began = Instant::now();
     let all = world.wait_for("every replica to hold every file", PATIENCE, async |world| {
-        let missing = ask(world, "SELECT sum(missing_files) FROM system.replicas").await?;
+        let missing = world.ask("SELECT sum(missing_files) FROM system.replicas").await?;
         let sql = "SELECT count(*) FROM system.replicas WHERE state = 'Ready'";
         let (ready, shards) = (
-            ask(world, sql).await?,
-            ask(world, "SELECT count(*) FROM system.shards").await?,
+            world.ask(sql).await?,
+            world.ask("SELECT count(*) FROM system.shards").await?,
         );
         ensure!(
             missing == 0 && ready == replicas * shards,
@@ -70,7 +65,7 @@ async fn whole(world: &World, replicas: i64) {
 
 async fn wait_for_files(world: &World, files: i64) {
     let there = world.wait_for("parts to be there", PATIENCE, async |world| {
-        Ok(ask(world, "SELECT count(*) FROM system.parts").await? >= files)
+        Ok(world.ask("SELECT count(*) FROM system.parts").await? >= files)
     });
     there.await.unwrap();
 }
@@ -171,7 +166,7 @@ async fn what_rots_is_noticed_and_healed_and_never_read() {
         let sql = "SELECT count(*) FROM system.events WHERE kind = 'copy lost'";
         let began = Instant::now();
         let noticed = world.wait_for("the damage to be noticed", PATIENCE, async |world| {
-            Ok(ask(world, sql).await? >= spoiled)
+            Ok(world.ask(sql).await? >= spoiled)
         });
         noticed.await.unwrap();
         eprintln!("n{}: all damage noticed after {:?}", node + 1, began.elapsed());
@@ -211,13 +206,17 @@ fn replace(world: &World, old: &str, new: &str) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn finish_replacing(child: Child) {
+/// Waits until `old` is replaced and its process has ended, and deletes its data: nothing of it is needed any more.
+async fn finish_replacing(world: &mut World, old: usize, child: Child) {
     let done = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     let error = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.success(), "{said}{error}");
     assert!(said.contains("was removed from the cluster"), "{said}{error}");
     eprintln!("{said}");
+    assert!(world.wait_for_end(old, PATIENCE).await.unwrap());
+    fs::remove_dir_all(world.folder().join(format!("n{}/data", old + 1))).unwrap();
+    whole(world, 3).await;
 }
 
 /// One more node, which copies slowly.
@@ -236,7 +235,7 @@ async fn wait_for_copying(world: &World, node: usize) {
         node + 1
     );
     let copying = world.wait_for("the copy to be under way", PATIENCE, async |world| {
-        Ok(ask(world, &sql).await? > 0)
+        Ok(world.ask(&sql).await? > 0)
     });
     copying.await.unwrap();
 }
@@ -251,11 +250,7 @@ async fn a_node_is_replaced_and_nobody_notices() {
     let replacing = replace(world, "n2", "n4");
     let new = world.another_node().unwrap();
     world.start_node(new).unwrap();
-    finish_replacing(replacing);
-    assert!(world.wait_for_end(1, PATIENCE).await.unwrap());
-    // Nothing of it is needed any more.
-    fs::remove_dir_all(world.folder().join("n2/data")).unwrap();
-    whole(world, 3).await;
+    finish_replacing(world, 1, replacing).await;
     finish(world, events, reader, false).await;
 }
 
@@ -278,10 +273,7 @@ async fn a_node_is_replaced_although_both_ends_of_the_copy_are_killed() {
     world.kill_node(source).unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     world.start_node(source).unwrap();
-    finish_replacing(replacing);
-    assert!(world.wait_for_end(2, PATIENCE).await.unwrap());
-    fs::remove_dir_all(world.folder().join("n3/data")).unwrap();
-    whole(world, 3).await;
+    finish_replacing(world, 2, replacing).await;
     finish(world, events, reader, true).await;
 }
 

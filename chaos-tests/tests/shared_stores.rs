@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};
-use tidemill_chaos_tests::reader::{Reader, count, number, rows};
+use tidemill_chaos_tests::reader::{Reader, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
 use tidemill_chaos_tests::world::{World, checkout, output};
 
@@ -63,7 +63,7 @@ async fn run(world: &mut World, seed: u64, disturb: impl AsyncFnOnce(&mut World)
     let said = world.tidemill(&["check"]).unwrap();
     assert!(!said.contains("false"), "{said}");
     let sql = "SELECT count(*) FROM system.replicas";
-    let replicas = number(&rows(&world.client().unwrap(), sql).await.unwrap(), 0).unwrap();
+    let replicas = world.ask(sql).await.unwrap();
     assert_eq!(replicas, 0, "a shared store has no replicas");
 }
 
@@ -82,7 +82,7 @@ async fn a_bucket_keeps_everything_although_its_server_and_a_node_are_killed() {
         // Said where people look.
         let sql = "SELECT count(*) FROM system.partitions WHERE waiting_for LIKE '%parts to become durable%'";
         let waits = world.wait_for("the trouble to be said", Duration::from_secs(30), async |world| {
-            Ok(number(&rows(&world.client()?, sql).await?, 0)? > 0)
+            Ok(world.ask(sql).await? > 0)
         });
         waits.await.unwrap();
         server.script(&["start"]);

@@ -39,6 +39,13 @@ pub enum NodeState {
     Removed,
 }
 
+impl NodeState {
+    /// Whether the node is heard of and works.
+    pub fn is_up(self) -> bool {
+        matches!(self, NodeState::Ready | NodeState::Draining)
+    }
+}
+
 impl std::fmt::Display for NodeState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
@@ -106,6 +113,13 @@ pub struct Node {
     /// Its disk for part files; `None` before it is heard of, and where the part store is shared.
     #[serde(default)]
     pub disk: Option<DiskId>,
+}
+
+impl Node {
+    /// Its present disk as a holder of files, if it has one.
+    pub fn holder(&self) -> Option<Holder> {
+        self.disk.map(|disk| Holder { node: self.id, disk })
+    }
 }
 
 /// A table.
@@ -470,6 +484,13 @@ records! {
 
 /// The questions that are asked of a catalog everywhere.
 pub trait CatalogQuestions: CatalogRead {
+    /// How part files are replicated; `None` where all nodes share one part store, or nothing is founded yet.
+    fn replication(&self) -> Result<Option<Replication>, ViewError> {
+        Ok(self
+            .get::<Cluster>(&ClusterKey)?
+            .and_then(|cluster| cluster.replication))
+    }
+
     /// The table called `name`.
     fn table_named(&self, name: &str) -> Result<Option<Table>, ViewError> {
         match self.get::<TableName>(&Name(name.to_owned()))? {

@@ -80,7 +80,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
         if let Some(leader) = shard.leader {
             let node = view.get::<Node>(&leader)?;
-            if node.is_none_or(|node| !matches!(node.state, NodeState::Ready | NodeState::Draining)) {
+            if node.is_none_or(|node| !node.state.is_up()) {
                 found.push(violation(
                     "OWN-1",
                     format!("shard {} is led by node {leader}, which cannot lead", shard.id),
@@ -114,9 +114,7 @@ fn check_copies<V: CatalogView + ?Sized>(
     rejects: &[RejectPart],
 ) -> Result<Vec<Violation>, ViewError> {
     let mut found = Vec::new();
-    let replicates = view
-        .get::<Cluster>(&ClusterKey)?
-        .and_then(|cluster| cluster.replication);
+    let replicates = view.replication()?;
     let live = parts.iter().map(|p| (p.shard, &p.file));
     let live = live.chain(rejects.iter().map(|p| (p.shard, &p.file)));
     let live: BTreeMap<_, _> = live.map(|(shard, file)| ((shard, file.id), file)).collect();
@@ -155,8 +153,8 @@ fn check_copies<V: CatalogView + ?Sized>(
 fn counted<V: CatalogView + ?Sized>(view: &V, shard: &Shard, copies: &Copies) -> Result<usize, ViewError> {
     let mut counted = 0;
     for holder in &copies.holders {
-        let disk = view.get::<Node>(&holder.node)?.and_then(|node| node.disk);
-        counted += usize::from(disk == Some(holder.disk) && shard.replica(holder.node).is_some());
+        let present = view.get::<Node>(&holder.node)?.and_then(|node| node.holder());
+        counted += usize::from(present == Some(*holder) && shard.replica(holder.node).is_some());
     }
     Ok(counted)
 }
@@ -175,10 +173,7 @@ where
     B: CatalogView + ?Sized,
 {
     let mut found = Vec::new();
-    let Some(rule) = after
-        .get::<Cluster>(&ClusterKey)?
-        .and_then(|cluster| cluster.replication)
-    else {
+    let Some(rule) = after.replication()? else {
         return Ok(found);
     };
     for new in after.list::<Shard>(&[])? {

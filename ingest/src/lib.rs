@@ -8,6 +8,7 @@
 //! This crate sees the catalog through [`writer::Committer`] alone. It keeps no offset of its own: a
 //! task begins where the catalog says, and what the catalog did not accept did not happen.
 
+mod backoff;
 pub mod budget;
 pub mod decode;
 pub mod freshness;

@@ -4,6 +4,7 @@
 //! difference; it ends when it is fenced, told to stop, or drained. After its end the memtable
 //! refuses rows and scans, so nobody reads or commits from a task that no longer leads.
 
+use crate::backoff::Backoff;
 use crate::budget::{Account, Budget};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
@@ -364,7 +365,7 @@ struct Told {
 /// Writes a stop into the catalog, where it outlives this task.
 async fn write_down(writer: &ShardWriter, key: SpanKey, reason: StopReason) {
     let stop = StopPartition { key, reason };
-    let mut wait = TICK;
+    let mut backoff = Backoff::new(TICK);
     loop {
         match writer.committer.stop(stop.clone()).await {
             Ok(Ok(_)) => return,
@@ -375,8 +376,7 @@ async fn write_down(writer: &ShardWriter, key: SpanKey, reason: StopReason) {
                 "the outcome of a stop is not known, proposing it again: {unknown}"
             ),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(1));
+        backoff.wait().await;
     }
 }
 

@@ -7,6 +7,7 @@
 //! forgotten, the offset check refuses it. After *no* the refused histories are dropped and the rest is
 //! committed anew. A part that no commit names is left for the collector.
 
+use crate::backoff::Backoff;
 use crate::budget::Account;
 use crate::kafka::TopicCheck;
 use async_trait::async_trait;
@@ -25,8 +26,8 @@ use tidemill_storage::store::{PartStore, put_all};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-/// How long to wait before something that failed is tried again, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long to wait before something that failed is tried again, at first.
+const BACKOFF: Duration = Duration::from_millis(20);
 
 /// How long a commit waits for the broker's word that its topics are what they were.
 const TOPIC_ANSWER: Duration = Duration::from_secs(5);
@@ -118,7 +119,7 @@ impl ShardWriter {
         // Everything in the cut was read before now; an answer to a question asked from now on covers it.
         let read_before = Instant::now();
         self.ask_topics(&cut);
-        let (mut lost, mut again) = (Vec::new(), BACKOFF.0);
+        let (mut lost, mut again) = (Vec::new(), Backoff::new(BACKOFF));
         let mut encoded = self.encode(&cut).await;
         loop {
             let commit = self.make_durable(&encoded, &cut).await;
@@ -153,8 +154,7 @@ impl ShardWriter {
                 Err(refusal @ Refusal::TooFewHolders { .. }) => {
                     // Replicas came or went since the files were put: put them where they are wanted now.
                     warn!(shard = %self.shard, epoch = %self.epoch, %refusal, "put the files once more");
-                    tokio::time::sleep(again).await;
-                    again = (again * 2).min(BACKOFF.1);
+                    again.wait().await;
                 }
                 Err(refusal) => return Flushed::Fenced(refusal),
             }
@@ -198,14 +198,13 @@ impl ShardWriter {
 
     /// Writes the parts of `cut`, however long that takes.
     async fn encode(&self, cut: &Cut) -> Encoded {
-        let mut wait = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             match self.try_encode(cut).await {
                 Ok(encoded) => return encoded,
                 Err(why) => error!(shard = %self.shard, "a part cannot be written, trying again: {why}"),
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            backoff.wait().await;
         }
     }
 
@@ -220,7 +219,7 @@ impl ShardWriter {
     /// Puts the parts into the store, however long that takes; they are durable then. Always the same files, so that a
     /// store that fails again and again is not filled with what nobody will name.
     async fn make_durable(&self, encoded: &Encoded, cut: &Cut) -> CommitPart {
-        let mut wait = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF);
         let rejects = || encoded.rejects.iter().map(|(_, part)| part);
         loop {
             let files = encoded.parts.iter().chain(rejects());
@@ -248,8 +247,7 @@ impl ShardWriter {
                     self.be_in_trouble(Some(format!("its parts to become durable: {why}")));
                 }
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            backoff.wait().await;
         }
     }
 
@@ -259,7 +257,7 @@ impl ShardWriter {
 
     /// Proposes `commit` until the catalog has decided.
     async fn decide(&self, commit: CommitPart) -> Result<(), Refusal> {
-        let mut wait = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             match self.committer.commit(commit.clone()).await {
                 Ok(Ok(_)) | Ok(Err(Refusal::AlreadyCommitted(_))) => return Ok(()),
@@ -268,8 +266,7 @@ impl ShardWriter {
                     debug!(shard = %self.shard, "a commit's outcome is not known, proposing it again: {unknown}")
                 }
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            backoff.wait().await;
         }
     }
 }

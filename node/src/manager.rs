@@ -16,9 +16,7 @@ use crate::headroom;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{
-    CatalogQuestions, Cluster, ClusterKey, Node, NodeIntent, NodeState, Pipe, PipeState, Shard,
-};
+use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
@@ -221,7 +219,7 @@ impl Manager {
                 }
                 None => {
                     let may_judge = term.listened_to(node.id) >= SILENT;
-                    let has_been_up = matches!(node.state, NodeState::Ready | NodeState::Draining);
+                    let has_been_up = node.state.is_up();
                     (may_judge && has_been_up).then(|| set_state(&node, NodeState::Down))
                 }
             };
@@ -241,10 +239,7 @@ impl Manager {
 
     /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
     async fn place_replicas(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
-        let Some(rule) = state
-            .get::<Cluster>(&ClusterKey)?
-            .and_then(|cluster| cluster.replication)
-        else {
+        let Some(rule) = state.replication()? else {
             return Ok(Vec::new());
         };
         let nodes = state.list::<Node>(&[])?;
@@ -253,7 +248,7 @@ impl Manager {
             node: node.id,
             stays: node.intent != NodeIntent::Leave,
             takes: node.state == NodeState::Ready && node.disk.is_some(),
-            heard: matches!(node.state, NodeState::Ready | NodeState::Draining),
+            heard: node.state.is_up(),
         };
         let problem = replication::Problem {
             rule,
@@ -312,9 +307,7 @@ impl Manager {
         leaving: &[ReplicaOf],
     ) -> Result<(), ViewError> {
         let nodes = state.list::<Node>(&[])?;
-        let replicates = state
-            .get::<Cluster>(&ClusterKey)?
-            .is_some_and(|cluster| cluster.replication.is_some());
+        let replicates = state.replication()?.is_some();
         let able = |shard: &Shard| {
             let leaves = |node: &NodeId| {
                 leaving.contains(&ReplicaOf {
@@ -394,8 +387,7 @@ impl Manager {
             if let Err(error) = headroom::look(&catalog, &reports, &*state).await {
                 warn!("retention headroom is not known: {error}");
             }
-            let replicates = state.get::<Cluster>(&ClusterKey);
-            let replicates = replicates.is_ok_and(|c| c.is_some_and(|c| c.replication.is_some()));
+            let replicates = state.replication().is_ok_and(|rule| rule.is_some());
             let collected = match replicates {
                 true => collector::delete_buried(&catalog, &*state, &*store, may_delete_up_to).await,
                 false => collector::collect(&catalog, &*store, may_delete_up_to).await,

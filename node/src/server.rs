@@ -423,10 +423,10 @@ impl Running {
         let cluster = self.catalog.snapshot()?.get::<Cluster>(&ClusterKey)?;
         let cluster = cluster.context("the cluster is founded but has no record of itself")?;
         let mark = format!("{} {}\n", cluster.id, cluster.name);
-        let (store, shown): (&dyn PartStore, String) = match (&config.part_store, &self.parts.disk) {
-            (PartStoreConfig::Replicated(folder), Some(disk)) => (disk, folder.display().to_string()),
-            (PartStoreConfig::Replicated(folder), None) => (&*self.parts.store, folder.display().to_string()),
-            (PartStoreConfig::Shared(url, _), _) => (&*self.parts.store, url.clone()),
+        let shown = &config.part_store;
+        let store: &dyn PartStore = match &self.parts.disk {
+            Some(disk) => disk,
+            None => &*self.parts.store,
         };
         match (self.parts.disk.is_some(), cluster.replication.is_some()) {
             (true, false) => {

@@ -12,7 +12,7 @@ use crate::show;
 use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, create_table};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Cluster, ClusterKey, Pipe, PipeState, Replication, SourcePartition};
+use tidemill_core::catalog::{CatalogQuestions, Pipe, PipeState, Replication, SourcePartition};
 use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
 use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
@@ -65,10 +65,7 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
 /// Gives the cluster other settings.
 pub(crate) async fn alter_cluster(engine: &Engine, settings: Vec<Given>) -> Result<String, QueryError> {
     let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-    let present = snapshot
-        .get::<Cluster>(&ClusterKey)?
-        .and_then(|cluster| cluster.replication);
-    let mut rule = present.unwrap_or(Replication::of_founders(1));
+    let mut rule = snapshot.replication()?.unwrap_or(Replication::of_founders(1));
     for Given { key, value, place } in settings {
         let number: u32 = value
             .parse()

@@ -16,7 +16,7 @@ mod s3;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, DiskFolder};
+pub use disk::{Contents, Disk, DiskFolder};
 pub use local::LocalStore;
 pub use object::FileObjectStore;
 pub use object_store::ObjectStore;
@@ -58,9 +58,9 @@ pub trait PartStore: Send + Sync + fmt::Debug {
     async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
         let bytes = self.get(path).await?;
         let total = bytes.len() as u64;
-        let (start, end) = (range.start.min(total), range.end.min(total));
+        let range = within(&range, total);
         Ok(Piece {
-            bytes: bytes.slice(start as usize..end.max(start) as usize),
+            bytes: bytes.slice(range.start as usize..range.end as usize),
             total,
         })
     }
@@ -230,6 +230,12 @@ pub async fn put_all(
 /// The files of `store` for reading in ranges, by its [`PartStore::get_range`].
 pub fn range_reader(store: Arc<dyn PartStore>) -> Arc<dyn ObjectStore> {
     Arc::new(reader::RangeReader::new(store))
+}
+
+/// What of `range` lies within a file of `total` bytes.
+fn within(range: &Range<u64>, total: u64) -> Range<u64> {
+    let start = range.start.min(total);
+    start..range.end.clamp(start, total)
 }
 
 /// Whether `path` can name a file of a store.

@@ -66,7 +66,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         };
         state.put(&(*pipe, file.id), &part)?;
     }
-    replicas::put_copies(state, c.shard, files(), &holders)?;
+    replicas::put_copies(state, c.shard, files(), holders)?;
     shard.last_commit = Some(LastCommit {
         id: c.commit,
         digest,

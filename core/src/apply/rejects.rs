@@ -47,7 +47,7 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
     };
     let holders = replicas::holders_that_count(state, &shard, &c.holders, files().count())?;
     put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
-    replicas::put_copies(state, c.shard, files(), &holders)?;
+    replicas::put_copies(state, c.shard, files(), holders)?;
     let text = format!(
         "{records} rejected records became {rows} rows of table '{}'",
         table.name

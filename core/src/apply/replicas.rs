@@ -23,16 +23,10 @@ fn no(why: String) -> Stop {
     Refusal::Replication(why).into()
 }
 
-fn replication(state: &Overlay<'_>) -> Result<Option<Replication>, Stop> {
-    Ok(state
-        .get::<Cluster>(&ClusterKey)?
-        .and_then(|cluster| cluster.replication))
-}
-
 /// The rule of a cluster that has one.
 fn replicating(state: &Overlay<'_>) -> Result<Replication, Stop> {
     let shared = "the nodes of this cluster share one part store: there are no replicas of parts";
-    replication(state)?.ok_or_else(|| no(shared.into()))
+    state.replication()?.ok_or_else(|| no(shared.into()))
 }
 
 fn shard_of(state: &Overlay<'_>, id: ShardId) -> Result<Shard, Stop> {
@@ -43,29 +37,28 @@ fn shard_of(state: &Overlay<'_>, id: ShardId) -> Result<Shard, Stop> {
 fn disks_of(state: &Overlay<'_>, shard: &Shard) -> Result<Vec<Holder>, Stop> {
     let mut disks = Vec::with_capacity(shard.replicas.len());
     for replica in &shard.replicas {
-        let node = known_node(state, replica.node)?;
-        disks.extend(node.disk.map(|disk| Holder { node: node.id, disk }));
+        disks.extend(known_node(state, replica.node)?.holder());
     }
     Ok(disks)
 }
 
-/// Those of `named` that count, in the order of nodes; refuses if there are too few of them for `files`. Where there are
-/// none, as when all records were filtered, nobody has to hold them.
+/// Those of `named` that count, in the order of nodes; refuses if there are too few of them. `None` where nobody has to hold
+/// anything: the part store is shared, or there are no `files`, as when all records were filtered.
 pub(super) fn holders_that_count(
     state: &Overlay<'_>,
     shard: &Shard,
     named: &[Holder],
     files: usize,
-) -> Result<Vec<Holder>, Stop> {
-    let Some(replication) = replication(state)?.filter(|_| files > 0) else {
-        return Ok(Vec::new());
+) -> Result<Option<Vec<Holder>>, Stop> {
+    let Some(rule) = state.replication()?.filter(|_| files > 0) else {
+        return Ok(None);
     };
     let disks = disks_of(state, shard)?;
     let mut counted: Vec<Holder> = named.iter().filter(|holder| disks.contains(holder)).copied().collect();
     counted.sort();
     counted.dedup();
-    if counted.len() >= replication.min_replicas as usize {
-        return Ok(counted);
+    if counted.len() >= rule.min_replicas as usize {
+        return Ok(Some(counted));
     }
     let mut ignored = Vec::new();
     for holder in named.iter().filter(|holder| !disks.contains(holder)) {
@@ -81,31 +74,31 @@ pub(super) fn holders_that_count(
     }
     Err(Refusal::TooFewHolders {
         counted: counted.len() as u32,
-        needed: replication.min_replicas,
+        needed: rule.min_replicas,
         ignored,
     }
     .into())
 }
 
-/// Notes who holds `files`, which have just become live.
+/// Notes who holds `files`, which have just become live, if anybody has to.
 pub(super) fn put_copies<'f>(
     state: &mut Overlay<'_>,
     shard: ShardId,
     files: impl Iterator<Item = &'f PartFile>,
-    holders: &[Holder],
+    holders: Option<Vec<Holder>>,
 ) -> Result<(), Stop> {
-    if replication(state)?.is_none() {
+    let Some(holders) = holders else {
         return Ok(());
-    }
+    };
     for file in files {
-        state.put(&(shard, file.id), &Copies::of(file, holders.to_vec()))?;
+        state.put(&(shard, file.id), &Copies::of(file, holders.clone()))?;
     }
     Ok(())
 }
 
 /// Refuses a leader that is no complete replica (REP-1).
 pub(super) fn check_may_lead(state: &Overlay<'_>, shard: &Shard, node: &Node) -> Result<(), Stop> {
-    if replication(state)?.is_none() || shard.ready_replicas().any(|ready| ready == node.id) {
+    if state.replication()?.is_none() || shard.ready_replicas().any(|ready| ready == node.id) {
         return Ok(());
     }
     let why = match shard.replica(node.id) {
@@ -193,13 +186,12 @@ pub(super) fn add(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
         return Ok(Response::Unchanged);
     }
     let stays = node.intent == NodeIntent::Serve && node.state != NodeState::Removed;
-    let Some(disk) = node.disk.filter(|_| stays) else {
+    let Some(disk) = node.holder().filter(|_| stays) else {
         return Err(no(format!(
             "node '{}' cannot keep parts: it is {} and shall {}",
             node.name, node.state, node.intent
         )));
     };
-    let disk = Holder { node: node.id, disk };
     // Nothing was ever put there, so a shard that has files is never complete here.
     let complete = state.copies_of(shard.id)?.iter().all(|copies| copies.on(disk));
     shard.replicas.push(Replica {
@@ -220,14 +212,14 @@ pub(super) fn complete(state: &mut Overlay<'_>, at: At, c: &ReplicaOf) -> Verdic
     let mut shard = shard_of(state, c.shard)?;
     let node = known_node(state, c.node)?;
     let none = || no(format!("node '{}' is no replica of shard {}", node.name, c.shard));
-    let disk = node.disk.map(|disk| Holder { node: node.id, disk }).ok_or_else(none)?;
+    let disk = node.holder().ok_or_else(none)?;
+    let disks = disks_of(state, &shard)?;
     let replica = shard.replicas.iter_mut().find(|replica| replica.node == node.id);
     let replica = replica.ok_or_else(none)?;
     if replica.state == ReplicaState::Ready {
         return Ok(Response::Unchanged);
     }
     let copies = state.copies_of(c.shard)?;
-    let disks = disks_of(state, &state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?)?;
     // What nobody has any more can be copied from nobody: it must not keep the shard from being led for ever.
     let there = |copies: &&Copies| copies.holders.iter().any(|holder| disks.contains(holder));
     let gone = copies.iter().filter(|copies| !there(copies)).count();
@@ -262,10 +254,9 @@ pub(super) fn drop_replica(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
         return Err(no(format!("node {} leads shard {}", c.node, c.shard)));
     }
     shard.replicas.retain(|replica| replica.node != c.node);
-    let Some(disk) = known_node(state, c.node)?.disk else {
+    let Some(given_up) = known_node(state, c.node)?.holder() else {
         return Err(no(format!("node {} has no disk", c.node)));
     };
-    let given_up = Holder { node: c.node, disk };
     let disks = disks_of(state, &shard)?;
     check_enough(state, &shard, &disks, rule.min_replicas, Some(given_up))?;
     if shard.ready_replicas().next().is_none() {
@@ -341,7 +332,7 @@ pub(super) fn set_holdings(state: &mut Overlay<'_>, at: At, c: &SetHoldings) -> 
 
 /// Refuses that a node leaves if too few would stay for new files.
 pub(super) fn check_may_leave(state: &Overlay<'_>, node: &Node) -> Result<(), Stop> {
-    let Some(rule) = replication(state)? else {
+    let Some(rule) = state.replication()? else {
         return Ok(());
     };
     let stays =

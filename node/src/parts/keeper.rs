@@ -252,15 +252,11 @@ impl Keeper {
 
     /// The file as another node has it.
     async fn fetch_elsewhere(&self, copies: &Copies) -> Result<Bytes, StoreError> {
-        let own = self.disk.holder().node;
-        let name = self.catalog.peer(own).map(|own| own.name).unwrap_or_default();
         let mut last = StoreError::NotFound {
             path: copies.path.clone(),
         };
-        for place in self.disks.sources(&copies.path) {
-            if place.node == name {
-                continue;
-            }
+        let places = self.disks.sources(&copies.path).into_iter();
+        for place in places.filter(|place| place.id != self.disks.own_id()) {
             match place.disk.get(&copies.path).await {
                 Ok(bytes) if is_file(copies, &bytes) => return Ok(bytes),
                 Ok(_) => {
@@ -381,21 +377,21 @@ impl Keeper {
     /// Deletes files that nobody needs here, and notices those that should be here and are not.
     async fn sweep(&self) -> anyhow::Result<()> {
         // List first, look at the catalog then: a file that is listed and then committed is seen as live.
-        let mut files: Vec<String> = self.disk.list("").await?.into_iter().map(|file| file.path).collect();
-        let whole = files.len();
-        // What a crash in the middle of putting or deleting has left.
-        files.extend(self.disk.unfinished().await?);
+        let contents = self.disk.contents().await?;
         self.catalog.read_index(DECIDE).await?;
         let state = self.snapshot()?;
         let me = self.disk.holder();
         let buried: BTreeSet<PartId> = state.list::<Tombstone>(&[])?.into_iter().map(|t| t.part).collect();
         let (mut needless, mut there) = (Vec::new(), BTreeSet::new());
-        for (i, path) in files.into_iter().enumerate() {
+        let whole = contents.whole.into_iter().map(|path| (path, true));
+        // What a crash in the middle of putting or deleting has left goes by the same rule.
+        let unfinished = contents.unfinished.into_iter().map(|path| (path, false));
+        for (path, is_whole) in whole.chain(unfinished) {
             // What does not look like a part's path is not ours to delete.
             let Some((shard, epoch, part)) = place_of(&path) else {
                 continue;
             };
-            if i < whole {
+            if is_whole {
                 there.insert(part);
             }
             let live = state.get::<Copies>(&(shard, part))?.is_some();

@@ -3,12 +3,12 @@
 use super::remote::RemoteDisk;
 use crate::adapters::Connections;
 use std::sync::Arc;
-use tidemill_core::catalog::{Cluster, ClusterKey, Copies, Holder, Node, NodeState, Shard};
+use tidemill_core::catalog::{CatalogQuestions, Copies, Holder, Node, NodeState, Shard};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{NodeId, PartId, ShardId};
 use tidemill_raft::Catalog;
 use tidemill_storage::part::place_of;
-use tidemill_storage::store::{Disk, Place, Replicas, StoreError, Targets};
+use tidemill_storage::store::{Disk, PartStore, Place, Replicas, StoreError, Targets};
 use tokio::sync::mpsc;
 
 /// The path of a file that could not be read where it should be.
@@ -35,7 +35,8 @@ impl std::fmt::Debug for ClusterDisks {
 }
 
 impl ClusterDisks {
-    fn own_id(&self) -> NodeId {
+    /// This node.
+    pub fn own_id(&self) -> NodeId {
         self.own.holder().node
     }
 
@@ -45,24 +46,21 @@ impl ClusterDisks {
 
     /// The disk of `node`, as far as there is a way to it.
     fn place(&self, node: &Node) -> Option<Place> {
-        if node.id == self.own_id() {
-            return Some(Place {
-                node: node.name.clone(),
-                disk: Arc::new(self.own.clone()),
-            });
-        }
-        let channel = self.connections.to(&node.addresses.api).ok()?;
+        let disk: Arc<dyn PartStore> = if node.id == self.own_id() {
+            Arc::new(self.own.clone())
+        } else {
+            let channel = self.connections.to(&node.addresses.api).ok()?;
+            Arc::new(RemoteDisk { channel })
+        };
         Some(Place {
+            id: node.id,
             node: node.name.clone(),
-            disk: Arc::new(RemoteDisk { channel }),
+            disk,
         })
     }
 
     fn targets_of(&self, state: &dyn CatalogSnapshot, shard: ShardId) -> Result<Option<Targets>, ViewError> {
-        let rule = state
-            .get::<Cluster>(&ClusterKey)?
-            .and_then(|cluster| cluster.replication);
-        let (Some(rule), Some(shard)) = (rule, state.get::<Shard>(&shard)?) else {
+        let (Some(rule), Some(shard)) = (state.replication()?, state.get::<Shard>(&shard)?) else {
             return Ok(None);
         };
         let mut targets = Targets {
@@ -74,7 +72,7 @@ impl ClusterDisks {
             let Some(node) = state.get::<Node>(&replica.node)? else {
                 continue;
             };
-            match self.place(&node).filter(|_| is_heard(&node)) {
+            match self.place(&node).filter(|_| node.state.is_up()) {
                 Some(place) if node.id == self.own_id() => targets.places.insert(0, place),
                 Some(place) => targets.places.push(place),
                 None => targets.silent.push(format!("'{}'", node.name)),
@@ -91,22 +89,16 @@ impl ClusterDisks {
         let holders: Vec<Holder> = copies.map(|copies| copies.holders).unwrap_or_default();
         let mut ranked = Vec::new();
         for node in state.list::<Node>(&[])? {
-            let disk = node.disk.map(|disk| Holder { node: node.id, disk });
-            if node.state == NodeState::Removed || disk.is_none() {
+            let Some(disk) = node.holder().filter(|_| node.state != NodeState::Removed) else {
                 continue;
-            }
-            let holds = disk.is_some_and(|disk| holders.contains(&disk));
-            let rank = (!holds, !is_heard(&node), node.id != self.own_id());
+            };
+            let rank = (!holders.contains(&disk), !node.state.is_up(), node.id != self.own_id());
             // Among equals, not always the same one first.
             ranked.push((rank, rand::random::<u32>(), node));
         }
         ranked.sort_by_key(|(rank, shuffle, _)| (*rank, *shuffle));
         Ok(ranked.iter().filter_map(|(_, _, node)| self.place(node)).collect())
     }
-}
-
-fn is_heard(node: &Node) -> bool {
-    matches!(node.state, NodeState::Ready | NodeState::Draining)
 }
 
 fn unreadable(path: &str, error: impl std::fmt::Display) -> StoreError {
@@ -146,17 +138,16 @@ impl Replicas for ClusterDisks {
             .snapshot()
             .ok()
             .and_then(|state| state.list::<Node>(&[]).ok());
-        let heard = nodes.unwrap_or_default().into_iter().filter(is_heard);
+        let heard = nodes
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|node: &Node| node.state.is_up());
         heard.filter_map(|node| self.place(&node)).collect()
     }
 
     fn missed(&self, path: &str, place: &Place, _: &StoreError) {
         // The others notice theirs when they are asked.
-        let own = self
-            .catalog
-            .peer(self.own_id())
-            .is_some_and(|own| own.name == place.node);
-        if own {
+        if place.id == self.own_id() {
             // Nobody listens only when the node ends.
             let _ = self.damaged.send(path.to_owned());
         }

@@ -5,7 +5,7 @@ use crate::error::QueryError;
 use crate::ports::{NodeProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{CatalogQuestions, Cluster, ClusterKey, Copies, Node, NodeState, Shard, Table};
+use tidemill_core::catalog::{CatalogQuestions, Copies, Node, NodeState, Shard, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, TableId};
 
@@ -59,9 +59,7 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Quer
     let tables = table_names(snapshot)?;
     let all: Vec<Node> = snapshot.list(&[])?;
     let nodes: BTreeMap<NodeId, String> = all.iter().map(|node| (node.id, node.name.clone())).collect();
-    let replicates = snapshot
-        .get::<Cluster>(&ClusterKey)?
-        .is_some_and(|c| c.replication.is_some());
+    let replicates = snapshot.replication()?.is_some();
     let may_lead = |shard: &Shard| {
         let keeps = |node: &&Node| !replicates || shard.ready_replicas().any(|ready| ready == node.id);
         let able = all.iter().filter(|node| node.state == NodeState::Ready).filter(keeps);
@@ -112,13 +110,8 @@ pub(super) fn replicas(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Qu
         let copies = snapshot.copies_of(shard.id)?;
         for replica in &shard.replicas {
             let node = nodes.get(&replica.node);
-            let disk = node.and_then(|node| node.disk);
-            let held = |copies: &&Copies| {
-                copies
-                    .holders
-                    .iter()
-                    .any(|h| h.node == replica.node && Some(h.disk) == disk)
-            };
+            let disk = node.and_then(Node::holder);
+            let held = |copies: &&Copies| disk.is_some_and(|disk| copies.on(disk));
             let (held, missing): (Vec<&Copies>, Vec<&Copies>) = copies.iter().partition(held);
             let bytes = |copies: &[&Copies]| copies.iter().map(|copies| copies.bytes).sum();
             lines.push(Line {

@@ -11,7 +11,7 @@
 use super::durable::{Folders, make_root, sync_folder};
 use super::local::{Temporary, remove_leftovers, unless_missing, walk};
 use super::reader::RangeReader;
-use super::{PartStore, Piece, StoreError, StoredFile, check_path, check_prefix, io_error};
+use super::{PartStore, Piece, StoreError, StoredFile, check_path, check_prefix, io_error, within};
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -50,6 +50,16 @@ pub struct DiskFolder {
 pub struct Disk {
     inner: Arc<Inner>,
     holder: Holder,
+}
+
+/// All that lies on a disk, by path.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// Complete files.
+    pub whole: Vec<String>,
+    /// Files without checksums, and checksums without a file: what a crash in the middle of putting or deleting leaves
+    /// behind, and what is being put or deleted now.
+    pub unfinished: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -156,14 +166,17 @@ impl Disk {
         self.blocking("read", path, read).await.map(Bytes::from)
     }
 
-    /// Paths of files without checksums, and of checksums without a file: what a crash in the middle of putting or deleting
-    /// leaves behind, and what is being put or deleted now.
+    /// All that lies on the disk.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the folder cannot be read.
-    pub async fn unfinished(&self) -> Result<Vec<String>, StoreError> {
-        let list = |inner: &Inner, _: &str| inner.unfinished().map_err(|e| io_error("list", "", e));
-        self.blocking("list", "", list).await
+    pub async fn contents(&self) -> Result<Contents, StoreError> {
+        let look = |inner: &Inner, _: &str| inner.contents("").map_err(|e| io_error("list", "", e));
+        let (whole, unfinished) = self.blocking("list", "", look).await?;
+        Ok(Contents {
+            whole: whole.into_iter().map(|file| file.path).collect(),
+            unfinished,
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -211,8 +224,8 @@ impl PartStore for Disk {
 
     async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
         let folder = check_prefix(prefix)?;
-        let list = |inner: &Inner, folder: &str| inner.list(folder).map_err(|e| io_error("list", folder, e));
-        self.blocking("list", folder, list).await
+        let look = |inner: &Inner, folder: &str| inner.contents(folder).map_err(|e| io_error("list", folder, e));
+        Ok(self.blocking("list", folder, look).await?.0)
     }
 
     fn reader(&self) -> Arc<dyn ObjectStore> {
@@ -309,7 +322,7 @@ impl Inner {
             let what = format!("it has {length} bytes instead of {}", sums.bytes);
             return Err(damaged(path, &what));
         }
-        let range = range.start.min(length)..range.end.min(length).max(range.start.min(length));
+        let range = within(&range, length);
         let first = range.start / BLOCK;
         let read_from = first * BLOCK;
         let read_to = range
@@ -326,9 +339,9 @@ impl Inner {
                 return Err(damaged(path, "a block does not have its checksum"));
             }
         }
-        let within = (range.start - read_from) as usize..(range.end - read_from) as usize;
+        let asked = (range.start - read_from) as usize..(range.end - read_from) as usize;
         Ok(Piece {
-            bytes: Bytes::from(bytes).slice(within),
+            bytes: Bytes::from(bytes).slice(asked),
             total: length,
         })
     }
@@ -341,8 +354,8 @@ impl Inner {
         unless_missing(fs::remove_file(target)).map(|_| ())
     }
 
-    /// The lengths of the files in `folder`, and the paths for which there are checksums.
-    fn look(&self, folder: &str) -> io::Result<(HashMap<String, u64>, HashSet<String>)> {
+    /// The complete files in `folder`, by path, and the paths of what is not complete.
+    fn contents(&self, folder: &str) -> io::Result<(Vec<StoredFile>, Vec<String>)> {
         let (mut found, mut summed) = (HashMap::new(), HashSet::new());
         walk(&self.folder.root, folder, &mut |path, entry| {
             if let Some(of) = path.strip_suffix(SUMS) {
@@ -352,26 +365,17 @@ impl Inner {
             }
             Ok(())
         })?;
-        Ok((found, summed))
-    }
-
-    fn unfinished(&self) -> io::Result<Vec<String>> {
-        let (found, summed) = self.look("")?;
-        let bare = found.keys().filter(|path| !summed.contains(*path));
-        let marks = summed.iter().filter(|path| !found.contains_key(*path));
-        let ours = |path: &&String| check_path(path).is_ok();
-        Ok(bare.chain(marks).filter(ours).cloned().collect())
-    }
-
-    fn list(&self, folder: &str) -> io::Result<Vec<StoredFile>> {
-        let (found, complete) = self.look(folder)?;
-        let file = |path: String| {
-            let bytes = *found.get(&path)?;
-            check_path(&path).is_ok().then_some(StoredFile { path, bytes })
-        };
-        let mut files: Vec<StoredFile> = complete.into_iter().filter_map(file).collect();
-        files.sort();
-        Ok(files)
+        let (mut whole, mut unfinished) = (Vec::new(), Vec::new());
+        for (path, bytes) in found.into_iter().filter(|(path, _)| check_path(path).is_ok()) {
+            match summed.remove(&path) {
+                true => whole.push(StoredFile { path, bytes }),
+                false => unfinished.push(path),
+            }
+        }
+        // Checksums without a file.
+        unfinished.extend(summed.into_iter().filter(|path| check_path(path).is_ok()));
+        whole.sort();
+        Ok((whole, unfinished))
     }
 }
 

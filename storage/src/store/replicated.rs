@@ -20,6 +20,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tidemill_core::NodeId;
 use tidemill_core::catalog::Holder;
 use tokio::time::Instant;
 
@@ -31,7 +32,9 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_m
 /// A disk of some node.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Whose it is, for people.
+    /// Whose it is.
+    pub id: NodeId,
+    /// The name of that node, for people.
     pub node: String,
     /// The disk, here or over the network.
     pub disk: Arc<dyn PartStore>,
@@ -135,14 +138,11 @@ impl PartStore for ReplicatedStore {
         let mut graceful = false;
         while let Ok(Some((i, put))) = tokio::time::timeout_at(until, putting.next()).await {
             match put {
-                // Its copy is of a put that the first replica never took: it stands for nothing.
-                Err(StoreError::Exists { .. }) if i > 0 && outcome.decided => {
-                    outcome.take(i, put_anew(&targets.places[i], path, bytes.clone()).await)
-                }
                 Err(error @ StoreError::Exists { .. }) if i == 0 => return Err(error),
                 put => outcome.take(i, put),
             }
             if outcome.decided {
+                // Their copies are of puts that the first replica never took: they stand for nothing.
                 for i in std::mem::take(&mut outcome.other_content) {
                     outcome.take(i, put_anew(&targets.places[i], path, bytes.clone()).await);
                 }
@@ -199,9 +199,8 @@ struct Outcome<'t> {
     holders: Vec<Holder>,
     /// Whether the first replica has the file.
     decided: bool,
-    /// Replicas with something else at the path, found before the first had decided.
+    /// Replicas with something else at the path.
     other_content: Vec<usize>,
-    answered: usize,
     failures: Vec<String>,
     full: Option<StoreError>,
 }
@@ -213,24 +212,19 @@ impl<'t> Outcome<'t> {
             holders: Vec::new(),
             decided: false,
             other_content: Vec::new(),
-            answered: 0,
             failures: Vec::new(),
             full: None,
         }
     }
 
     fn take(&mut self, i: usize, put: Result<Vec<Holder>, StoreError>) {
-        self.answered += 1;
         let node = &self.targets.places[i].node;
         match put {
             Ok(holders) => {
                 self.decided |= i == 0;
                 self.holders.extend(holders);
             }
-            Err(StoreError::Exists { .. }) if !self.decided => {
-                self.answered -= 1;
-                self.other_content.push(i);
-            }
+            Err(StoreError::Exists { .. }) => self.other_content.push(i),
             Err(error) => {
                 self.failures.push(format!("node '{node}': {error}"));
                 if matches!(error, StoreError::NoSpace { .. }) {
@@ -248,7 +242,11 @@ impl<'t> Outcome<'t> {
         if self.is_enough() {
             return Ok(self.holders);
         }
-        if self.answered < self.targets.places.len() {
+        let answered = self.holders.len() + self.failures.len() + self.other_content.len();
+        if !self.other_content.is_empty() {
+            self.failures.push("others have something else at that path".to_owned());
+        }
+        if answered < self.targets.places.len() {
             self.failures.push("others do not answer in time".to_owned());
         }
         if !self.targets.silent.is_empty() {

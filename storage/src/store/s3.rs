@@ -5,14 +5,13 @@
 //! (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`), else of the machine's role.
 
 use super::object::{delete_object, get_object, list_objects, location, object_error};
-use super::{BoxError, PartStore, Piece, StoreError, StoredFile};
+use super::{BoxError, PartStore, StoreError, StoredFile};
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, RetryConfig};
-use std::ops::Range;
+use object_store::{ObjectStore, PutMode, RetryConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::Holder;
@@ -104,28 +103,6 @@ impl PartStore for S3Store {
 
     async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
         get_object(&*self.objects, path).await
-    }
-
-    async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
-        let location = location(path)?;
-        let failed = |error| object_error("read", path, error);
-        let total = self.objects.head(&location).await.map_err(failed)?.size;
-        let range = range.start.min(total)..range.end.min(total).max(range.start.min(total));
-        if range.is_empty() {
-            return Ok(Piece {
-                bytes: Bytes::new(),
-                total,
-            });
-        }
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range)),
-            ..GetOptions::default()
-        };
-        let read = async { self.objects.get_opts(&location, options).await?.bytes().await };
-        Ok(Piece {
-            bytes: read.await.map_err(failed)?,
-            total,
-        })
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {

@@ -132,6 +132,7 @@ struct Three {
 impl Three {
     fn new(disks: impl IntoIterator<Item = Arc<dyn PartStore>>) -> Arc<Self> {
         let place = |(i, disk)| Place {
+            id: NodeId(i as u64 + 1),
             node: format!("n{}", i + 1),
             disk,
         };
