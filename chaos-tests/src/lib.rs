@@ -5,6 +5,7 @@
 //! and checks that the table holds exactly that.
 
 pub mod cut;
+pub mod direct;
 pub mod events;
 pub mod failover;
 pub mod reader;

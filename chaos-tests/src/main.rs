@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{failover, scenario, throughput, visibility};
+use tidemill_chaos_tests::{direct, failover, scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -45,6 +45,8 @@ enum Command {
     },
     /// Measure how long it takes until another node has taken over, again and again
     Failover(failover::Options),
+    /// Measure how long rows take that programs write themselves
+    Writes(direct::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput {
         /// Events to produce first
@@ -103,6 +105,7 @@ async fn main() -> anyhow::Result<()> {
             line("that one has committed", |r| r.committed);
             line("a fresh count shows all again", |r| r.visible);
         }
+        Command::Writes(options) => direct::measure(&options).await?,
         Command::Throughput { rows, nodes } => {
             let t = throughput::measure(rows, nodes).await?;
             let seconds = t.took.as_secs_f64();

@@ -112,6 +112,24 @@ impl World {
         Ok(world)
     }
 
+    /// Nothing yet: for a cluster that needs no broker.
+    pub fn without_broker() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
+        Ok(Self::in_folder(folder, String::new()))
+    }
+
+    fn in_folder(folder: tempfile::TempDir, brokers: String) -> Self {
+        Self {
+            folder,
+            brokers,
+            parts: None,
+            settings: String::new(),
+            as_users: false,
+            base_port: 0,
+            nodes: vec![],
+        }
+    }
+
     /// A broker alone.
     pub fn with_broker() -> anyhow::Result<Self> {
         Self::with_brokers(1, &[])
@@ -129,15 +147,7 @@ impl World {
             .last()
             .context("scripts/kafka up printed nothing")?
             .to_owned();
-        Ok(Self {
-            folder,
-            brokers,
-            parts: None,
-            settings: String::new(),
-            as_users: false,
-            base_port: 0,
-            nodes: vec![],
-        })
+        Ok(Self::in_folder(folder, brokers))
     }
 
     /// Writes configurations, starts the nodes, waits until the cluster answers.
@@ -384,6 +394,9 @@ impl Drop for World {
                 drop(child.kill());
                 drop(child.wait());
             }
+        }
+        if self.brokers.is_empty() {
+            return;
         }
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
         let down = output(

@@ -1,4 +1,4 @@
-//! The Rust SDK: runs SQL statements on a Tidemill cluster over gRPC.
+//! The Rust SDK: runs SQL statements on a Tidemill cluster over gRPC, and writes rows ([`Writer`]).
 //!
 //! Any node answers any statement, so a [`Client`] is given several addresses and uses whichever
 //! answers. It promises to repeat a request only where that is safe: a statement that reads may be
@@ -28,9 +28,12 @@ mod membership;
 mod nodes;
 mod rows;
 pub mod sql;
+mod writer;
+mod writes;
 
 pub use client::{Answer, Client};
 pub use config::ClientConfig;
 pub use error::{ClientError, Tried};
 pub use rows::Rows;
-pub use tidemill_proto::api::{ClusterStatusReply, Intent, JoinRequest, NodeReply, NodeStatus, ShardStatus};
+pub use tidemill_proto::api::{Acks, ClusterStatusReply, Intent, JoinRequest, NodeReply, NodeStatus, ShardStatus};
+pub use writer::{Delivered, Delivery, WriteError, Writer, WriterOptions};

@@ -8,6 +8,7 @@
 use crate::config::ClientConfig;
 use crate::error::{ClientError, Tried, chain};
 use crate::failure::{Failure, Next};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Nodes {
     nodes: Vec<Node>,
     preferred: AtomicUsize,
+    /// Nodes that others have named, by address.
+    named: Mutex<BTreeMap<String, Channel>>,
     connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     retry_for: Duration,
@@ -67,10 +70,34 @@ impl Nodes {
         Ok(Self {
             nodes,
             preferred: AtomicUsize::new(0),
+            named: Mutex::default(),
             connect_timeout: config.connect_timeout,
             request_timeout: config.request_timeout,
             retry_for: config.retry_for,
         })
+    }
+
+    /// A connection to a node that another has named.
+    pub(crate) async fn at(&self, address: &str) -> Result<Channel, String> {
+        if let Some(channel) = self.named().get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = endpoint(address, self.connect_timeout).map_err(|error| error.to_string())?;
+        let connected = timeout(self.connect_timeout, endpoint.connect()).await;
+        let connected = connected.map_err(|_| format!("no connection within {:?}", self.connect_timeout))?;
+        let channel = connected.map_err(|error| chain(&error))?;
+        self.named().insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    /// The next use of that node begins with a fresh connection.
+    pub(crate) fn forget(&self, address: &str) {
+        self.named().remove(address);
+    }
+
+    fn named(&self) -> MutexGuard<'_, BTreeMap<String, Channel>> {
+        // The lock is held for one map operation only.
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(&self, node: &Node) -> Result<Channel, Failure> {

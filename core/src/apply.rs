@@ -15,8 +15,10 @@ mod events;
 mod membership;
 mod rejects;
 mod replicas;
+mod writers;
 
 pub use events::EVENTS_KEPT;
+pub use writers::MAX_WRITERS;
 
 use crate::command::{COMMAND_FORMAT, Command, Outcome, Proposal, Refusal, Response};
 use crate::ids::Version;
@@ -108,5 +110,7 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::CompleteReplica(c) => replicas::complete(state, at, c),
         Command::DropReplica(c) => replicas::drop_replica(state, c),
         Command::SetHoldings(c) => replicas::set_holdings(state, at, c),
+        Command::OpenWriter(c) => writers::open(state, at, c),
+        Command::CloseWriter(c) => writers::close(state, at, c),
     }
 }

@@ -2,9 +2,11 @@
 
 mod pipe;
 mod replica;
+mod writer;
 
 pub use pipe::*;
 pub use replica::*;
+pub use writer::*;
 
 use crate::ids::*;
 use crate::ledger::ClosedLedger;
@@ -143,6 +145,9 @@ pub struct Table {
     pub shards: u32,
     /// When its memtable is written out.
     pub flush: FlushPolicy,
+    /// How many disks must hold each of its files before it is committed; `None` is as many as the cluster asks for.
+    #[serde(default)]
+    pub min_insync_replicas: Option<u32>,
     /// Rows that are in its parts and count no more, in the order of versions.
     #[serde(default)]
     pub deleted: Vec<DeletedRows>,
@@ -193,6 +198,7 @@ pub struct FormerSource {
 
 /// When the memtable of a shard is cut and written as parts: at whichever bound is reached first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FlushPolicy {
     /// Rows.
     pub rows: u64,
@@ -200,6 +206,9 @@ pub struct FlushPolicy {
     pub bytes: u64,
     /// Age of its oldest row in milliseconds.
     pub age_ms: u64,
+    /// Age of its oldest row whose writer waits for the commit (`acks = all`), in milliseconds: for so long such rows gather
+    /// to be committed together.
+    pub acks_ms: u64,
 }
 
 impl Default for FlushPolicy {
@@ -208,6 +217,7 @@ impl Default for FlushPolicy {
             rows: 1_000_000,
             bytes: 128 << 20,
             age_ms: 10_000,
+            acks_ms: 5,
         }
     }
 }
@@ -395,6 +405,9 @@ pub struct Cluster {
     pub next_table: TableId,
     /// The next pipe id.
     pub next_pipe: PipeId,
+    /// The next writer id.
+    #[serde(default)]
+    pub next_writer: WriterId,
     /// The number of the next event.
     pub next_event: u64,
     /// How part files are replicated; `None` where all nodes share one part store.
@@ -445,6 +458,7 @@ keys! {
     NodeId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
     TableId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
     PipeId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
+    WriterId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
     PartId: |k, out| out.extend_from_slice(&k.0.to_be_bytes());
     ShardId: |k, out| { k.table.encode(out); out.extend_from_slice(&k.index.to_be_bytes()) };
     (PipeId, PartitionId): |k, out| { k.0.encode(out); out.extend_from_slice(&k.1.0.to_be_bytes()) };
@@ -480,6 +494,7 @@ records! {
     ClosedLedger: Ledger by (PipeId, PartitionId, Incarnation);
     Skip: Skip by (PipeId, PartitionId, Offset);
     Event: Event by u64;
+    Writer: Writer by WriterId;
 }
 
 /// The questions that are asked of a catalog everywhere.
@@ -514,6 +529,18 @@ pub trait CatalogQuestions: CatalogRead {
             .into_iter()
             .filter(|pipe| pipe.table == table)
             .collect())
+    }
+
+    /// The pipe of the writers of `table`, once it had one.
+    fn direct_pipe(&self, table: TableId) -> Result<Option<Pipe>, ViewError> {
+        let direct = |pipe: &Pipe| matches!(pipe.source, Source::Writers { .. });
+        Ok(self.pipes_into(table)?.into_iter().find(direct))
+    }
+
+    /// The writers of `table`, by id.
+    fn writers_of(&self, table: TableId) -> Result<Vec<Writer>, ViewError> {
+        let writers = self.list::<Writer>(&[])?.into_iter();
+        Ok(writers.filter(|writer| writer.table == table).collect())
     }
 
     /// The shards of `table`, by index.

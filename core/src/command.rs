@@ -1,7 +1,8 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
 use crate::catalog::{
-    Addresses, FlushPolicy, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState, Replication,
+    Acks, Addresses, FlushPolicy, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState,
+    Replication,
 };
 use crate::format::JsonFormat;
 use crate::ids::*;
@@ -96,6 +97,10 @@ pub enum Command {
     DropReplica(ReplicaOf),
     /// Says which files a disk holds, or holds no more.
     SetHoldings(SetHoldings),
+    /// Admits a program that writes rows itself.
+    OpenWriter(OpenWriter),
+    /// Ends a writer.
+    CloseWriter(CloseWriter),
 }
 
 /// See [`Command::FoundCluster`].
@@ -169,6 +174,9 @@ pub struct CreateTable {
     pub shards: u32,
     /// When memtables are written out.
     pub flush: FlushPolicy,
+    /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
+    #[serde(default)]
+    pub min_insync_replicas: Option<u32>,
 }
 
 /// See [`Command::DropTable`] and [`Command::DropPipe`].
@@ -285,6 +293,9 @@ pub struct AlterTable {
     pub name: String,
     /// When memtables are written out from now on.
     pub flush: FlushPolicy,
+    /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
+    #[serde(default)]
+    pub min_insync_replicas: Option<u32>,
 }
 
 /// See [`Command::ReplayRejects`].
@@ -430,6 +441,28 @@ pub struct SetNodeIntent {
     pub intent: NodeIntent,
 }
 
+/// See [`Command::OpenWriter`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenWriter {
+    /// The name of the table that it writes into.
+    pub table: String,
+    /// When it is told that its rows are there.
+    pub acks: Acks,
+    /// This wish; a repetition carries the same.
+    pub token: WriterToken,
+}
+
+/// See [`Command::CloseWriter`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloseWriter {
+    /// The writer.
+    pub writer: WriterId,
+    /// How many rows it was told are there, by shard. What is not committed of them is lost, and written down as that.
+    pub acknowledged: Vec<(u32, Offset)>,
+    /// Closes it only if nothing of it was committed since then, milliseconds since 1970.
+    pub if_idle_since_ms: Option<i64>,
+}
+
 /// What a command gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
@@ -445,6 +478,8 @@ pub enum Response {
     Epoch(Epoch),
     /// The node has this id.
     Node(NodeId),
+    /// The writer has this id.
+    Writer(WriterId),
 }
 
 /// What a command came to: an answer, or a *no* that left everything as it was.
@@ -477,6 +512,20 @@ pub enum Refusal {
         what: String,
         /// The name.
         name: String,
+    },
+    /// No such writer, or none any more.
+    #[error("there is no writer {0}: it was closed, or has written nothing for too long")]
+    NoWriter(WriterId),
+    /// The table has as many writers as it may have.
+    #[error(
+        "table '{table}' has {count} writers, which is the limit; close those that are not needed, or wait until idle ones \
+         are closed"
+    )]
+    TooManyWriters {
+        /// The table.
+        table: String,
+        /// How many it has.
+        count: usize,
     },
     /// The definition is not possible.
     #[error("{0}")]

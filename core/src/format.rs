@@ -313,6 +313,7 @@ mod tests {
             partition_by: None,
             shards: 1,
             flush: FlushPolicy::default(),
+            min_insync_replicas: None,
             deleted: Vec::new(),
             former: Vec::new(),
             created_at_ms: 0,

@@ -83,6 +83,8 @@ number!(/// The number of a (pipe, partition) life; work begun in an earlier one
     Incarnation(u64));
 number!(/// A state of the catalog: the Raft log index of the last command applied to it.
     Version(u64));
+number!(/// A program that writes rows into a table itself. Given out by the catalog, never used twice.
+    WriterId(u64));
 number!(/// A version of a table's columns.
     SchemaVersion(u32));
 
@@ -96,6 +98,8 @@ uuid!(/// A disk for part files: made when its folder is, so that an emptied one
     DiskId);
 uuid!(/// One run of a node's process.
     BootId);
+uuid!(/// One wish for a writer, repeated unchanged when its answer was lost.
+    WriterToken);
 uuid!(/// A cluster, named once when it is founded.
     ClusterId);
 uuid!(/// A topic as its broker knows it (KIP-516): a topic created again under the same name has another.

@@ -48,8 +48,12 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
     let partitions = view.list::<SourcePartition>(&[])?;
     for partition in &partitions {
         let name = format!("pipe {} partition {}", partition.pipe, partition.partition);
-        if view.get::<Pipe>(&partition.pipe)?.is_none() {
-            found.push(violation("OFF-2", format!("{name} has no pipe")));
+        match view.get::<Pipe>(&partition.pipe)?.map(|pipe| pipe.source) {
+            None => found.push(violation("OFF-2", format!("{name} has no pipe"))),
+            Some(Source::Writers { .. }) if !is_of_a_writer(view, partition)? => {
+                found.push(violation("OFF-2", format!("{name} has no writer")));
+            }
+            Some(_) => {}
         }
         if view.get::<Shard>(&partition.shard)?.is_none() {
             found.push(violation(
@@ -104,6 +108,13 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         }
     }
     Ok(found)
+}
+
+fn is_of_a_writer<V: CatalogView + ?Sized>(view: &V, partition: &SourcePartition) -> Result<bool, ViewError> {
+    let table = partition.shard.table;
+    let shards = view.get::<Table>(&table)?.map_or(1, |table| table.shards);
+    let number = Writer::number_of(partition.partition, shards);
+    Ok(view.writers_of(table)?.iter().any(|writer| writer.number == number))
 }
 
 /// CAT-1: where parts are replicated, exactly the live files have copies, at most one on each node. REP-1: only a

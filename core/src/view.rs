@@ -43,11 +43,13 @@ pub enum Kind {
     Skip,
     /// What happened, by number.
     Event,
+    /// Programs that write rows themselves, by id.
+    Writer,
 }
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Meta,
         Kind::Node,
         Kind::Table,
@@ -63,6 +65,7 @@ impl Kind {
         Kind::Ledger,
         Kind::Skip,
         Kind::Event,
+        Kind::Writer,
     ];
 
     /// Its name on disk.
@@ -83,6 +86,7 @@ impl Kind {
             Kind::Ledger => "ledger",
             Kind::Skip => "skip",
             Kind::Event => "event",
+            Kind::Writer => "writer",
         }
     }
 }

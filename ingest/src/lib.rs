@@ -5,12 +5,15 @@
 //! columns, the memtable (in `tidemill-storage`) makes them queryable, and a writer ([`writer`]) cuts
 //! it into parts and commits them together with the offsets they cover.
 //!
+//! Programs may write rows themselves ([`direct`]): each is a source of its own, and all else is the same.
+//!
 //! This crate sees the catalog through [`writer::Committer`] alone. It keeps no offset of its own: a
 //! task begins where the catalog says, and what the catalog did not accept did not happen.
 
 mod backoff;
 pub mod budget;
 pub mod decode;
+pub mod direct;
 pub mod freshness;
 pub mod kafka;
 pub mod priority;

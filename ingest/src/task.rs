@@ -6,19 +6,20 @@
 
 use crate::backoff::Backoff;
 use crate::budget::{Account, Budget};
+use crate::direct::{Door, Incoming, WriteError};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
 use crate::priority::Priority;
 use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks, Trouble};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{Pipe, PipeState, SourcePartition, Table};
+use tidemill_core::catalog::{Acks, Pipe, PipeState, SourcePartition, Table, Writer};
 use tidemill_core::command::StopPartition;
 use tidemill_core::stop::StopReason;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
-use tidemill_storage::memtable::Memtable;
+use tidemill_storage::memtable::{Extent, Memtable, Show};
 use tidemill_storage::store::PartStore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
@@ -69,6 +70,8 @@ pub struct WantedPipe {
     pub pipe: Pipe,
     /// Its partitions of this shard.
     pub partitions: Vec<SourcePartition>,
+    /// The programs that write to it, if it is theirs.
+    pub writers: Vec<Writer>,
 }
 
 /// A pipe's consumer thread and what it was given.
@@ -92,6 +95,10 @@ pub struct ShardTask {
     freshness: Arc<Freshness>,
     topics: TopicChecks,
     hurry: Arc<AtomicBool>,
+    barrier: Arc<AtomicBool>,
+    settled: watch::Sender<()>,
+    /// The pipe of direct rows, once there is one.
+    direct: OnceLock<PipeId>,
     trouble: Trouble,
     stops: UnboundedSender<(SpanKey, StopReason)>,
     consumers: Mutex<Consumers>,
@@ -116,6 +123,7 @@ impl ShardTask {
         let (command, commands) = watch::channel(Command::Run);
         let account = context.budget.open();
         let (topics, hurry) = (TopicChecks::default(), Arc::new(AtomicBool::new(false)));
+        let (barrier, settled) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(()));
         let trouble = Trouble::default();
         let (stops, stopped) = unbounded_channel();
         let writer = ShardWriter {
@@ -128,6 +136,8 @@ impl ShardTask {
             account: account.clone(),
             topics: topics.clone(),
             hurry: hurry.clone(),
+            barrier: barrier.clone(),
+            settled: settled.clone(),
             trouble: trouble.clone(),
         };
         let attention = context.attention.clone();
@@ -146,6 +156,9 @@ impl ShardTask {
             freshness: Arc::default(),
             topics,
             hurry,
+            barrier,
+            settled,
+            direct: OnceLock::new(),
             trouble,
             stops,
             consumers: Mutex::default(),
@@ -198,7 +211,16 @@ impl ShardTask {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|pipe, _| consumers.contains_key(pipe));
         let mut hurry = false;
-        for WantedPipe { pipe, partitions } in wanted {
+        for WantedPipe {
+            pipe,
+            partitions,
+            writers,
+        } in wanted
+        {
+            if pipe.source.kafka().is_none() {
+                self.admit(&pipe, &partitions, &writers, &open);
+                continue;
+            }
             if pipe.state != PipeState::Running {
                 // What was read is still to be committed.
                 hurry |= open.iter().any(|key| key.pipe == pipe.id);
@@ -213,6 +235,60 @@ impl ShardTask {
         if hurry {
             self.wake.notify_one();
         }
+    }
+
+    /// Opens the histories of `writers` that are not open.
+    fn admit(&self, pipe: &Pipe, partitions: &[SourcePartition], writers: &[Writer], open: &BTreeSet<SpanKey>) {
+        self.direct.get_or_init(|| pipe.id);
+        let shards = self.table.borrow().shards;
+        for p in partitions.iter().filter(|p| !open.contains(&p.key())) {
+            let number = Writer::number_of(p.partition, shards);
+            let writer = writers.iter().find(|writer| writer.number == number);
+            let show = match writer.map(|writer| writer.acks) {
+                Some(Acks::None) => Show::AtOnce,
+                Some(Acks::All) | None => Show::WhenCommitted,
+            };
+            self.memtable.open(p.key(), show, p.offset);
+        }
+    }
+
+    fn door(&self) -> Result<Door, WriteError> {
+        if self.has_ended() || *self.command.borrow() != Command::Run {
+            return Err(WriteError::Retry(format!(
+                "shard {} is changing its leader",
+                self.shard
+            )));
+        }
+        Ok(Door {
+            shard: self.shard,
+            table: self.table.subscribe(),
+            memtable: self.memtable.clone(),
+            account: self.account.clone(),
+            wake: self.wake.clone(),
+            barrier: self.barrier.clone(),
+            settled: self.settled.subscribe(),
+        })
+    }
+
+    /// Takes rows that a program writes itself, those that are not there yet; gives the number behind the last of them.
+    /// They are in memory then, and no more than that.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing was taken.
+    pub async fn write(&self, writer: &Writer, incoming: Incoming) -> Result<Offset, WriteError> {
+        self.door()?.take(writer, incoming).await
+    }
+
+    /// Returns when everything of `writer` below `end` is committed; with `hurry` soon, whatever the flush policy.
+    ///
+    /// # Errors
+    /// [`WriteError::Retry`] when this task ends before; [`WriteError::Gap`] when rows below `end` are not here any more.
+    pub async fn committed(&self, writer: &Writer, end: Offset, hurry: bool) -> Result<(), WriteError> {
+        let door = self.door()?;
+        if hurry {
+            door.hurry();
+        }
+        door.committed(writer, end).await
     }
 
     /// Has `pipe` read those of `partitions` that may be read; `open` are the histories that go on.
@@ -314,7 +390,10 @@ impl ShardTask {
                 },
             }
         };
-        positions.into_iter().map(progress).collect()
+        // Those of writers have no end to catch up with, and there may be many.
+        let direct = |key: &SpanKey| self.direct.get() == Some(&key.pipe);
+        let read = positions.into_iter().filter(|(key, _)| !direct(key));
+        read.map(progress).collect()
     }
 
     /// How old records were when they could be queried, counted since the task began.
@@ -341,6 +420,7 @@ impl ShardTask {
     pub fn stop(&self) {
         self.ended.store(true, Ordering::Release);
         self.memtable.close();
+        self.settled.send_replace(());
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             writer.abort();
@@ -392,8 +472,9 @@ async fn write_until_told(
             write_down(&writer, key, reason).await;
         }
         let draining = *told.commands.borrow_and_update() == Command::Drain;
-        if draining || writer.is_due() {
-            match writer.flush().await {
+        let due = if draining { Some(Extent::All) } else { writer.due() };
+        if let Some(extent) = due {
+            match writer.flush(extent).await {
                 Flushed::Committed(lost) if !lost.is_empty() => attention.notify_one(),
                 Flushed::Committed(_) => {}
                 Flushed::Nothing if draining => return,
@@ -409,7 +490,7 @@ async fn write_until_told(
             continue;
         }
         tokio::select! {
-            _ = tokio::time::sleep(TICK) => {}
+            _ = tokio::time::sleep(writer.due_in().unwrap_or(TICK).min(TICK)) => {}
             _ = async { wake.notified().await; tokio::time::sleep(TICK / 10).await } => {}
             changed = told.commands.changed() => if changed.is_err() { return },
         }

@@ -20,7 +20,7 @@ use thiserror::Error;
 use tidemill_core::catalog::Table;
 use tidemill_core::command::{CommitPart, Outcome, Refusal, StopPartition};
 use tidemill_core::{CommitId, Epoch, PartId, PipeId, SchemaVersion, ShardId, SpanKey};
-use tidemill_storage::memtable::{Cut, Memtable};
+use tidemill_storage::memtable::{Cut, Extent, Memtable};
 use tidemill_storage::part::{WrittenPart, write_parts, write_rejects};
 use tidemill_storage::store::{PartStore, put_all};
 use tokio::sync::watch;
@@ -91,31 +91,61 @@ pub struct ShardWriter {
     pub trouble: Trouble,
     /// Whether a pipe is being paused, so that what was read has to be committed at once.
     pub hurry: Arc<AtomicBool>,
+    /// Whether somebody waits for all that is here to be committed, once.
+    pub barrier: Arc<AtomicBool>,
+    /// Is told whenever what is committed, or open, has changed.
+    pub settled: watch::Sender<()>,
 }
 
 impl ShardWriter {
-    /// Whether the memtable should be cut now.
-    pub fn is_due(&self) -> bool {
+    /// What of the memtable should be cut now, if anything.
+    pub fn due(&self) -> Option<Extent> {
         let stats = self.memtable.stats();
         self.account.report(stats.bytes);
         let policy = self.table.borrow().flush;
         let has_something = stats.oldest_age.is_some();
-        has_something
+        let all = has_something
             && (self.hurry.load(Ordering::Acquire)
+                || self.barrier.load(Ordering::Acquire)
                 || stats.uncut_rows >= policy.rows
                 || stats.uncut_bytes >= policy.bytes
                 || stats
                     .oldest_age
                     .is_some_and(|age| age >= Duration::from_millis(policy.age_ms))
-                || self.account.should_flush())
+                || self.account.should_flush());
+        let awaited = stats
+            .awaited_age
+            .is_some_and(|age| age >= Duration::from_millis(policy.acks_ms));
+        match (all, awaited) {
+            (true, _) => Some(Extent::All),
+            // Others do not suffer small parts because a few writers wait.
+            (false, true) => Some(Extent::Awaited),
+            (false, false) => None,
+        }
     }
 
-    /// Cuts the memtable and commits the cut. Returns only when its fate is known; drop the future to give up,
+    /// When it will be due for rows whose writers wait, if there are any.
+    pub fn due_in(&self) -> Option<Duration> {
+        let age = self.memtable.stats().awaited_age?;
+        Some(Duration::from_millis(self.table.borrow().flush.acks_ms).saturating_sub(age))
+    }
+
+    /// Cuts `extent` of the memtable and commits the cut. Returns only when its fate is known; drop the future to give up,
     /// after which the task must not be used any more.
-    pub async fn flush(&self) -> Flushed {
-        let Some(mut cut) = self.memtable.cut() else {
+    pub async fn flush(&self, extent: Extent) -> Flushed {
+        if extent == Extent::All {
+            // Before the cut: who asks from now on may have rows that are not in it.
+            self.barrier.store(false, Ordering::Release);
+        }
+        let Some(cut) = self.memtable.cut_of(extent) else {
             return Flushed::Nothing;
         };
+        let flushed = self.commit(cut).await;
+        self.settled.send_replace(());
+        flushed
+    }
+
+    async fn commit(&self, mut cut: Cut) -> Flushed {
         // Everything in the cut was read before now; an answer to a question asked from now on covers it.
         let read_before = Instant::now();
         self.ask_topics(&cut);

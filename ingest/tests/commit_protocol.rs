@@ -20,7 +20,7 @@ use tidemill_core::view::{CatalogRead, MemView, Overlay};
 use tidemill_core::*;
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::writer::{CommitUnknown, Committer, Flushed, ShardWriter, TopicChecks};
-use tidemill_storage::memtable::{Chunk, Memtable};
+use tidemill_storage::memtable::{Chunk, Extent, Memtable};
 use tidemill_storage::part::read_part;
 use tidemill_storage::schema::arrow_schema;
 use tidemill_storage::store::{self, PartStore};
@@ -168,6 +168,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         partition_by: None,
         shards: 1,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
     };
     c.apply(Command::CreateTable(table)).unwrap();
     let source = KafkaSource {
@@ -268,8 +269,10 @@ async fn run(seed: u64) {
             topics: TopicChecks::default(),
             trouble: Default::default(),
             hurry: Arc::default(),
+            barrier: Arc::default(),
+            settled: tokio::sync::watch::Sender::new(()),
         };
-        if let Flushed::Fenced(refusal) = writer.flush().await {
+        if let Flushed::Fenced(refusal) = writer.flush(Extent::All).await {
             assert!(matches!(refusal, Refusal::StaleEpoch { .. }), "{refusal}");
             memtable.close();
             epoch = network.0.lock().unwrap().new_leader();

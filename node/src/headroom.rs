@@ -25,13 +25,15 @@ const SHORTEST_RATE_MS: i64 = 60_000;
 pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnapshot) -> anyhow::Result<()> {
     let mut known = Vec::new();
     for pipe in state.list::<Pipe>(&[])? {
+        let Some(source) = pipe.source.kafka().cloned() else {
+            continue;
+        };
         let partitions = state.partitions_of(pipe.id)?;
         let places: Vec<(PartitionId, Offset)> = partitions
             .iter()
             .filter(|p| p.stop.is_none() && !p.is_complete())
             .map(|p| (p.partition, p.offset))
             .collect();
-        let source = pipe.source.clone();
         let found = match tokio::task::spawn_blocking(move || unread(&source, &places)).await? {
             Ok(found) => found,
             Err(error) => {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod headroom;
 pub mod heartbeat;
 pub mod http;
+pub mod idle_writers;
 pub mod ipc;
 pub mod join;
 pub mod manager;

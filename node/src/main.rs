@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tidemill_node::cli::{check, dev, init, node, sql, status};
+use tidemill_node::cli::{check, dev, init, node, sql, status, write};
 use tidemill_node::config::{self, NodeConfig};
 use tidemill_node::server;
 
@@ -30,6 +30,8 @@ enum Command {
     Init(init::Args),
     /// Run SQL, in a shell or from the command line
     Sql(sql::Args),
+    /// Write rows from the standard input into a table
+    Write(write::Args),
     /// Hold the ledgers against the files
     Check(check::Args),
     /// Look at the cluster
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Node { config, .. } => config.map_or_else(|| Ok(ExitCode::FAILURE), run_node),
         Command::Init(args) => on_runtime(init::run(args)),
         Command::Sql(args) => on_runtime(sql::run(args)),
+        Command::Write(args) => on_runtime(write::run(args)),
         Command::Check(args) => on_runtime(check::run(args)),
         Command::Cluster {
             command: ClusterCommand::Status(args),

@@ -13,6 +13,7 @@ pub use reports::Reports;
 use crate::adapters::propose;
 use crate::collector;
 use crate::headroom;
+use crate::idle_writers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -387,6 +388,9 @@ impl Manager {
             if let Err(error) = headroom::look(&catalog, &reports, &*state).await {
                 warn!("retention headroom is not known: {error}");
             }
+            if let Err(error) = idle_writers::close(&catalog, &*state).await {
+                warn!("idle writers cannot be closed: {error}");
+            }
             let replicates = state.replication().is_ok_and(|rule| rule.is_some());
             let collected = match replicates {
                 true => collector::delete_buried(&catalog, &*state, &*store, may_delete_up_to).await,
@@ -466,8 +470,10 @@ async fn add_partitions(catalog: &Catalog, state: &dyn CatalogSnapshot) -> anyho
     // A backfill reads what it was made for and nothing else.
     let grows = |pipe: &Pipe| pipe.state == PipeState::Running && pipe.backfills.is_none();
     for pipe in state.list::<Pipe>(&[])?.into_iter().filter(grows) {
+        let Some(source) = pipe.source.kafka().cloned() else {
+            continue;
+        };
         let known: Vec<_> = state.partitions_of(pipe.id)?.iter().map(|p| p.partition).collect();
-        let source = pipe.source.clone();
         let asked = tokio::task::spawn_blocking(move || tidemill_ingest::kafka::added_partitions(&source, &known));
         let added = match asked.await? {
             Ok(added) => added,

@@ -213,7 +213,7 @@ impl Metrics {
             let labels = |partition: PartitionId| -> Labels {
                 vec![
                     ("pipe".into(), pipe.name.clone()),
-                    ("partition".into(), partition.to_string()),
+                    ("partition".into(), partition_label(&pipe, partition)),
                 ]
             };
             for p in state.partitions_of(pipe.id).map_err(|e| e.to_string())? {
@@ -295,5 +295,13 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// Writers come and go, and each has partitions of its own: they are counted together.
+fn partition_label(pipe: &Pipe, partition: PartitionId) -> String {
+    match pipe.source.kafka() {
+        Some(_) => partition.to_string(),
+        None => "all".to_owned(),
     }
 }

@@ -70,7 +70,7 @@ impl Work {
     /// Parts of rows, what is left of the reject part, and what became of its records.
     fn run(self) -> Result<Outcome, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
-        let decoder = JsonDecoder::new(&self.table, &self.pipe.format, &self.pipe.source.topic);
+        let decoder = JsonDecoder::new(&self.table, &self.pipe.format, self.pipe.source.topic());
         let records = rejected_records(&self.rejects).map_err(|e| text(&e))?;
         let mut by_partition: BTreeMap<i32, Vec<(usize, SourceRecord<'_>)>> = BTreeMap::new();
         for (row, (partition, record)) in records.into_iter().enumerate() {

@@ -14,7 +14,9 @@ use crate::manager::{Manager, Reports};
 use crate::metrics::Metrics;
 use crate::parts::{ClusterDisks, Keeper, KeeperState};
 use crate::replay::Decode;
-use crate::services::{ApiService, FreshService, ManagerService, MembershipService, PartsService};
+use crate::services::{
+    ApiService, FreshService, MAX_REQUEST, ManagerService, MembershipService, PartsService, WritesService,
+};
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ use tidemill_proto::api::manager_server::ManagerServer;
 use tidemill_proto::api::membership_server::MembershipServer;
 use tidemill_proto::api::parts_server::PartsServer;
 use tidemill_proto::api::tidemill_server::TidemillServer;
+use tidemill_proto::api::writes_server::WritesServer;
 use tidemill_query::{Engine, EngineConfig};
 use tidemill_raft::{Catalog, RaftConfig};
 use tidemill_storage::store::{self, Disk, DiskFolder, PartStore, ReplicatedStore, StoreError};
@@ -342,6 +345,11 @@ impl Running {
         let parts = PartsService {
             disk: self.parts.disk.clone(),
         };
+        let writes = WritesService {
+            node: self.catalog.node_id(),
+            catalog: self.catalog.clone(),
+            supervisor: self.supervisor.clone(),
+        };
         let fresh = FreshService {
             supervisor: self.supervisor.clone(),
         };
@@ -351,6 +359,7 @@ impl Running {
             .initial_connection_window_size(Some(2 * WINDOW))
             .add_service(TidemillServer::new(service))
             .add_service(FreshServer::new(fresh))
+            .add_service(WritesServer::new(writes).max_decoding_message_size(MAX_REQUEST))
             .add_service(PartsServer::new(parts).max_decoding_message_size(WINDOW as usize))
             .add_service(MembershipServer::new(self.membership()))
             .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));

@@ -5,9 +5,11 @@ mod fresh;
 mod manager;
 mod membership;
 mod parts;
+mod writes;
 
 pub use api::{ApiService, KEEPALIVE};
 pub use fresh::FreshService;
 pub use manager::ManagerService;
 pub use membership::{MembershipService, role};
 pub use parts::PartsService;
+pub use writes::{MAX_REQUEST, WritesService};

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, SourcePartition, Table};
+use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, Source, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Epoch, NodeId, ShardId};
 use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext, WantedPipe};
@@ -126,7 +126,11 @@ impl Supervisor {
         let mut partitions = Vec::new();
         for pipe in pipes {
             let of_pipe: Vec<SourcePartition> = state.partitions_of(pipe.id)?;
-            partitions.push((pipe, of_pipe));
+            let writers = match pipe.source {
+                Source::Writers { .. } => state.writers_of(pipe.table)?,
+                Source::Kafka(_) => Vec::new(),
+            };
+            partitions.push((pipe, of_pipe, writers));
         }
         for (shard, epoch) in wanted {
             // In a statement of its own: a guard in the match would still be held inside its arms.
@@ -142,16 +146,18 @@ impl Supervisor {
                     task
                 }
             };
-            let of_shard = partitions
-                .iter()
-                .filter(|(pipe, _)| pipe.table == shard.table)
-                .map(|(pipe, all)| {
-                    let partitions = all.iter().filter(|p| p.shard == shard).cloned().collect();
-                    WantedPipe {
-                        pipe: pipe.clone(),
-                        partitions,
-                    }
-                });
+            let of_shard =
+                partitions
+                    .iter()
+                    .filter(|(pipe, ..)| pipe.table == shard.table)
+                    .map(|(pipe, all, writers)| {
+                        let partitions = all.iter().filter(|p| p.shard == shard).cloned().collect();
+                        WantedPipe {
+                            pipe: pipe.clone(),
+                            partitions,
+                            writers: writers.clone(),
+                        }
+                    });
             task.reconcile(&table, of_shard.collect());
         }
         Ok(())
@@ -181,6 +187,11 @@ impl Supervisor {
             warn!("{unfinished} tasks could not commit in time; the next leaders read their rows again");
         }
         self.tasks().clear();
+    }
+
+    /// The task of `shard`, if this node runs one.
+    pub fn task(&self, shard: ShardId) -> Option<Arc<ShardTask>> {
+        self.tasks().get(&shard).cloned()
     }
 
     /// The uncommitted rows of `shard`, if this node leads it in `epoch`.

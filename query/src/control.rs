@@ -12,7 +12,7 @@ use crate::show;
 use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, create_table};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Pipe, PipeState, Replication, SourcePartition};
+use tidemill_core::catalog::{CatalogQuestions, KafkaSource, Pipe, PipeState, Replication, SourcePartition};
 use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
 use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
@@ -48,13 +48,15 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
     let Some(table) = snapshot.table_named(&named.name)? else {
         return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place));
     };
-    let mut flush = table.flush;
+    let (mut flush, mut min_insync_replicas) = (table.flush, table.min_insync_replicas);
     for given in settings {
-        create_table::set_flush(&mut flush, &given.key, &given.value).map_err(|e| e.at(given.place))?;
+        create_table::set_later(&mut flush, &mut min_insync_replicas, &given.key, &given.value)
+            .map_err(|e| e.at(given.place))?;
     }
     let command = AlterTable {
         name: table.name.clone(),
         flush,
+        min_insync_replicas,
     };
     Ok(match propose(engine, Command::AlterTable(command)).await? {
         Response::Unchanged => format!("table '{}' has these settings already", table.name),
@@ -85,11 +87,12 @@ pub(crate) async fn alter_cluster(engine: &Engine, settings: Vec<Given>) -> Resu
 }
 
 async fn set(engine: &Engine, pipe: &Pipe, given: Vec<Given>) -> Result<String, QueryError> {
-    let (mut source, mut settings, mut format) = (pipe.source.clone(), pipe.settings.clone(), pipe.format.clone());
+    let present = kafka_of(pipe)?;
+    let (mut source, mut settings, mut format) = (present.clone(), pipe.settings.clone(), pipe.format.clone());
     for Given { key, value, place } in given {
         create_pipe::change(&mut source, &mut settings, &mut format, &key, &value).map_err(|e| e.at(place))?;
     }
-    if source != pipe.source {
+    if source != *present {
         // Brokers that do not have the topic are refused now, not found out later.
         ask(engine, pipe, &source, StartPosition::Earliest).await?;
     }
@@ -176,7 +179,7 @@ async fn reset(
     old_rows: Option<OldRows>,
 ) -> Result<String, QueryError> {
     let found = match &to {
-        ResetTo::Position(start) => ask(engine, pipe, &pipe.source, *start).await?,
+        ResetTo::Position(start) => ask(engine, pipe, kafka_of(pipe)?, *start).await?,
         ResetTo::Exact(offsets) => exact(engine, pipe, offsets).await?,
     };
     let ran = pipe.state == PipeState::Running;
@@ -250,7 +253,7 @@ async fn repair(
             pipe.name
         ));
     }
-    let source = ask(engine, pipe, &pipe.source, StartPosition::Earliest).await?;
+    let source = ask(engine, pipe, kafka_of(pipe)?, StartPosition::Earliest).await?;
     let mut targets = Vec::new();
     let (mut told, mut left) = (Vec::new(), Vec::new());
     for p in &stopped {
@@ -346,7 +349,7 @@ pub(crate) async fn wait(
         // An offset can be queried when the next one is the next to be read.
         WaitFor::Offsets(offsets) => offsets.into_iter().map(|(p, offset)| (p, offset.next())).collect(),
         WaitFor::CaughtUp => {
-            let ends = ask(engine, &pipe, &pipe.source, StartPosition::Latest).await?;
+            let ends = ask(engine, &pipe, kafka_of(&pipe)?, StartPosition::Latest).await?;
             ends.partitions.into_iter().collect()
         }
     };
@@ -389,10 +392,16 @@ pub(crate) async fn wait(
     }
 }
 
+/// What a pipe reads that has a name: those of direct writers have none that a statement could use.
+fn kafka_of(pipe: &Pipe) -> Result<&KafkaSource, QueryError> {
+    let none = || QueryError::invalid(format!("pipe '{}' reads nothing: programs write to it", pipe.name));
+    pipe.source.kafka().ok_or_else(none)
+}
+
 async fn ask(
     engine: &Engine,
     pipe: &Pipe,
-    source: &tidemill_core::catalog::KafkaSource,
+    source: &KafkaSource,
     start: StartPosition,
 ) -> Result<SourceOffsets, QueryError> {
     let found = engine.sources.kafka_start(source, &start).await;
@@ -401,12 +410,12 @@ async fn ask(
 
 /// Exact offsets, if the source has them.
 async fn exact(engine: &Engine, pipe: &Pipe, offsets: &[(PartitionId, Offset)]) -> Result<SourceOffsets, QueryError> {
-    let low = ask(engine, pipe, &pipe.source, StartPosition::Earliest).await?;
-    let high = ask(engine, pipe, &pipe.source, StartPosition::Latest).await?;
+    let low = ask(engine, pipe, kafka_of(pipe)?, StartPosition::Earliest).await?;
+    let high = ask(engine, pipe, kafka_of(pipe)?, StartPosition::Latest).await?;
     for (partition, offset) in offsets {
         let of = |all: &SourceOffsets| all.partitions.iter().find(|(p, _)| p == partition).map(|(_, o)| *o);
         let (Some(low), Some(high)) = (of(&low), of(&high)) else {
-            let message = format!("topic '{}' has no partition {partition}", pipe.source.topic);
+            let message = format!("topic '{}' has no partition {partition}", pipe.source.topic());
             return Err(QueryError::invalid(message));
         };
         if !(low..=high).contains(offset) {

@@ -18,6 +18,7 @@
 //!    It is used only if the incarnation is i: rows of an earlier one can never be committed, since
 //!    the fence refuses them, and are read again under a later one. An incarnation later than i
 //!    cannot be, by 1; if it is seen, the snapshot is older than it claims, and we start again.
+//!    Rows that must not be seen before they are committed are in no pin: it ends where its commits do.
 //! 3. *No overlap.* Of a pinned row, only offsets `>= C` are used, those below are in parts of V.
 //!    If `to < C`, none is used, and the cut is C. If the pin does not know the partition, its task
 //!    has not begun: nothing is used, and the cut is C.

@@ -164,9 +164,13 @@ fn table_statement(table: &Table) -> String {
     let flush = table.flush;
     _ = write!(
         out,
-        "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {})",
-        table.shards, flush.rows, flush.bytes, flush.age_ms
+        "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {}, flush_acks_ms = {}",
+        table.shards, flush.rows, flush.bytes, flush.age_ms, flush.acks_ms
     );
+    if let Some(least) = table.min_insync_replicas {
+        _ = write!(out, ", min_insync_replicas = {least}");
+    }
+    out.push(')');
     out
 }
 
@@ -181,12 +185,12 @@ pub(crate) fn format_options(pipe: &Pipe) -> impl Iterator<Item = String> {
 /// The statement that makes `pipe`, from the oldest record on, and where it did begin as comments.
 fn pipe_statement(pipe: &Pipe, table: &str, partitions: &[SourcePartition]) -> String {
     let mut options = vec![
-        format!("  brokers = {}", text(&pipe.source.brokers)),
-        format!("  topic = {}", text(&pipe.source.topic)),
+        format!("  brokers = {}", text(pipe.source.brokers())),
+        format!("  topic = {}", text(pipe.source.topic())),
         "  format = 'json'".to_owned(),
     ];
     options.extend(format_options(pipe).map(|option| format!("  {option}")));
-    for (name, value) in &pipe.source.client {
+    for (name, value) in pipe.source.kafka().into_iter().flat_map(|source| &source.client) {
         let secret = ["password", "secret", "key.pem"].iter().any(|word| name.contains(word));
         options.push(format!(
             "  client.{name} = {}",

@@ -5,8 +5,11 @@
 //! and meanwhile new chunks pile up behind it. At most one cut is outstanding, as at most one commit
 //! of a shard is in flight.
 //!
+//! A partition is either shown at once or *when it is committed* ([`Show`]): rows of a writer who is not told that they
+//! are there before they are safe must not be seen before, either.
+//!
 //! Promises: a pin is one moment of all partitions, and shows each offset of `[from, to)` once;
-//! an accepted chunk is visible in the next pin; the spans of successive committed cuts tile a
+//! an accepted chunk of a partition that is shown at once is visible in the next pin; the spans of successive committed cuts tile a
 //! history. The one mutex is held for moving pointers only: batches are measured, concatenated and
 //! listed outside it.
 //!
@@ -18,7 +21,7 @@ mod piece;
 #[cfg(test)]
 mod tests;
 
-pub use contents::{AppendError, Chunk, Cut, MemtableStats, PinnedBatch, PinnedPartition, PinnedShard};
+pub use contents::{AppendError, Chunk, Cut, Extent, MemtableStats, PinnedBatch, PinnedPartition, PinnedShard, Show};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -48,6 +51,7 @@ struct State {
 #[derive(Debug)]
 struct Lane {
     key: SpanKey,
+    show: Show,
     from: Offset,
     to: Offset,
     /// In the outstanding cut.
@@ -57,9 +61,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn opened(key: SpanKey, offset: Offset) -> Self {
+    fn opened(key: SpanKey, show: Show, offset: Offset) -> Self {
         Self {
             key,
+            show,
             from: offset,
             to: offset,
             frozen: Vec::new(),
@@ -85,6 +90,11 @@ impl Memtable {
     /// another incarnation will be refused; if that of the same one succeeds, the rows read again
     /// are below the committed offset, where no query counts them and no commit accepts them.
     pub fn open_partition(&self, key: SpanKey, offset: Offset) {
+        self.open(key, Show::AtOnce, offset);
+    }
+
+    /// As [`Memtable::open_partition`], of a partition whose rows are shown as `show` says.
+    pub fn open(&self, key: SpanKey, show: Show, offset: Offset) {
         let mut state = self.lock();
         if state.closed {
             return;
@@ -97,7 +107,7 @@ impl Memtable {
         {
             return;
         }
-        let forgotten = state.lanes.insert(place, Lane::opened(key, offset));
+        let forgotten = state.lanes.insert(place, Lane::opened(key, show, offset));
         drop(state);
         // Freeing many batches takes a while; pins need not wait for it.
         drop(forgotten);
@@ -181,13 +191,20 @@ impl Memtable {
     /// Everything that is not yet in a cut becomes one. `None` when one is outstanding already, or
     /// when there is nothing, or after [`Memtable::close`].
     pub fn cut(&self) -> Option<Cut> {
+        self.cut_of(Extent::All)
+    }
+
+    /// As [`Memtable::cut`], of those partitions only.
+    pub fn cut_of(&self, extent: Extent) -> Option<Cut> {
         let pieces = {
             let mut state = self.lock();
             if state.cut_outstanding {
                 return None;
             }
             for lane in state.lanes.values_mut() {
-                lane.frozen = std::mem::take(&mut lane.fresh);
+                if extent == Extent::All || lane.show == Show::WhenCommitted {
+                    lane.frozen = std::mem::take(&mut lane.fresh);
+                }
             }
             state.frozen()
         };
@@ -240,12 +257,16 @@ impl Memtable {
                 return None;
             }
             let pinned = |lane: &Lane| {
-                let pieces = lane.frozen.iter().chain(&lane.fresh).cloned().collect();
+                let (to, pieces) = match lane.show {
+                    Show::AtOnce => (lane.to, lane.frozen.iter().chain(&lane.fresh).cloned().collect()),
+                    // A pin that ends where it begins says that there is nothing beyond what is committed.
+                    Show::WhenCommitted => (lane.from, Vec::new()),
+                };
                 (
                     PinnedPartition {
                         key: lane.key,
                         from: lane.from,
-                        to: lane.to,
+                        to,
                     },
                     pieces,
                 )
@@ -269,6 +290,16 @@ impl Memtable {
         })
     }
 
+    /// The open history of a partition, if it is open.
+    pub fn history(&self, pipe: PipeId, partition: PartitionId) -> Option<PinnedPartition> {
+        let state = self.lock();
+        state.lanes.get(&(pipe, partition)).map(|lane| PinnedPartition {
+            key: lane.key,
+            from: lane.from,
+            to: lane.to,
+        })
+    }
+
     /// Ends serving: everything is forgotten, and from now on nothing is taken and nothing is shown.
     pub fn close(&self) {
         let forgotten = {
@@ -288,7 +319,7 @@ impl Memtable {
     pub fn stats(&self) -> MemtableStats {
         let now = Instant::now();
         let mut stats = MemtableStats::default();
-        let mut oldest: Option<Instant> = None;
+        let (mut oldest, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
         let state = self.lock();
         for lane in state.lanes.values() {
             stats.positions.push((lane.key, lane.to));
@@ -302,11 +333,15 @@ impl Memtable {
             }
             if let Some(first) = lane.fresh.first() {
                 oldest = Some(oldest.map_or(first.since, |oldest| oldest.min(first.since)));
+                if lane.show == Show::WhenCommitted {
+                    awaited = Some(awaited.map_or(first.since, |oldest| oldest.min(first.since)));
+                }
             }
         }
         stats.rows += stats.uncut_rows;
         stats.bytes += stats.uncut_bytes;
         stats.oldest_age = oldest.map(|oldest| now.saturating_duration_since(oldest));
+        stats.awaited_age = awaited.map(|oldest| now.saturating_duration_since(oldest));
         stats
     }
 

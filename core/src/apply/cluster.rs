@@ -49,6 +49,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
         next_node,
         next_table: TableId(1),
         next_pipe: PipeId(1),
+        next_writer: WriterId(1),
         next_event: 1,
         replication: c.replication,
     };

@@ -30,7 +30,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     if shard.epoch != c.epoch || shard.leader.is_none() {
         return Err(stale_epoch(&shard, c.epoch).into());
     }
-    table_taking(state, c.shard, c.schema_version)?;
+    let table = table_taking(state, c.shard, c.schema_version)?;
     let mut moved = Vec::with_capacity(c.spans.len());
     let mut refused = Vec::new();
     for (i, span) in c.spans.iter().enumerate() {
@@ -47,7 +47,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         return Err(Refusal::Spans(refused).into());
     }
     let files = || c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
-    let holders = replicas::holders_that_count(state, &shard, &c.holders, files().count())?;
+    let holders = replicas::holders_that_count(state, &table, &shard, &c.holders, files().count())?;
     check_counts(c)?;
 
     note_gaps(state, at, &moved, c)?;

@@ -224,16 +224,17 @@ pub(super) fn alter_pipe(state: &mut Overlay<'_>, at: At, c: &AlterPipe) -> Verd
     check_settings(&c.settings)?;
     let table = definitions::table_of(state, pipe.table)?;
     c.format.check(&table).map_err(Refusal::Definition)?;
-    if c.source.topic != pipe.source.topic {
+    if c.source.topic != pipe.source.topic() {
         return Err(Refusal::Definition(format!(
             "pipe '{}' reads topic '{}'; for another topic create another pipe",
-            pipe.name, pipe.source.topic
+            pipe.name,
+            pipe.source.topic()
         ))
         .into());
     }
     pipe.settings = c.settings.clone();
     pipe.format = c.format.clone();
-    pipe.source = c.source.clone();
+    pipe.source = Source::Kafka(c.source.clone());
     if pipe == before {
         return Ok(Response::Unchanged);
     }
@@ -253,11 +254,13 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let mut table = state
         .table_named(&c.name)?
         .ok_or_else(|| Refusal::NoTable(c.name.clone()))?;
-    if table.flush == c.flush {
+    let before = table.clone();
+    definitions::check_flush(&c.flush)?;
+    definitions::check_in_sync(state, c.min_insync_replicas)?;
+    (table.flush, table.min_insync_replicas) = (c.flush, c.min_insync_replicas);
+    if table == before {
         return Ok(Response::Unchanged);
     }
-    definitions::check_flush(&c.flush)?;
-    table.flush = c.flush;
     state.put(&table.id, &table)?;
     note(
         state,
@@ -289,7 +292,12 @@ fn begin_life(state: &mut Overlay<'_>, at: At, partition: &mut SourcePartition, 
     Ok(())
 }
 
-fn close_life(state: &mut Overlay<'_>, at: At, partition: &SourcePartition, ended_by: &str) -> Result<(), Stop> {
+pub(super) fn close_life(
+    state: &mut Overlay<'_>,
+    at: At,
+    partition: &SourcePartition,
+    ended_by: &str,
+) -> Result<(), Stop> {
     let closed = ClosedLedger {
         pipe: partition.pipe,
         partition: partition.partition,

@@ -25,6 +25,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     }
     check_name("table", &c.name)?;
     check_columns(c)?;
+    check_in_sync(state, c.min_insync_replicas)?;
     let id = cluster.next_table;
     cluster.next_table = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -39,6 +40,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
         partition_by: c.partition_by.clone(),
         shards: c.shards,
         flush: c.flush,
+        min_insync_replicas: c.min_insync_replicas,
         deleted: Vec::new(),
         former: Vec::new(),
         created_at_ms: at.ms,
@@ -65,7 +67,8 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict
             false => Err(Refusal::NoTable(c.name.clone()).into()),
         };
     };
-    let pipes = state.pipes_into(table.id)?;
+    let mut pipes = state.pipes_into(table.id)?;
+    pipes.retain(|pipe| pipe.source.kafka().is_some());
     if !pipes.is_empty() {
         let names = pipes
             .iter()
@@ -78,6 +81,7 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict
         }
         .into());
     }
+    super::writers::forget(state, &table)?;
     for part in state.parts_of(table.id)? {
         state.delete::<Part>(&(part.shard, part.file.id));
         bury(state, at, part.shard, part.file)?;
@@ -113,7 +117,7 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
         id,
         name: c.name.clone(),
         table: table.id,
-        source: c.source.clone(),
+        source: Source::Kafka(c.source.clone()),
         topic: c.topic,
         state: PipeState::Running,
         settings: c.settings.clone(),
@@ -153,9 +157,9 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict 
     let mut table = table_of(state, pipe.table)?;
     let former = FormerSource {
         pipe: pipe.name,
-        topic: pipe.source.topic,
+        topic: pipe.source.topic().to_owned(),
         id: pipe.topic,
-        brokers: pipe.source.brokers,
+        brokers: pipe.source.brokers().to_owned(),
     };
     let same = |f: &FormerSource| (&f.topic, f.id, &f.brokers) == (&former.topic, former.id, &former.brokers);
     if !table.former.iter().any(same) {
@@ -345,6 +349,21 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
         return no(format!("a table has 1 to {MAX_SHARDS} shards, not {}", c.shards));
     }
     check_flush(&c.flush)
+}
+
+/// Whether so many replicas can be in sync at all.
+pub(super) fn check_in_sync(state: &Overlay<'_>, wanted: Option<u32>) -> Result<(), Stop> {
+    let (Some(wanted), rule) = (wanted, state.replication()?) else {
+        return Ok(());
+    };
+    let most = rule.map_or(u32::MAX, |rule| rule.replicas);
+    match (1..=most).contains(&wanted) {
+        true => Ok(()),
+        false => Err(Refusal::Definition(format!(
+            "min_insync_replicas is a number from 1 to {most}, how many replicas there are, not {wanted}"
+        ))
+        .into()),
+    }
 }
 
 pub(super) fn check_flush(flush: &FlushPolicy) -> Result<(), Refusal> {

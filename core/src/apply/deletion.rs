@@ -23,9 +23,9 @@ pub(super) fn delete_rows(
 ) -> Result<(), Stop> {
     let mut table = definitions::table_of(state, pipe.table)?;
     check_sources(state, pipe, &table, &from)?;
-    let topic = &pipe.source.topic;
+    let topic = pipe.source.topic();
     // An earlier deletion says nothing any more where it is part of this one.
-    for earlier in table.deleted.iter_mut().filter(|earlier| earlier.topic == *topic) {
+    for earlier in table.deleted.iter_mut().filter(|earlier| earlier.topic == topic) {
         earlier
             .from
             .retain(|partition, old| from.get(partition).is_none_or(|new| new > old));
@@ -37,7 +37,7 @@ pub(super) fn delete_rows(
         return Err(no(pipe, &why));
     }
     table.deleted.push(DeletedRows {
-        topic: topic.clone(),
+        topic: topic.to_owned(),
         from,
         version: at.version,
         at_ms: at.ms,
@@ -63,7 +63,7 @@ fn check_sources(
         }
     }
     for other in state.pipes_into(pipe.table)? {
-        if other.id == pipe.id || other.source.topic != pipe.source.topic {
+        if other.id == pipe.id || other.source.topic() != pipe.source.topic() {
             continue;
         }
         let other_name = &other.name;
@@ -90,10 +90,10 @@ fn check_sources(
         }
     }
     let elsewhere = |former: &&FormerSource| {
-        former.topic == pipe.source.topic
+        former.topic == pipe.source.topic()
             && match (former.id, pipe.topic) {
                 (Some(then), Some(now)) => then != now,
-                _ => former.brokers != pipe.source.brokers,
+                _ => former.brokers != pipe.source.brokers(),
             }
     };
     match table.former.iter().find(elsewhere) {

@@ -45,7 +45,7 @@ pub(super) fn replay(state: &mut Overlay<'_>, at: At, c: &ReplayRejects) -> Verd
             .iter()
             .chain(c.used.iter().filter_map(|used| used.rest.as_ref()))
     };
-    let holders = replicas::holders_that_count(state, &shard, &c.holders, files().count())?;
+    let holders = replicas::holders_that_count(state, &table, &shard, &c.holders, files().count())?;
     put_parts(state, at, c.shard, c.schema_version, &c.parts)?;
     replicas::put_copies(state, c.shard, files(), holders)?;
     let text = format!(

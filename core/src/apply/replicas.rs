@@ -46,6 +46,7 @@ fn disks_of(state: &Overlay<'_>, shard: &Shard) -> Result<Vec<Holder>, Stop> {
 /// anything: the part store is shared, or there are no `files`, as when all records were filtered.
 pub(super) fn holders_that_count(
     state: &Overlay<'_>,
+    table: &Table,
     shard: &Shard,
     named: &[Holder],
     files: usize,
@@ -57,7 +58,9 @@ pub(super) fn holders_that_count(
     let mut counted: Vec<Holder> = named.iter().filter(|holder| disks.contains(holder)).copied().collect();
     counted.sort();
     counted.dedup();
-    if counted.len() >= rule.min_replicas as usize {
+    // A table may ask for more than the cluster, never for less.
+    let needed = rule.min_replicas.max(table.min_insync_replicas.unwrap_or_default());
+    if counted.len() >= needed as usize {
         return Ok(Some(counted));
     }
     let mut ignored = Vec::new();
@@ -74,7 +77,7 @@ pub(super) fn holders_that_count(
     }
     Err(Refusal::TooFewHolders {
         counted: counted.len() as u32,
-        needed: rule.min_replicas,
+        needed,
         ignored,
     }
     .into())

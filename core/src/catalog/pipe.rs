@@ -19,6 +19,50 @@ pub struct KafkaSource {
     pub client: BTreeMap<String, String>,
 }
 
+/// Where the rows of a pipe come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A Kafka topic.
+    Kafka(KafkaSource),
+    /// Programs that write into the table themselves ([`super::Writer`]). A table has at most one such pipe, made with its first
+    /// writer and gone with the table; it has no name that a statement could use.
+    Writers {
+        /// The number of the next writer. None is used twice, so that no partition is.
+        next: u32,
+    },
+}
+
+/// What stands as the topic of rows that were written directly; no Kafka topic can be called that.
+pub const DIRECT: &str = "(direct)";
+
+impl Source {
+    /// The Kafka topic, if it is one.
+    pub fn kafka(&self) -> Option<&KafkaSource> {
+        match self {
+            Source::Kafka(source) => Some(source),
+            Source::Writers { .. } => None,
+        }
+    }
+
+    /// Its topic, as its rows name it.
+    pub fn topic(&self) -> &str {
+        self.kafka().map_or(DIRECT, |source| &source.topic)
+    }
+
+    /// Where it is; empty where rows come by themselves.
+    pub fn brokers(&self) -> &str {
+        self.kafka().map_or("", |source| &source.brokers)
+    }
+
+    /// Its kind, as in `system.pipes`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Source::Kafka(_) => "kafka",
+            Source::Writers { .. } => "writers",
+        }
+    }
+}
+
 /// A pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipe {
@@ -29,7 +73,7 @@ pub struct Pipe {
     /// The table that it fills.
     pub table: TableId,
     /// What it reads.
-    pub source: KafkaSource,
+    pub source: Source,
     /// The topic as it was when the pipe was created or last repaired; `None` where the broker does not say.
     pub topic: Option<TopicId>,
     /// Whether it reads.

@@ -93,6 +93,15 @@ enum Act {
         replicas: u32,
         min_replicas: u32,
     },
+    OpenWriter(u128),
+    WriteDirectly {
+        width: u64,
+        ahead: u64,
+    },
+    CloseWriter {
+        which: u64,
+        acknowledged: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +188,9 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (1u64..8, 0u128..4, 0usize..10, 0usize..3)
             .prop_map(|(node, disk, holds, lost)| Act::Holdings { node, disk, holds, lost }),
         1 => (0u32..5, 0u32..5).prop_map(|(replicas, min_replicas)| Act::Replication { replicas, min_replicas }),
+        2 => (0u128..6).prop_map(Act::OpenWriter),
+        4 => (1u64..20, 0u64..2).prop_map(|(width, ahead)| Act::WriteDirectly { width, ahead }),
+        1 => (1u64..6, 0u64..40).prop_map(|(which, acknowledged)| Act::CloseWriter { which, acknowledged }),
     ]
 }
 
@@ -369,6 +381,29 @@ fn step(world: &mut World, i: usize, act: Act) {
             let rule = Replication { replicas, min_replicas };
             let outcome = world.apply(Command::SetReplication(rule));
             assert!(outcome.is_err() || rule.check().is_ok());
+        }
+        Act::OpenWriter(token) => {
+            let table = world.state.table_named("t").unwrap();
+            let outcome = world.apply(open_writer("t", token));
+            assert_eq!(outcome.is_ok(), table.is_some(), "{outcome:?}");
+        }
+        Act::WriteDirectly { width, ahead } => {
+            let writers: Vec<Writer> = world.state.list(&[]).unwrap();
+            let Some(writer) = writers.first() else { return };
+            let Some(partition) = world.partitions_of_writer(writer).into_iter().next() else {
+                return;
+            };
+            let outcome = world.write_directly(&partition, ahead, width, id);
+            assert!(outcome.is_err() || ahead == 0, "rows were passed over: {outcome:?}");
+        }
+        Act::CloseWriter { which, acknowledged } => {
+            let close = CloseWriter {
+                writer: WriterId(which),
+                acknowledged: vec![(0, Offset(acknowledged)), (9, Offset(1))],
+                if_idle_since_ms: None,
+            };
+            world.apply(Command::CloseWriter(close)).unwrap();
+            assert_eq!(world.state.get::<Writer>(&WriterId(which)).unwrap(), None);
         }
         Act::NodeState { node, boot, state } => {
             let command = SetNodeState {

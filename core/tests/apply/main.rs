@@ -6,3 +6,4 @@ mod hostile;
 mod replicas;
 mod rules;
 mod world;
+mod writers;

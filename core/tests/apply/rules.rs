@@ -206,7 +206,7 @@ fn rows_are_deleted_only_where_their_pipe_alone_can_have_brought_them() {
     let pipe_q = world.state.get::<Pipe>(&PipeId(2)).unwrap().unwrap();
     let other_source = KafkaSource {
         brokers: "elsewhere:1".into(),
-        ..pipe_q.source
+        ..pipe_q.source.kafka().unwrap().clone()
     };
     world
         .apply(Command::AlterPipe(AlterPipe {

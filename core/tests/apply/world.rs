@@ -153,6 +153,38 @@ impl World {
         })
     }
 
+    /// The source partitions of a writer.
+    pub fn partitions_of_writer(&self, writer: &Writer) -> Vec<SourcePartition> {
+        let table: Option<Table> = self.state.get(&writer.table).unwrap();
+        let shards = table.map_or(1, |table| table.shards);
+        let all = self.state.partitions_of(writer.pipe).unwrap();
+        let own = |p: &SourcePartition| Writer::number_of(p.partition, shards) == writer.number;
+        all.into_iter().filter(own).collect()
+    }
+
+    /// Commits rows of a writer, `ahead` rows behind those that are there.
+    pub fn write_directly(&mut self, partition: &SourcePartition, ahead: u64, rows: u64, id: u128) -> Outcome {
+        let shard: Shard = self.state.get(&partition.shard).unwrap().unwrap();
+        let start = partition.offset.0 + ahead;
+        self.apply(Command::CommitPart(CommitPart {
+            commit: CommitId(id),
+            shard: shard.id,
+            epoch: shard.epoch,
+            schema_version: SchemaVersion(1),
+            parts: some_file(rows, id * 2),
+            reject_parts: vec![],
+            spans: vec![Span {
+                key: partition.key(),
+                start: Offset(start),
+                end: Offset(start + rows),
+                counts: Counts::stored(rows),
+                topic: None,
+                source_epoch: None,
+            }],
+            holders: self.holders(shard.id.index),
+        }))
+    }
+
     /// The present disks of the replicas of a shard.
     pub fn holders(&self, shard: u32) -> Vec<Holder> {
         let replicas = self.shard(shard).map(|shard| shard.replicas).unwrap_or_default();
@@ -317,6 +349,7 @@ pub fn create_table(name: &str) -> Command {
         partition_by: None,
         shards: 2,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
     })
 }
 
@@ -398,5 +431,13 @@ pub fn drop_pipe(name: &str) -> Command {
     Command::DropPipe(ByName {
         name: name.into(),
         if_exists: false,
+    })
+}
+
+pub fn open_writer(table: &str, token: u128) -> Command {
+    Command::OpenWriter(OpenWriter {
+        table: table.into(),
+        acks: Acks::All,
+        token: WriterToken(token),
     })
 }

@@ -294,7 +294,7 @@ impl ConsumerThread {
         let mut list = TopicPartitionList::with_capacity(committed.len());
         for (partition, offset) in committed {
             // A list that does not take an offset is none that Kafka could be told.
-            _ = list.add_partition_offset(&self.options.pipe.source.topic, partition, KafkaOffset::Offset(offset));
+            _ = list.add_partition_offset(self.options.pipe.source.topic(), partition, KafkaOffset::Offset(offset));
         }
         if let Err(error) = reader.client().commit(&list, CommitMode::Async) {
             debug!(pipe = %self.options.pipe.name, %error, "Kafka does not take the group's offsets");
@@ -349,12 +349,11 @@ impl ConsumerThread {
         let options = &self.options;
         let context = Context {
             shared: self.shared.clone(),
-            topic: options.pipe.source.topic.clone(),
+            topic: options.pipe.source.topic().to_owned(),
         };
-        let mut config = client_config(
-            &options.pipe.source,
-            &super::group_of(&options.cluster, &options.pipe.name),
-        );
+        let source = options.pipe.source.kafka();
+        let source = source.ok_or_else(|| KafkaError::ClientCreation("the pipe reads no topic".to_owned()))?;
+        let mut config = client_config(source, &super::group_of(&options.cluster, &options.pipe.name));
         // Waiting for memory is no reason for the client to give up.
         config.set("max.poll.interval.ms", "86400000");
         let client: BaseConsumer<Context> = config.create_with_context(context)?;
@@ -365,7 +364,7 @@ impl ConsumerThread {
             leader_epoch: place.source_epoch,
         };
         let positions: Vec<Position> = self.places.iter().map(position).collect();
-        reader.assign(&options.pipe.source.topic, &positions, SEEK)?;
+        reader.assign(options.pipe.source.topic(), &positions, SEEK)?;
         self.shared.topic.ask_anew();
         Ok(reader)
     }
@@ -450,7 +449,7 @@ impl ConsumerThread {
     /// The client said that an offset is not there, or that the log was cut: find out what happened.
     fn find_loss(&mut self, reader: &Reader, fault: &Fault) {
         // A recreated topic looks like any of the others; ask for that first.
-        let topic = &self.options.pipe.source.topic;
+        let topic = self.options.pipe.source.topic();
         if self
             .shared
             .topic
@@ -463,7 +462,7 @@ impl ConsumerThread {
             None => self.places.values().cloned().collect(),
         };
         for place in concerned {
-            match loss::find(reader.client(), &self.options.pipe.source.topic, &place, fault) {
+            match loss::find(reader.client(), self.options.pipe.source.topic(), &place, fault) {
                 Some(reason) => self.stop(place.key.partition.0 as i32, reason),
                 None => {
                     warn!(partition = %place.key.partition, reason = %fault.reason, "cannot tell what the source lost; it is asked again");
@@ -478,7 +477,7 @@ impl ConsumerThread {
 
     /// Takes the broker's word on which topic this is. Returns whether the client may go on.
     fn check_topic(&mut self, reader: &Reader) -> bool {
-        let topic = &self.options.pipe.source.topic;
+        let topic = self.options.pipe.source.topic();
         self.shared
             .topic
             .serve(reader, topic, &self.expected_topics(), || self.highs());

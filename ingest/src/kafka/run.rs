@@ -138,7 +138,7 @@ pub(super) struct Runs {
 impl Runs {
     pub fn new(options: &ConsumerOptions) -> Self {
         Self {
-            decoder: JsonDecoder::new(&options.table, &options.pipe.format, &options.pipe.source.topic),
+            decoder: JsonDecoder::new(&options.table, &options.pipe.format, options.pipe.source.topic()),
         }
     }
 

@@ -114,6 +114,7 @@ impl Choices<'_> {
             partition_by: None,
             shards: 1,
             flush: FlushPolicy::default(),
+            min_insync_replicas: None,
             deleted: vec![],
             former: vec![],
             created_at_ms: 0,

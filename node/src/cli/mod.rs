@@ -18,6 +18,7 @@ pub mod sql;
 pub mod status;
 mod table;
 mod width;
+pub mod write;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -15,7 +15,16 @@ use tidemill_core::schema::{Column, ColumnType, Literal, METADATA_COLUMNS, Parti
 const DEFAULT_SHARDS: u32 = 4;
 
 const CLAUSES: &[&str] = &["ORDER", "PARTITION", "WITH"];
-const SETTINGS: &[&str] = &["shards", "flush_rows", "flush_bytes", "flush_age", "flush_age_ms"];
+const SETTINGS: &[&str] = &[
+    "shards",
+    "flush_rows",
+    "flush_bytes",
+    "flush_age",
+    "flush_age_ms",
+    "flush_acks",
+    "flush_acks_ms",
+    "min_insync_replicas",
+];
 
 /// Reads what follows `CREATE TABLE`.
 pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<CreateTable, QueryError> {
@@ -29,6 +38,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<CreateTable, QueryError> 
         partition_by: None,
         shards: DEFAULT_SHARDS,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
     };
     loop {
         if cursor.accept("ORDER") {
@@ -279,7 +289,7 @@ fn with(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<(), QueryErr
 
 fn set(table: &mut CreateTable, key: &str, value: &str) -> Result<(), QueryError> {
     if key != "shards" {
-        return set_flush(&mut table.flush, key, value);
+        return set_later(&mut table.flush, &mut table.min_insync_replicas, key, value);
     }
     let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
     let wrong = || {
@@ -304,8 +314,13 @@ pub(super) fn check_alterable(name: &Named, key: &str) -> Result<(), QueryError>
     Err(QueryError::invalid(message).at(name.place))
 }
 
-/// Sets what says when memtables are written out.
-pub(crate) fn set_flush(flush: &mut FlushPolicy, key: &str, value: &str) -> Result<(), QueryError> {
+/// Sets what may be set later, too: when memtables are written out, and how many disks must hold a file.
+pub(crate) fn set_later(
+    flush: &mut FlushPolicy,
+    min_insync_replicas: &mut Option<u32>,
+    key: &str,
+    value: &str,
+) -> Result<(), QueryError> {
     let wrong = |example: &str| QueryError::invalid(format!("'{value}' is not a value of {key}: {example}"));
     let positive = |n: Option<u64>, example: &str| n.filter(|n| *n > 0).ok_or_else(|| wrong(example));
     match key {
@@ -314,6 +329,15 @@ pub(crate) fn set_flush(flush: &mut FlushPolicy, key: &str, value: &str) -> Resu
         "flush_age" => {
             let example = "a duration, such as '10s', '500ms' or '1min'";
             flush.age_ms = positive(quantity::milliseconds(value), example)?;
+        }
+        "flush_acks" => {
+            let example = "a duration, such as '5ms' or '0s'";
+            flush.acks_ms = quantity::milliseconds(value).ok_or_else(|| wrong(example))?;
+        }
+        "flush_acks_ms" => flush.acks_ms = value.parse().map_err(|_| wrong("milliseconds, from 0"))?,
+        "min_insync_replicas" => {
+            let number = value.parse().ok().filter(|n| *n > 0);
+            *min_insync_replicas = Some(number.ok_or_else(|| wrong("a whole number from 1"))?);
         }
         _ => flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
     }

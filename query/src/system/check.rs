@@ -39,7 +39,7 @@ pub(crate) async fn check(snapshot: &dyn CatalogSnapshot, store: &dyn PartStore)
     let mut lines: BTreeMap<Place, Line> = BTreeMap::new();
     for life in lives(snapshot)? {
         let Some(pipe) = pipes.get(&life.pipe) else { continue };
-        let place = (pipe.table, pipe.source.topic.clone(), life.partition);
+        let place = (pipe.table, pipe.source.topic().to_owned(), life.partition);
         let line = lines.entry(place).or_default();
         line.ledger_rows += life.ledger.counts.rows;
         line.ledger_rejected += life.ledger.counts.rejected;
@@ -61,7 +61,7 @@ pub(crate) async fn check(snapshot: &dyn CatalogSnapshot, store: &dyn PartStore)
         }
     }
     // A pipe that was dropped took its ledger with it; its rows stay and nobody counts them any more.
-    let known = |(table, topic, _): &Place| pipes.values().any(|p| p.table == *table && p.source.topic == *topic);
+    let known = |(table, topic, _): &Place| pipes.values().any(|p| p.table == *table && p.source.topic() == topic);
     let dropped = |place: &Place| !known(place);
     let detail = |(place, line): (&Place, &Line)| match &line.imbalance {
         Some(wrong) => Some(format!("the ledger does not balance: {wrong}")),

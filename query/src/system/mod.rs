@@ -11,6 +11,7 @@ mod ledger;
 mod pipes;
 mod rejected;
 mod tables;
+mod writers;
 
 use crate::error::QueryError;
 use crate::ports::{Progress, SoftState};
@@ -31,6 +32,7 @@ pub(crate) const NAMES: &[&str] = &[
     "replicas",
     "pipes",
     "partitions",
+    "writers",
     "parts",
     "rejected",
     "ledger",
@@ -80,6 +82,7 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
         "parts" => tables::parts(snapshot)?,
         "pipes" => pipes::pipes(snapshot)?,
         "partitions" => pipes::partitions(snapshot, said, headroom)?,
+        "writers" => writers::writers(snapshot)?,
         "freshness" => freshness::freshness(snapshot, said)?,
         "ledger" => ledger::ledger(snapshot)?,
         "skipped" => ledger::skipped(snapshot)?,

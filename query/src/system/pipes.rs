@@ -23,9 +23,9 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
     Columns::default()
         .text("pipe", text(|pipe| pipe.name.clone()))
         .text("table", pipes.iter().map(|pipe| tables.get(&pipe.table).cloned()))
-        .text("source", text(|_| "kafka".to_owned()))
-        .text("topic", text(|pipe| pipe.source.topic.clone()))
-        .text("brokers", text(|pipe| pipe.source.brokers.clone()))
+        .text("source", text(|pipe| pipe.source.kind().to_owned()))
+        .text("topic", text(|pipe| pipe.source.topic().to_owned()))
+        .text("brokers", text(|pipe| pipe.source.brokers().to_owned()))
         .text("state", text(|pipe| pipe.state.name().to_owned()))
         .text("format", text(|_| "json".to_owned()))
         .text(

@@ -28,7 +28,15 @@ async fn tables_and_pipes_come_and_go() {
     assert_eq!(done(&engine, "ALTER PIPE p PAUSE").await, "pipe 'p' was paused already");
     assert_eq!(done(&engine, "ALTER PIPE p RESUME").await, "pipe 'p' resumed");
     assert_eq!(
-        world.snapshot().pipe_named("p").unwrap().unwrap().source.client["sasl.password"],
+        world
+            .snapshot()
+            .pipe_named("p")
+            .unwrap()
+            .unwrap()
+            .source
+            .kafka()
+            .unwrap()
+            .client["sasl.password"],
         "a"
     );
 
@@ -39,7 +47,7 @@ async fn tables_and_pipes_come_and_go() {
         text,
         "CREATE TABLE t (\n  id INT NOT NULL,\n  \"odd name\" DECIMAL(9, 2),\n  d DATE\n)\nORDER BY (id)\n\
          PARTITION BY date_trunc('month', d)\n\
-         WITH (shards = 3, flush_rows = 1000000, flush_bytes = 134217728, flush_age_ms = 10000)"
+         WITH (shards = 3, flush_rows = 1000000, flush_bytes = 134217728, flush_age_ms = 10000, flush_acks_ms = 5)"
     );
     let shown = query(&engine, "SHOW CREATE PIPE p").await.join("\n");
     assert!(shown.contains("client.sasl.password = '…'"), "{shown}");

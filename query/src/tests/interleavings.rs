@@ -98,6 +98,7 @@ impl Sim {
                 partition_by: None,
                 shards: 2,
                 flush: FlushPolicy::default(),
+                min_insync_replicas: None,
             }))
             .unwrap();
             for pipe in 0..pipes {

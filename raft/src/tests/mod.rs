@@ -63,6 +63,7 @@ fn proposal(index: u64) -> Proposal {
         partition_by: None,
         shards: 2,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
     };
     Proposal::new(at_ms, Command::CreateTable(create))
 }

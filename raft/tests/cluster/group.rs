@@ -51,6 +51,7 @@ pub fn create(name: &str) -> Proposal {
         partition_by: None,
         shards: 1,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
     };
     Proposal::new(1_700_000_000_000, Command::CreateTable(create))
 }

@@ -16,6 +16,24 @@ pub struct Chunk {
     pub rejects: Option<RecordBatch>,
 }
 
+/// From when on the rows of a partition are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// As soon as they are in the memtable.
+    AtOnce,
+    /// When they are in a committed part: never from here.
+    WhenCommitted,
+}
+
+/// What a cut takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every partition.
+    All,
+    /// Partitions that are shown when they are committed, whose writers wait for it.
+    Awaited,
+}
+
 /// Why a chunk was not taken. Nothing of it is visible then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -98,6 +116,8 @@ pub struct MemtableStats {
     pub uncut_bytes: u64,
     /// How long the oldest chunk outside the outstanding cut has been here; `None` without one.
     pub oldest_age: Option<Duration>,
+    /// The same of partitions that are shown when they are committed.
+    pub awaited_age: Option<Duration>,
     /// The next offset of each open history.
     pub positions: Vec<(SpanKey, Offset)>,
 }

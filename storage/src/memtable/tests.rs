@@ -107,6 +107,34 @@ fn pinned(memtable: &Memtable) -> BTreeMap<SpanKey, (u64, u64, Vec<u64>)> {
 }
 
 #[test]
+fn what_is_shown_when_it_is_committed_is_never_shown_from_here() {
+    let m = memtable();
+    m.open_partition(key(0, 1), Offset(0));
+    m.open(key(1, 1), Show::WhenCommitted, Offset(0));
+    m.append(full(key(0, 1), 0, 3)).unwrap();
+    assert!(m.stats().awaited_age.is_none());
+    m.append(full(key(1, 1), 0, 4)).unwrap();
+    assert!(m.stats().awaited_age.is_some());
+    let seen = || {
+        let seen = pinned(&m);
+        (seen[&key(0, 1)].clone(), seen[&key(1, 1)].clone())
+    };
+    assert_eq!(seen(), ((0, 3, vec![0, 1, 2]), (0, 0, vec![])));
+    // Only those whose writers wait are cut; they are not shown while that is under way, either.
+    let cut = m.cut_of(Extent::Awaited).unwrap();
+    assert_eq!(cut.spans.iter().map(|span| span.key).collect::<Vec<_>>(), [key(1, 1)]);
+    assert_eq!(seen().1, (0, 0, vec![]));
+    assert_eq!(
+        m.history(PipeId(1), PartitionId(1)).map(|h| (h.from.0, h.to.0)),
+        Some((0, 4))
+    );
+    m.commit_cut();
+    assert_eq!(seen(), ((0, 3, vec![0, 1, 2]), (4, 4, vec![])));
+    assert!(m.cut_of(Extent::Awaited).is_none());
+    assert_eq!(m.cut().unwrap().spans[0].key, key(0, 1));
+}
+
+#[test]
 fn chunks_are_refused_when_they_do_not_fit() {
     let m = memtable();
     assert_eq!(m.append(full(key(0, 1), 5, 7)), Err(AppendError::NotOpen));

@@ -33,6 +33,7 @@ pub(crate) fn table(columns: &[(&str, ColumnType)]) -> Table {
         partition_by: None,
         shards: 4,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
         deleted: vec![],
         former: vec![],
         created_at_ms: 0,

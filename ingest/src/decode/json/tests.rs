@@ -62,6 +62,7 @@ fn table(columns: Vec<Column>) -> Table {
         partition_by: None,
         shards: 1,
         flush: FlushPolicy::default(),
+        min_insync_replicas: None,
         deleted: vec![],
         former: vec![],
         created_at_ms: 0,

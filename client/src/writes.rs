@@ -1,0 +1,81 @@
+//! The calls about writers: each may be repeated, so that whatever is lost on the way is asked again.
+
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::failure::Failure;
+use crate::nodes::Course;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tidemill_proto::api::write_detail::Reason;
+use tidemill_proto::api::writes_client::WritesClient;
+use tidemill_proto::api::{
+    Acks, CloseWriterRequest, FindLeadersRequest, OpenWriterReply, OpenWriterRequest, WriteDetail,
+};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// How long a node may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+impl Client {
+    pub(crate) async fn open_writer(&self, table: &str, acks: Acks) -> Result<OpenWriterReply, ClientError> {
+        let request = OpenWriterRequest {
+            table: table.to_owned(),
+            acks: acks.into(),
+            token: format!("{:032x}", rand::random::<u128>()),
+        };
+        let call = move |mut node: WritesClient<Channel>| {
+            let request = request.clone();
+            async move { node.open_writer(request).await }
+        };
+        self.ask_writes(call).await
+    }
+
+    pub(crate) async fn close_writer(&self, writer: u64, acknowledged: BTreeMap<u32, u64>) -> Result<(), ClientError> {
+        let request = CloseWriterRequest {
+            writer,
+            acknowledged: acknowledged.into_iter().collect(),
+        };
+        let call = move |mut node: WritesClient<Channel>| {
+            let request = request.clone();
+            async move { node.close_writer(request).await }
+        };
+        self.ask_writes(call).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn find_leaders(&self, table: u64) -> Result<Vec<String>, ClientError> {
+        let request = FindLeadersRequest { table };
+        let call = move |mut node: WritesClient<Channel>| async move { node.find_leaders(request).await };
+        Ok(self.ask_writes(call).await?.leaders)
+    }
+
+    async fn ask_writes<T, F>(&self, call: impl Fn(WritesClient<Channel>) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut course = Course::new(self.nodes(), true);
+        loop {
+            let channel = course.channel().await?;
+            let failure = match timeout(ANSWER, call(WritesClient::new(channel))).await {
+                Ok(Ok(reply)) => {
+                    course.answered();
+                    return Ok(reply.into_inner());
+                }
+                Ok(Err(status)) => failure_of(&status),
+                Err(_) => Failure::Lost(format!("no answer within {ANSWER:?}")),
+            };
+            course.failed(failure).await?;
+        }
+    }
+}
+
+fn failure_of(status: &Status) -> Failure {
+    let detail = WriteDetail::decode(status.details()).unwrap_or_default();
+    match detail.reason() {
+        Reason::Retry => Failure::Retryable(status.message().to_owned()),
+        _ => Failure::from_status(status),
+    }
+}

@@ -1,0 +1,146 @@
+//! Programs that write rows themselves: admitting them, and ending them with an exact account.
+
+use super::events::note;
+use super::{At, Stop, Verdict, control, definitions};
+use crate::catalog::*;
+use crate::command::{CloseWriter, OpenWriter, Refusal, Response};
+use crate::format::JsonFormat;
+use crate::ids::{Offset, PipeId, WriterId};
+use crate::ledger::ClosedLedger;
+use crate::view::{CatalogRead, Overlay};
+
+/// The most writers that a table has at a time: each is a partition in every shard.
+pub const MAX_WRITERS: usize = 256;
+
+pub(super) fn open(state: &mut Overlay<'_>, at: At, c: &OpenWriter) -> Verdict {
+    let table = state.table_named(&c.table)?;
+    let table = table.ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    let known = state.writers_of(table.id)?;
+    if let Some(writer) = known.iter().find(|writer| writer.token == c.token) {
+        return Ok(Response::Writer(writer.id));
+    }
+    if known.len() >= MAX_WRITERS {
+        return Err(Refusal::TooManyWriters {
+            table: table.name,
+            count: known.len(),
+        }
+        .into());
+    }
+    let (mut pipe, number) = match state.direct_pipe(table.id)? {
+        Some(pipe) => {
+            let number = match pipe.source {
+                Source::Writers { next } => next,
+                Source::Kafka(_) => 0,
+            };
+            (pipe, number)
+        }
+        None => (direct_pipe(definitions::next_pipe(state)?, &table, at), 0),
+    };
+    pipe.source = Source::Writers {
+        next: number.saturating_add(1),
+    };
+    let mut cluster = definitions::founded(state)?;
+    let id = WriterId(cluster.next_writer.0.max(1));
+    cluster.next_writer = id.next();
+    let writer = Writer {
+        id,
+        table: table.id,
+        pipe: pipe.id,
+        number,
+        acks: c.acks,
+        token: c.token,
+        opened_at_ms: at.ms,
+    };
+    for shard in 0..table.shards {
+        let partition = writer.partition(&table, shard).ok_or_else(|| {
+            Refusal::Definition(format!(
+                "table '{}' has had {number} writers: there are no numbers left for another",
+                table.name
+            ))
+        })?;
+        definitions::begin_partition(state, at, &pipe, &table, partition, Offset(0), None)?;
+    }
+    state.put(&pipe.id, &pipe)?;
+    state.put(&ClusterKey, &cluster)?;
+    state.put(&id, &writer)?;
+    Ok(Response::Writer(id))
+}
+
+fn direct_pipe(id: PipeId, table: &Table, at: At) -> Pipe {
+    Pipe {
+        id,
+        name: format!("{DIRECT} {}", table.name),
+        table: table.id,
+        source: Source::Writers { next: 0 },
+        topic: None,
+        state: PipeState::Running,
+        settings: PipeSettings {
+            commit_to_group: false,
+            ..PipeSettings::default()
+        },
+        backfills: None,
+        format: JsonFormat::default(),
+        created_at_ms: at.ms,
+    }
+}
+
+pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict {
+    let Some(writer) = state.get::<Writer>(&c.writer)? else {
+        return Ok(Response::Unchanged);
+    };
+    let table = definitions::table_of(state, writer.table)?;
+    let mut partitions = Vec::new();
+    for shard in 0..table.shards {
+        let Some(partition) = writer.partition(&table, shard) else {
+            continue;
+        };
+        partitions.extend(state.get::<SourcePartition>(&(writer.pipe, partition))?);
+    }
+    if let Some(since) = c.if_idle_since_ms
+        && partitions.iter().any(|p| p.committed_at_ms > since)
+    {
+        return Ok(Response::Unchanged);
+    }
+    for mut partition in partitions {
+        let told = c.acknowledged.iter().find(|(shard, _)| *shard == partition.shard.index);
+        if let Some(lost) = told.and_then(|(_, end)| end.0.checked_sub(partition.offset.0))
+            && lost > 0
+        {
+            partition.ledger.lost += lost;
+            let text = format!(
+                "{lost} rows of writer {} from {} on were acknowledged with acks = {} and not committed before the leader \
+                 of shard {} was lost",
+                writer.id,
+                partition.offset,
+                writer.acks.name(),
+                partition.shard
+            );
+            partition.offset = Offset(partition.offset.0 + lost);
+            note(state, at, "lost", &table.name, Some(partition.partition), text)?;
+        }
+        if partition.offset > partition.ledger.start {
+            control::close_life(state, at, &partition, "the writer was closed")?;
+        }
+        state.delete::<SourcePartition>(&(partition.pipe, partition.partition));
+    }
+    state.delete::<Writer>(&writer.id);
+    Ok(Response::Done)
+}
+
+/// Forgets the writers of a table that is dropped, and their pipe.
+pub(super) fn forget(state: &mut Overlay<'_>, table: &Table) -> Result<(), Stop> {
+    for writer in state.writers_of(table.id)? {
+        state.delete::<Writer>(&writer.id);
+    }
+    let Some(pipe) = state.direct_pipe(table.id)? else {
+        return Ok(());
+    };
+    for partition in state.partitions_of(pipe.id)? {
+        state.delete::<SourcePartition>(&(pipe.id, partition.partition));
+    }
+    for closed in state.closed_ledgers_of(pipe.id)? {
+        state.delete::<ClosedLedger>(&(pipe.id, closed.partition, closed.incarnation));
+    }
+    state.delete::<Pipe>(&pipe.id);
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! Rows that programs write themselves: opening and closing their writers, and taking their rows where a shard is led.
+
+use crate::adapters::propose;
+use crate::supervisor::Supervisor;
+use prost::Message;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemill_core::catalog::{Acks, CatalogQuestions, Node, Shard, Table, Writer};
+use tidemill_core::command::{CloseWriter, OpenWriter};
+use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
+use tidemill_core::{Command, NodeId, Offset, Refusal, Response as Applied, ShardId, TableId, WriterId};
+use tidemill_ingest::direct::{Body, Incoming, WriteError};
+use tidemill_ingest::task::ShardTask;
+use tidemill_proto::api::write_detail::Reason;
+use tidemill_proto::api::write_request::Body as SentBody;
+use tidemill_proto::api::writes_server::Writes;
+use tidemill_proto::api::{
+    self, CloseWriterReply, CloseWriterRequest, FindLeadersReply, FindLeadersRequest, OpenWriterReply,
+    OpenWriterRequest, WriteDetail, WriteReply, WriteRequest,
+};
+use tidemill_raft::{Catalog, ProposeError};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// The largest request that is taken.
+pub const MAX_REQUEST: usize = 16 << 20;
+/// How long a command or a read may take.
+const DECIDE: Duration = Duration::from_secs(5);
+/// How many requests of a stream may wait for their commit; behind them the stream is not read on.
+const AHEAD: usize = 64;
+
+/// Serves on the api address.
+pub struct WritesService {
+    /// This node.
+    pub node: NodeId,
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The tasks of this node.
+    pub supervisor: Arc<Supervisor>,
+}
+
+type Replies = Pin<Box<dyn Stream<Item = Result<WriteReply, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Writes for WritesService {
+    type WriteStream = Replies;
+
+    async fn open_writer(&self, request: Request<OpenWriterRequest>) -> Result<Response<OpenWriterReply>, Status> {
+        let asked = request.into_inner();
+        let acks = match asked.acks() {
+            api::Acks::None => Acks::None,
+            api::Acks::All | api::Acks::Unspecified => Acks::All,
+        };
+        let token = asked.token.parse();
+        let token = token.map_err(|_| Status::invalid_argument("the token is not 32 hexadecimal digits"))?;
+        let open = Command::OpenWriter(OpenWriter {
+            table: asked.table.clone(),
+            acks,
+            token,
+        });
+        let Applied::Writer(writer) = self.decide(open).await? else {
+            return Err(Status::internal("a writer was not answered with its id"));
+        };
+        // The catalog here may be behind the one that has decided.
+        self.catalog.read_index(DECIDE).await.map_err(not_now)?;
+        let state = self.catalog.snapshot().map_err(not_now)?;
+        let table = state.table_named(&asked.table).map_err(broken)?;
+        let table = table.ok_or_else(|| not_now(Refusal::NoTable(asked.table)))?;
+        Ok(Response::new(OpenWriterReply {
+            writer: writer.0,
+            table: table.id.0,
+            shards: table.shards,
+        }))
+    }
+
+    async fn close_writer(&self, request: Request<CloseWriterRequest>) -> Result<Response<CloseWriterReply>, Status> {
+        let asked = request.into_inner();
+        let acknowledged = asked.acknowledged.into_iter();
+        let close = Command::CloseWriter(CloseWriter {
+            writer: WriterId(asked.writer),
+            acknowledged: acknowledged.map(|(shard, end)| (shard, Offset(end))).collect(),
+            if_idle_since_ms: None,
+        });
+        self.decide(close).await?;
+        Ok(Response::new(CloseWriterReply {}))
+    }
+
+    async fn find_leaders(&self, request: Request<FindLeadersRequest>) -> Result<Response<FindLeadersReply>, Status> {
+        let table = TableId(request.into_inner().table);
+        let state = self.catalog.snapshot().map_err(not_now)?;
+        let mut leaders = Vec::new();
+        for shard in state.shards_of(table).map_err(broken)? {
+            leaders.push(leader_of(&*state, &shard).map_err(broken)?.unwrap_or_default());
+        }
+        if leaders.is_empty() {
+            return Err(Status::not_found("the table is not there any more"));
+        }
+        Ok(Response::new(FindLeadersReply { leaders }))
+    }
+
+    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<Replies>, Status> {
+        let requests = request.into_inner();
+        let (taken, waiting) = mpsc::channel(AHEAD);
+        let (answers, replies) = mpsc::channel(AHEAD);
+        let desk = Desk {
+            node: self.node,
+            catalog: self.catalog.clone(),
+            supervisor: self.supervisor.clone(),
+        };
+        tokio::spawn(desk.take_all(requests, taken));
+        tokio::spawn(acknowledge(waiting, answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+}
+
+impl WritesService {
+    async fn decide(&self, command: Command) -> Result<Applied, Status> {
+        match propose(&self.catalog, command, DECIDE).await {
+            Ok((_, Ok(applied))) => Ok(applied),
+            Ok((_, Err(no @ (Refusal::NoTable(_) | Refusal::NoWriter(_))))) => Err(Status::not_found(no.to_string())),
+            Ok((_, Err(no))) => Err(Status::failed_precondition(no.to_string())),
+            Err(error @ ProposeError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
+            // Repeated, each of these commands does no more than once.
+            Err(error) => Err(not_now(error)),
+        }
+    }
+}
+
+/// What was taken and is to be acknowledged, in order.
+type Taken = Result<Awaited, Status>;
+
+struct Awaited {
+    task: Arc<ShardTask>,
+    writer: Arc<Writer>,
+    end: Offset,
+    wait: Wait,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Not,
+    ForCommit,
+    ForCommitSoon,
+}
+
+/// Takes the requests of one stream.
+struct Desk {
+    node: NodeId,
+    catalog: Catalog,
+    supervisor: Arc<Supervisor>,
+}
+
+impl Desk {
+    async fn take_all(self, mut requests: Streaming<WriteRequest>, taken: mpsc::Sender<Taken>) {
+        let mut writer: Option<Arc<Writer>> = None;
+        // Ends with the client's stream, with an error, or when nobody listens to the answers any more.
+        while let Ok(Some(request)) = requests.message().await {
+            let result = self.take(&mut writer, request).await;
+            let failed = result.is_err();
+            if taken.send(result).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    async fn take(&self, known: &mut Option<Arc<Writer>>, request: WriteRequest) -> Taken {
+        let refused = |reason, leader: String, why: String| {
+            status(
+                Code::Unavailable,
+                why,
+                WriteDetail {
+                    reason: reason as i32,
+                    leader,
+                    sequence: request.sequence,
+                    ..WriteDetail::default()
+                },
+            )
+        };
+        let writer = match known.as_ref().filter(|writer| writer.id.0 == request.writer) {
+            Some(writer) => writer.clone(),
+            None => self.writer(WriterId(request.writer)).await?,
+        };
+        *known = Some(writer.clone());
+        let id = ShardId {
+            table: writer.table,
+            index: request.shard,
+        };
+        let state = self.catalog.snapshot().map_err(not_now)?;
+        let Some(shard) = state.get::<Shard>(&id).map_err(broken)? else {
+            return Err(Status::not_found(format!(
+                "there is no shard {id}: was the table dropped?"
+            )));
+        };
+        let task = self.supervisor.task(id).filter(|task| !task.has_ended());
+        let Some(task) = task.filter(|_| shard.leader == Some(self.node)) else {
+            let leader = leader_of(&*state, &shard).map_err(broken)?.unwrap_or_default();
+            let why = match leader.is_empty() {
+                true => format!("shard {id} has no leader at the moment"),
+                false if shard.leader == Some(self.node) => {
+                    format!("this node shall lead shard {id} and does not: it has just begun, or hears no manager")
+                }
+                false => format!("shard {id} is led at {leader}"),
+            };
+            return Err(refused(Reason::NotLeader, leader, why));
+        };
+        let awaited = |end, wait| Awaited {
+            task: task.clone(),
+            writer: writer.clone(),
+            end,
+            wait,
+        };
+        if request.rows == 0 {
+            return Ok(awaited(Offset(request.sequence), Wait::ForCommitSoon));
+        }
+        if writer.acks == Acks::All
+            && let Some(why) = too_few_in_sync(&*state, &shard).map_err(broken)?
+        {
+            return Err(refused(Reason::Retry, String::new(), why));
+        }
+        let body = match request.body {
+            Some(SentBody::JsonLines(lines)) => Body::JsonLines(lines),
+            Some(SentBody::ArrowIpc(ipc)) => Body::Arrow(ipc),
+            None => return Err(Status::invalid_argument("the request has rows and no body")),
+        };
+        let incoming = Incoming {
+            sequence: Offset(request.sequence),
+            rows: request.rows,
+            body,
+        };
+        match task.write(&writer, incoming).await {
+            Ok(end) => Ok(awaited(
+                end,
+                if writer.acks == Acks::All {
+                    Wait::ForCommit
+                } else {
+                    Wait::Not
+                },
+            )),
+            Err(error) => Err(status_of(&error, request.sequence)),
+        }
+    }
+
+    async fn writer(&self, id: WriterId) -> Result<Arc<Writer>, Status> {
+        let look = || {
+            let state = self.catalog.snapshot().map_err(not_now)?;
+            state.get::<Writer>(&id).map_err(broken)
+        };
+        if let Some(writer) = look()? {
+            return Ok(Arc::new(writer));
+        }
+        // It may have been opened at another node a moment ago.
+        self.catalog.read_index(DECIDE).await.map_err(not_now)?;
+        let gone = || {
+            let detail = WriteDetail {
+                reason: Reason::NoWriter as i32,
+                ..WriteDetail::default()
+            };
+            status(Code::NotFound, Refusal::NoWriter(id).to_string(), detail)
+        };
+        look()?.map(Arc::new).ok_or_else(gone)
+    }
+}
+
+/// Answers what was taken, in order: commits of a shard follow each other, so nobody waits for a later one's sake.
+async fn acknowledge(mut waiting: mpsc::Receiver<Taken>, answers: mpsc::Sender<Result<WriteReply, Status>>) {
+    while let Some(taken) = waiting.recv().await {
+        let answer = match taken {
+            Ok(awaited) => awaited.settle().await,
+            Err(status) => Err(status),
+        };
+        let failed = answer.is_err();
+        if answers.send(answer).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+impl Awaited {
+    async fn settle(self) -> Result<WriteReply, Status> {
+        if self.wait != Wait::Not {
+            let soon = self.wait == Wait::ForCommitSoon;
+            let committed = self.task.committed(&self.writer, self.end, soon).await;
+            committed.map_err(|error| status_of(&error, self.end.0))?;
+        }
+        Ok(WriteReply { end: self.end.0 })
+    }
+}
+
+/// Why rows of `shard` could not become as safe as they must, if so: a commit would wait for replicas to come back.
+fn too_few_in_sync(state: &dyn CatalogSnapshot, shard: &Shard) -> Result<Option<String>, ViewError> {
+    let Some(rule) = state.replication()? else {
+        return Ok(None);
+    };
+    let table = state.get::<Table>(&shard.id.table)?;
+    let asked = table.and_then(|table| table.min_insync_replicas);
+    let needed = rule.min_replicas.max(asked.unwrap_or_default());
+    let mut in_sync = Vec::new();
+    for replica in &shard.replicas {
+        let node = state.get::<Node>(&replica.node)?;
+        in_sync.extend(node.filter(|node| node.state.is_up()).map(|node| node.name));
+    }
+    Ok((in_sync.len() < needed as usize).then(|| {
+        format!(
+            "{} of {needed} replicas of shard {} are in sync ({}), which acks = all needs; bring nodes back, or lower \
+             min_insync_replicas of the table or min_replicas of the cluster",
+            in_sync.len(),
+            shard.id,
+            in_sync.join(", ")
+        )
+    }))
+}
+
+/// The api address of the leader of `shard`.
+fn leader_of(state: &dyn CatalogSnapshot, shard: &Shard) -> Result<Option<String>, ViewError> {
+    let Some(leader) = shard.leader else {
+        return Ok(None);
+    };
+    Ok(state.get::<Node>(&leader)?.map(|node| node.addresses.api))
+}
+
+fn status_of(error: &WriteError, sequence: u64) -> Status {
+    let (code, mut detail) = match error {
+        WriteError::Retry(_) => (Code::Unavailable, detail(Reason::Retry)),
+        WriteError::Invalid { row, .. } => {
+            let detail = WriteDetail {
+                row: *row,
+                ..detail(Reason::Invalid)
+            };
+            (Code::InvalidArgument, detail)
+        }
+        WriteError::Gap { expected, .. } => {
+            let detail = WriteDetail {
+                expected: expected.0,
+                ..detail(Reason::Gap)
+            };
+            (Code::FailedPrecondition, detail)
+        }
+    };
+    detail.sequence = sequence;
+    status(code, error.to_string(), detail)
+}
+
+fn detail(reason: Reason) -> WriteDetail {
+    WriteDetail {
+        reason: reason as i32,
+        ..WriteDetail::default()
+    }
+}
+
+fn status(code: Code, why: String, detail: WriteDetail) -> Status {
+    Status::with_details(code, why, detail.encode_to_vec().into())
+}
+
+fn not_now(why: impl std::fmt::Display) -> Status {
+    status(Code::Unavailable, why.to_string(), detail(Reason::Retry))
+}
+
+fn broken(error: ViewError) -> Status {
+    Status::internal(error.to_string())
+}
