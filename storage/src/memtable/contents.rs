@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, Span, SpanKey};
 
 /// What a task gives: a span of one partition, with what was found in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// The offsets, and how many records became what.
     pub span: Span,
