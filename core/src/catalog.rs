@@ -148,6 +148,9 @@ pub struct Table {
     /// How many disks must hold each of its files before it is committed; `None` is as many as the cluster asks for.
     #[serde(default)]
     pub min_insync_replicas: Option<u32>,
+    /// Whether its memtable survives the end of the process.
+    #[serde(default)]
+    pub wal: WalMode,
     /// Rows that are in its parts and count no more, in the order of versions.
     #[serde(default)]
     pub deleted: Vec<DeletedRows>,
@@ -222,6 +225,30 @@ impl Default for FlushPolicy {
     }
 }
 
+/// Whether rows go to a write-ahead log before they go into the memtable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WalMode {
+    /// They do not: the source is read again from the committed offset.
+    #[default]
+    Off,
+    /// To the log of the node that leads the shard, on its own disk.
+    Local,
+}
+
+impl WalMode {
+    /// All of them.
+    pub const ALL: [WalMode; 2] = [WalMode::Off, WalMode::Local];
+}
+
+impl std::fmt::Display for WalMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            WalMode::Off => "off",
+            WalMode::Local => "local",
+        })
+    }
+}
+
 /// A shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
@@ -231,6 +258,9 @@ pub struct Shard {
     pub epoch: Epoch,
     /// Who leads it in this term, if anybody.
     pub leader: Option<NodeId>,
+    /// Who led it last, which may be who leads it now: what that node logged is still to be committed.
+    #[serde(default)]
+    pub last_leader: Option<NodeId>,
     /// Why it has this leader, or none.
     #[serde(default)]
     pub assigned: Option<Assigned>,

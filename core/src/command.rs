@@ -2,7 +2,7 @@
 
 use crate::catalog::{
     Acks, Addresses, FlushPolicy, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState,
-    Replication,
+    Replication, WalMode,
 };
 use crate::format::JsonFormat;
 use crate::ids::*;
@@ -177,6 +177,9 @@ pub struct CreateTable {
     /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
     #[serde(default)]
     pub min_insync_replicas: Option<u32>,
+    /// Whether memtables survive the end of the process.
+    #[serde(default)]
+    pub wal: WalMode,
 }
 
 /// See [`Command::DropTable`] and [`Command::DropPipe`].
@@ -296,6 +299,9 @@ pub struct AlterTable {
     /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
     #[serde(default)]
     pub min_insync_replicas: Option<u32>,
+    /// Whether what is read from now on survives the end of the process.
+    #[serde(default)]
+    pub wal: WalMode,
 }
 
 /// See [`Command::ReplayRejects`].

@@ -1,7 +1,7 @@
 //! Placement: which node leads which shard, as a pure function from a problem to moves.
 //!
-//! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go to the
-//! node with the least load; then, as long as moving one shard makes the fullest and the emptiest
+//! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go back to the
+//! node that has their rows in its log, else to the one with the least load; then, as long as moving one shard makes the fullest and the emptiest
 //! node more even, one is moved. So nodes that come and go move only what must move (MOV-1).
 
 use crate::ids::{NodeId, ShardId};
@@ -25,6 +25,8 @@ pub struct ShardLoad {
     pub able: Option<Vec<NodeId>>,
     /// Who leads it now.
     pub leader: Option<NodeId>,
+    /// Who led it last and has rows of it in its log, if that counts for anything.
+    pub last_leader: Option<NodeId>,
     /// How much work it is, in any unit common to all.
     pub weight: u64,
 }
@@ -75,7 +77,11 @@ pub fn place(problem: &Problem) -> Vec<Move> {
     homeless.sort_by_key(|s| (std::cmp::Reverse(s.weight), s.shard));
     for s in homeless {
         let able = load.iter().filter(|(node, _)| s.may_be_at(**node));
-        let to = able.min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
+        let least = able.min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
+        let last = s
+            .last_leader
+            .filter(|node| load.contains_key(node) && s.may_be_at(*node));
+        let to = last.or(least);
         let reason = if s.leader.is_some() {
             MoveReason::LeaderLost
         } else {
@@ -157,6 +163,7 @@ mod tests {
                     shard: shard(i as u32),
                     able: None,
                     leader: l.map(NodeId),
+                    last_leader: None,
                     weight: 1,
                 })
                 .collect(),
@@ -223,6 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_goes_back_to_who_has_its_rows_in_a_log() {
+        let mut p = problem(&[1, 2, 3], &[None, None, None, Some(1)]);
+        p.shards[0].last_leader = Some(NodeId(3));
+        p.shards[1].last_leader = Some(NodeId(1));
+        p.shards[2].last_leader = Some(NodeId(9));
+        let after = solved(&p);
+        let leaders: Vec<_> = after.shards.iter().map(|s| s.leader.map(|node| node.0)).collect();
+        assert_eq!(leaders, [Some(3), Some(1), Some(2), Some(1)]);
+        // Who leads now stays, whoever was before.
+        let mut led = problem(&[1, 2], &[Some(1), Some(2)]);
+        led.shards[0].last_leader = Some(NodeId(2));
+        assert_eq!(place(&led), []);
+    }
+
+    #[test]
     fn without_candidates_a_lost_leader_is_taken_away() {
         let moves = place(&problem(&[], &[Some(1), None]));
         assert_eq!(
@@ -269,7 +291,7 @@ mod tests {
             let problem = Problem {
                 candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
                 shards: shards.iter().enumerate().map(|(i, (leader, weight))| ShardLoad {
-                    shard: shard(i as u32), able: None, leader: leader.map(NodeId), weight: *weight,
+                    shard: shard(i as u32), able: None, leader: leader.map(NodeId), last_leader: None, weight: *weight,
                 }).collect(),
             };
             let after = solved(&problem);

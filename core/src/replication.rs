@@ -171,6 +171,7 @@ mod tests {
             },
             epoch: Epoch(1),
             leader: None,
+            last_leader: None,
             assigned: None,
             last_commit: None,
             replicas: vec![],

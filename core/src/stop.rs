@@ -78,10 +78,15 @@ impl StopReason {
         }
     }
 
-    /// Whether the source is not what it was. What was read of it and is not committed is dropped then,
-    /// since nobody knows on which side of the break it lies.
+    /// Whether the source is not what it was: the life of the partition is over.
     pub fn is_source_loss(&self) -> bool {
         !matches!(self, StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. })
+    }
+
+    /// Whether what was read of the source and is not committed is dropped, since nobody knows on which side of the break it
+    /// lies. Of a log whose beginning went, everything that was read is good.
+    pub fn drops_what_was_read(&self) -> bool {
+        self.is_source_loss() && !matches!(self, StopReason::Expired { .. })
     }
 
     /// What happened and what to do, for `partition`, whose next offset is `next`, of the pipe called `pipe`.

@@ -2,7 +2,8 @@
 //!
 //! A [`task::ShardTask`] is what the leader of a shard runs: consumer threads ([`kafka`]) poll the
 //! source partitions that map to the shard, a decoder ([`decode`]) turns each run of records into
-//! columns, the memtable (in `tidemill-storage`) makes them queryable, and a writer ([`writer`]) cuts
+//! columns, the write-ahead log keeps them where the table asks for it ([`log`]), the memtable (in `tidemill-storage`) makes
+//! them queryable, and a writer ([`writer`]) cuts
 //! it into parts and commits them together with the offsets they cover.
 //!
 //! Programs may write rows themselves ([`direct`]): each is a source of its own, and all else is the same.
@@ -16,6 +17,7 @@ pub mod decode;
 pub mod direct;
 pub mod freshness;
 pub mod kafka;
+pub mod log;
 pub mod priority;
 pub mod task;
 pub mod writer;

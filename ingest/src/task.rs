@@ -9,6 +9,7 @@ use crate::budget::{Account, Budget};
 use crate::direct::{Door, Incoming, WriteError};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
+use crate::log::ShardLog;
 use crate::priority::Priority;
 use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks, Trouble};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,15 +17,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{Acks, Pipe, PipeState, SourcePartition, Table, Writer};
-use tidemill_core::command::StopPartition;
+use tidemill_core::command::{Refusal, StopPartition};
 use tidemill_core::stop::StopReason;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Extent, Memtable, Show};
 use tidemill_storage::store::PartStore;
+use tidemill_storage::wal::Wal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// How often a task looks whether its memtable is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -37,6 +39,8 @@ pub struct TaskContext {
     pub committer: Arc<dyn Committer>,
     /// Where parts go.
     pub store: Arc<dyn PartStore>,
+    /// Where rows are kept until then, for tables that ask for it.
+    pub wal: Arc<Wal>,
     /// The memory of all memtables.
     pub budget: Arc<Budget>,
     /// Who reads first.
@@ -90,6 +94,7 @@ pub struct ShardTask {
     shard: ShardId,
     epoch: Epoch,
     memtable: Arc<Memtable>,
+    log: ShardLog,
     account: Account,
     wake: Arc<Notify>,
     freshness: Arc<Freshness>,
@@ -126,6 +131,7 @@ impl ShardTask {
         let (barrier, settled) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(()));
         let trouble = Trouble::default();
         let (stops, stopped) = unbounded_channel();
+        let log = ShardLog::new(context.wal.clone(), shard, epoch, tables.clone());
         let writer = ShardWriter {
             table: tables,
             shard,
@@ -151,6 +157,7 @@ impl ShardTask {
             shard,
             epoch,
             memtable,
+            log,
             account,
             wake,
             freshness: Arc::default(),
@@ -303,7 +310,7 @@ impl ShardTask {
             until: p.until,
             topic: p.topic,
         };
-        let assignment: Assignment = partitions.iter().filter(goes_on).map(assigned).collect();
+        let mut assignment: Assignment = partitions.iter().filter(goes_on).map(assigned).collect();
         let keys: BTreeSet<SpanKey> = assignment.iter().map(|a| a.key).collect();
         let begins = assignment.iter().any(|a| a.start.is_some());
         let known = consumers.get(&pipe.id);
@@ -320,12 +327,9 @@ impl ShardTask {
         if assignment.is_empty() && known.is_none() {
             return;
         }
-        // Open first, assign then: the thread's first chunk must find its history begun.
-        for a in &assignment {
-            if let Some(start) = a.start {
-                self.memtable.open_partition(a.key, start.offset);
-            }
-        }
+        // Open first, replay then, assign last: the thread's first chunk must find its history begun.
+        assignment.retain_mut(|a| a.start.as_mut().is_none_or(|start| self.open(a.key, start)));
+        self.account.report(self.memtable.stats().bytes);
         match self.consumer(consumers, pipe.clone(), keys) {
             Ok(consumer) => consumer.assign(pipe, assignment),
             Err(error) => {
@@ -333,6 +337,21 @@ impl ShardTask {
                 self.context.attention.notify_one();
             }
         }
+    }
+
+    /// Begins a history in the memtable, with what the log has of it; `start` is where the source is to be read from then.
+    /// Returns whether that succeeded; if not, it is tried again at the next reconciliation.
+    fn open(&self, key: SpanKey, start: &mut Start) -> bool {
+        self.memtable.open_partition(key, start.offset);
+        match self.log.replay(&self.memtable, key, *start) {
+            Ok(next) => *start = next,
+            Err(error) => {
+                error!(shard = %self.shard, ?key, "the partition is not read: {error}");
+                self.memtable.close_partition(key.pipe, key.partition);
+                return false;
+            }
+        }
+        true
     }
 
     fn consumer<'c>(
@@ -353,6 +372,7 @@ impl ShardTask {
                     table: self.table.borrow().clone(),
                     pipe: pipe.clone(),
                     memtable: self.memtable.clone(),
+                    log: self.log.clone(),
                     account: self.account.clone(),
                     priority: self.context.priority.clone(),
                     wake: self.wake.clone(),
@@ -460,6 +480,13 @@ async fn write_down(writer: &ShardWriter, key: SpanKey, reason: StopReason) {
     }
 }
 
+fn end_fenced(writer: &ShardWriter, refusal: &Refusal, ended: &AtomicBool, attention: &Notify) {
+    warn!(shard = %writer.shard, epoch = %writer.epoch, %refusal, "the task is fenced and ends");
+    writer.memtable.close();
+    ended.store(true, Ordering::Release);
+    attention.notify_one();
+}
+
 async fn write_until_told(
     writer: ShardWriter,
     wake: Arc<Notify>,
@@ -469,6 +496,13 @@ async fn write_until_told(
 ) {
     loop {
         while let Ok((key, reason)) = told.stopped.try_recv() {
+            // The stop ends this life of the partition: what was read in it is committed before, if it is good.
+            if reason.is_source_loss()
+                && !reason.drops_what_was_read()
+                && let Flushed::Fenced(refusal) = writer.flush(Extent::All).await
+            {
+                return end_fenced(&writer, &refusal, &ended, &attention);
+            }
             write_down(&writer, key, reason).await;
         }
         let draining = *told.commands.borrow_and_update() == Command::Drain;
@@ -479,13 +513,7 @@ async fn write_until_told(
                 Flushed::Committed(_) => {}
                 Flushed::Nothing if draining => return,
                 Flushed::Nothing => {}
-                Flushed::Fenced(refusal) => {
-                    warn!(shard = %writer.shard, epoch = %writer.epoch, %refusal, "the task is fenced and ends");
-                    writer.memtable.close();
-                    ended.store(true, Ordering::Release);
-                    attention.notify_one();
-                    return;
-                }
+                Flushed::Fenced(refusal) => return end_fenced(&writer, &refusal, &ended, &attention),
             }
             continue;
         }

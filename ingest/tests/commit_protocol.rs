@@ -169,6 +169,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         shards: 1,
         flush: FlushPolicy::default(),
         min_insync_replicas: None,
+        wal: WalMode::default(),
     };
     c.apply(Command::CreateTable(table)).unwrap();
     let source = KafkaSource {

@@ -153,6 +153,7 @@ mod tests {
                     id,
                     epoch: Epoch(5),
                     leader: None,
+                    last_leader: None,
                     assigned: None,
                     last_commit: None,
                     replicas: vec![],

@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where parts lie.
     pub part_store: PartStoreConfig,
+    /// Where the write-ahead log of the memtables lies.
+    pub wal_dir: PathBuf,
     /// How much of the machine copying and verifying parts may take.
     pub keeper: KeeperConfig,
     /// Its warehouse.
@@ -76,6 +78,7 @@ struct FileConfig {
     data_dir: PathBuf,
     #[serde(default = "default_part_store")]
     part_store: String,
+    wal_dir: Option<PathBuf>,
     #[serde(default)]
     parts: FileParts,
     #[serde(default)]
@@ -182,6 +185,9 @@ impl NodeConfig {
         };
         Ok(Self {
             part_store: part_store(&file.part_store, &data_dir, s3)?,
+            wal_dir: file
+                .wal_dir
+                .map_or_else(|| data_dir.join("wal"), |wal_dir| folder.join(wal_dir)),
             keeper: KeeperConfig {
                 copy_rate: bytes("parts", "copy_rate", &file.parts.copy_rate, 128 << 20)?,
                 scrub_rate: bytes("parts", "scrub_rate", &file.parts.scrub_rate, 16 << 20)?,
@@ -347,6 +353,14 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/etc/tidemill/data"));
         assert_eq!(config.listen.api, "127.0.0.1:7401");
         assert_eq!(config.memtable_bytes, 64 << 20);
+    }
+
+    #[test]
+    fn the_log_lies_with_the_data_or_on_a_device_of_its_own() {
+        let wal_dir = |text: &str| NodeConfig::parse(text, Path::new("/etc")).unwrap().wal_dir;
+        assert_eq!(wal_dir(GOOD), Path::new("/etc/data/wal"));
+        let own = GOOD.replace("[memory]", "wal_dir = \"/mnt/nvme/wal\"\n[memory]");
+        assert_eq!(wal_dir(&own), Path::new("/mnt/nvme/wal"));
     }
 
     #[test]

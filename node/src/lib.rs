@@ -22,3 +22,4 @@ pub mod server;
 pub mod services;
 pub mod supervisor;
 pub mod time;
+pub mod wal;

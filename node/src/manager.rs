@@ -14,16 +14,16 @@ use crate::adapters::propose;
 use crate::collector;
 use crate::headroom;
 use crate::idle_writers;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard};
+use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table, WalMode};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
 use tidemill_core::replication::{self, Change, Keeper};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, Refusal, ShardId, Version};
+use tidemill_core::{Command, NodeId, Refusal, ShardId, TableId, Version};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -318,6 +318,10 @@ impl Manager {
             };
             replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
         };
+        let logged: BTreeSet<TableId> = (state.list::<Table>(&[])?.iter())
+            .filter(|table| table.wal == WalMode::Local)
+            .map(|table| table.id)
+            .collect();
         let problem = Problem {
             candidates: nodes
                 .iter()
@@ -331,6 +335,7 @@ impl Manager {
                     shard: s.id,
                     able: able(s),
                     leader: s.leader,
+                    last_leader: s.last_leader.filter(|_| logged.contains(&s.id.table)),
                     weight: 1,
                 })
                 .collect(),
@@ -424,6 +429,13 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
                 .as_ref()
                 .map(|assigned| format!(" ({})", assigned.because));
             let before = before.unwrap_or_default();
+            let last = (problem.shards.iter().find(|s| s.shard == m.shard)).and_then(|s| s.last_leader);
+            if m.to.is_some() && m.to == last {
+                return format!(
+                    "it had no leader{before}; {} led it last and has rows of it in its log",
+                    name(m.to)
+                );
+            }
             format!(
                 "it had no leader{before}; of those that may lead it, {} led fewest: {}",
                 name(m.to),

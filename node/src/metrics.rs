@@ -14,6 +14,7 @@ use tidemill_core::catalog::{CatalogQuestions, Pipe};
 use tidemill_core::view::CatalogRead;
 use tidemill_core::{Ledger, Offset, PartitionId};
 use tidemill_raft::Catalog;
+use tidemill_storage::wal::WalStats;
 
 type Labels = Vec<(String, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -42,6 +43,72 @@ pub struct Metrics {
     copied_bytes: Gauge,
     scrubbed_bytes: Gauge,
     lost_copies: Gauge,
+    wal: WalMetrics,
+}
+
+/// The write-ahead log.
+#[derive(Default)]
+struct WalMetrics {
+    entries: Gauge,
+    bytes: Gauge,
+    appended_bytes: Gauge,
+    appends: Gauge,
+    syncs: Gauge,
+    sync_seconds: FloatGauge,
+    replayed_rows: Gauge,
+}
+
+impl WalMetrics {
+    fn declare(&self, r: &mut Registry) {
+        let gauges = [
+            (
+                "entries",
+                "Entries of the write-ahead log that are not committed yet",
+                &self.entries,
+            ),
+            ("bytes", "Bytes of these entries", &self.bytes),
+            (
+                "appended_bytes",
+                "Bytes appended to the write-ahead log since the process began",
+                &self.appended_bytes,
+            ),
+            (
+                "appends",
+                "Appends to the write-ahead log since the process began",
+                &self.appends,
+            ),
+            (
+                "syncs",
+                "Fsyncs of the write-ahead log since the process began; one serves many appends",
+                &self.syncs,
+            ),
+            (
+                "replayed_rows",
+                "Rows that came from the write-ahead log instead of the source since the process began",
+                &self.replayed_rows,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            r.register(format!("tidemill_wal_{name}"), help, gauge.clone());
+        }
+        let help = "Seconds spent in fsyncs of the write-ahead log since the process began";
+        r.register("tidemill_wal_sync_seconds", help, self.sync_seconds.clone());
+    }
+
+    fn set(&self, stats: WalStats) {
+        let pairs = [
+            (&self.entries, stats.entries),
+            (&self.bytes, stats.bytes),
+            (&self.appended_bytes, stats.appended_bytes),
+            (&self.appends, stats.appends),
+            (&self.syncs, stats.syncs),
+            (&self.replayed_rows, stats.replayed_rows),
+        ];
+        for (gauge, value) in pairs {
+            gauge.set(value as i64);
+        }
+        self.sync_seconds.set(stats.sync_time.as_secs_f64());
+    }
 }
 
 impl Default for Metrics {
@@ -69,6 +136,7 @@ impl Default for Metrics {
             copied_bytes: Gauge::default(),
             scrubbed_bytes: Gauge::default(),
             lost_copies: Gauge::default(),
+            wal: WalMetrics::default(),
         };
         metrics.declare();
         metrics
@@ -180,6 +248,7 @@ impl Metrics {
             "Part files that were found damaged or missing on this node since the process began",
             self.lost_copies.clone(),
         );
+        self.wal.declare(r);
     }
 
     fn set_parts(&self, parts: &KeeperState) {
@@ -259,6 +328,7 @@ impl Metrics {
         parts: &KeeperState,
     ) -> Result<String, std::fmt::Error> {
         self.set_parts(parts);
+        self.wal.set(supervisor.wal().stats());
         let raft = catalog.status();
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());

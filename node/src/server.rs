@@ -1,6 +1,6 @@
 //! Starting a node, in order, and ending it, in order.
 //!
-//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the
+//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the write-ahead log, the
 //! admission of a node that joins, Raft, and the founding; then heartbeats and, once the cluster knows this run of the process, tasks.
 //! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on,
 //! and only then do the servers stop.
@@ -37,6 +37,7 @@ use tidemill_proto::api::writes_server::WritesServer;
 use tidemill_query::{Engine, EngineConfig};
 use tidemill_raft::{Catalog, RaftConfig};
 use tidemill_storage::store::{self, Disk, DiskFolder, PartStore, ReplicatedStore, StoreError};
+use tidemill_storage::wal::{Wal, WalClosing, WalOptions};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
@@ -46,6 +47,9 @@ use tracing::{info, warn};
 
 /// How long a graceful end may take for commits, and again for moving shards away.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long the end of the process waits for the write-ahead log to be closed.
+const CLOSE: Duration = Duration::from_secs(6);
 
 /// How long a node that is refused waits to learn whether it was removed.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -65,11 +69,17 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let ingest = runtime("ingest", cores)?;
     let query = runtime("query", cores)?;
-    let ended = control.block_on(start_and_wait(config, &ingest, &query));
+    let mut wal = WalClosing::default();
+    let ended = control.block_on(start_and_wait(config, &mut wal, &ingest, &query));
     // Nothing of value is under way any more; what does not end by itself is not waited for.
     query.shutdown_background();
     ingest.shutdown_background();
     control.shutdown_timeout(Duration::from_secs(1));
+    // A consumer thread may still be in a call to its broker, and holds the log until that returns.
+    let until = Instant::now() + CLOSE;
+    while !wal.is_done() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     ended
 }
 
@@ -98,13 +108,21 @@ struct Listeners {
     http: TcpListener,
 }
 
-async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -> anyhow::Result<()> {
+async fn start_and_wait(
+    config: NodeConfig,
+    closing: &mut WalClosing,
+    ingest: &Runtime,
+    query: &Runtime,
+) -> anyhow::Result<()> {
     let listeners = Listeners {
         raft: bind("raft", &config.listen.raft).await?,
         api: bind("api", &config.listen.api).await?,
         http: bind("http", &config.listen.http).await?,
     };
     let parts = Opened::open(&config.part_store).context("the part store cannot be used")?;
+    let wal_dir = config.wal_dir.clone();
+    let wal = tokio::task::spawn_blocking(move || Wal::open(&wal_dir, WalOptions::default())).await??;
+    *closing = wal.closing();
     let mut raft_config = RaftConfig::with_origin(
         config.data_dir.clone(),
         config.cluster.clone(),
@@ -118,7 +136,7 @@ async fn start_and_wait(config: NodeConfig, ingest: &Runtime, query: &Runtime) -
     join::admitted(&config, &raft_config).await?;
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
-    let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, query)?);
+    let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, wal, query)?);
     let (stop, stopped) = watch::channel(false);
     let until = || {
         let mut stopped = stopped.clone();
@@ -215,7 +233,13 @@ struct Running {
 }
 
 impl Running {
-    fn assemble(config: &NodeConfig, catalog: Catalog, opened: Opened, query: &Runtime) -> anyhow::Result<Self> {
+    fn assemble(
+        config: &NodeConfig,
+        catalog: Catalog,
+        opened: Opened,
+        wal: Wal,
+        query: &Runtime,
+    ) -> anyhow::Result<Self> {
         let boot = BootId(rand::random());
         let parts = Parts::new(opened, &catalog, config);
         let contact = Arc::new(Contact::default());
@@ -226,6 +250,7 @@ impl Running {
             cluster: config.cluster.clone(),
             committer: Arc::new(SharedCatalog(catalog.clone())),
             store: parts.store.clone(),
+            wal: Arc::new(wal),
             budget: Arc::new(Budget::new(config.memtable_bytes)),
             priority: priority.clone(),
             attention: Arc::default(),
@@ -333,7 +358,7 @@ impl Running {
             refused = join::refused(config, self.catalog.instance()) => return Err(refused),
             () = signals.next() => return Ok(()),
         }
-        self.claim_part_store(config).await?;
+        self.claim_stores(config).await?;
         let service = ApiService {
             engine: self.engine.clone(),
             catalog: self.catalog.clone(),
@@ -426,11 +451,14 @@ impl Running {
         }
     }
 
-    /// Marks the part store as this cluster's. Two clusters in one would collect each other's files, since
+    /// Marks the part store and the write-ahead log as this cluster's. Two clusters in one part store would collect each other's files, since
     /// neither knows what the other refers to.
-    async fn claim_part_store(&self, config: &NodeConfig) -> anyhow::Result<()> {
+    async fn claim_stores(&self, config: &NodeConfig) -> anyhow::Result<()> {
         let cluster = self.catalog.snapshot()?.get::<Cluster>(&ClusterKey)?;
         let cluster = cluster.context("the cluster is founded but has no record of itself")?;
+        // Its entries go by the ids of tables and pipes, which mean others in another cluster.
+        let owner = format!("cluster '{}' ({})", cluster.name, cluster.id);
+        self.supervisor.wal().claim(&owner)?;
         let mark = format!("{} {}\n", cluster.id, cluster.name);
         let shown = &config.part_store;
         let store: &dyn PartStore = match &self.parts.disk {

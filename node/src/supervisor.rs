@@ -6,6 +6,7 @@
 //! another may lead its shards by now.
 
 use crate::heartbeat::Contact;
+use crate::wal;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use tidemill_core::{BootId, Epoch, NodeId, ShardId};
 use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext, WantedPipe};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::PinnedShard;
+use tidemill_storage::wal::Wal;
 use tracing::{error, warn};
 
 /// How long a node goes on without a manager.
@@ -86,15 +88,20 @@ impl Supervisor {
                 self.stop_all("no manager has answered for 5 s");
                 continue;
             }
+            let logged = self.wal().lanes();
             let looked = self.catalog.snapshot().map_err(|e| e.to_string());
-            match looked.and_then(|state| self.reconcile(&*state).map_err(|e| e.to_string())) {
+            // Replaying a log takes a while; what else is to be done on this thread need not wait.
+            let reconcile =
+                |state: Arc<dyn CatalogSnapshot>| tokio::task::block_in_place(|| self.reconcile(&*state, &logged));
+            match looked.and_then(|state| reconcile(state).map_err(|e| e.to_string())) {
                 Ok(()) => {}
                 Err(why) => error!("the catalog cannot be read: {why}"),
             }
         }
     }
 
-    fn reconcile(&self, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+    /// `logged`: what the write-ahead log had before `state` was taken.
+    fn reconcile(&self, state: &dyn CatalogSnapshot, logged: &[wal::Lane]) -> Result<(), ViewError> {
         let known = state
             .get::<Node>(&self.node)?
             .is_some_and(|node| node.boot == Some(self.boot));
@@ -105,6 +112,9 @@ impl Supervisor {
                     wanted.insert(shard.id, shard.epoch);
                 }
             }
+        }
+        if known {
+            wal::trim(self.wal(), state, logged)?;
         }
         // Drop the ended ones outside the lock: ending a task takes a moment.
         let mut over = Vec::new();
@@ -138,14 +148,11 @@ impl Supervisor {
             let Some(table) = state.get::<Table>(&shard.table)? else {
                 continue;
             };
-            let task = match running {
-                Some(task) => task,
-                None => {
-                    let task = Arc::new(ShardTask::start(self.context.clone(), table.clone(), shard, epoch));
-                    self.tasks().insert(shard, task.clone());
-                    task
-                }
-            };
+            let starts = running.is_none();
+            let task = running.unwrap_or_else(|| {
+                let context = self.context.clone();
+                Arc::new(ShardTask::start(context, table.clone(), shard, epoch))
+            });
             let of_shard =
                 partitions
                     .iter()
@@ -159,6 +166,10 @@ impl Supervisor {
                         }
                     });
             task.reconcile(&table, of_shard.collect());
+            if starts {
+                // Not before: what it has in its log is replayed, and may be asked for from here on.
+                self.tasks().insert(shard, task);
+            }
         }
         Ok(())
     }
@@ -210,6 +221,11 @@ impl Supervisor {
             freshness: task.freshness(),
         };
         tasks.into_iter().map(report).collect()
+    }
+
+    /// The write-ahead log of this node.
+    pub fn wal(&self) -> &Wal {
+        &self.context.wal
     }
 
     /// Bytes in memtables.

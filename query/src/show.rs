@@ -164,8 +164,8 @@ fn table_statement(table: &Table) -> String {
     let flush = table.flush;
     _ = write!(
         out,
-        "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {}, flush_acks_ms = {}",
-        table.shards, flush.rows, flush.bytes, flush.age_ms, flush.acks_ms
+        "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {}, flush_acks_ms = {}, wal = '{}'",
+        table.shards, flush.rows, flush.bytes, flush.age_ms, flush.acks_ms, table.wal
     );
     if let Some(least) = table.min_insync_replicas {
         _ = write!(out, ", min_insync_replicas = {least}");

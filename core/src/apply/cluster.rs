@@ -131,6 +131,7 @@ pub(super) fn assign_leader(state: &mut Overlay<'_>, at: At, c: &AssignLeader) -
     }
     shard.epoch = shard.epoch.next();
     shard.leader = c.leader;
+    shard.last_leader = c.leader.or(shard.last_leader);
     shard.assigned = Some(Assigned {
         at_ms: at.ms,
         because: c.because.chars().take(BECAUSE).collect(),

@@ -257,7 +257,7 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let before = table.clone();
     definitions::check_flush(&c.flush)?;
     definitions::check_in_sync(state, c.min_insync_replicas)?;
-    (table.flush, table.min_insync_replicas) = (c.flush, c.min_insync_replicas);
+    (table.flush, table.min_insync_replicas, table.wal) = (c.flush, c.min_insync_replicas, c.wal);
     if table == before {
         return Ok(Response::Unchanged);
     }

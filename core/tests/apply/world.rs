@@ -350,6 +350,7 @@ pub fn create_table(name: &str) -> Command {
         shards: 2,
         flush: FlushPolicy::default(),
         min_insync_replicas: None,
+        wal: WalMode::default(),
     })
 }
 

@@ -136,6 +136,7 @@ fn a_table_may_ask_for_more_replicas_than_the_cluster() {
             name: "t".into(),
             flush: FlushPolicy::default(),
             min_insync_replicas: Some(least),
+            wal: WalMode::Off,
         })
     };
     refused(world.apply(alter(4)), "from 1 to 3");

@@ -11,12 +11,13 @@
 
 use super::context::Context;
 use super::native::{Fault, Position, Reader};
-use super::run::{Halt, Place, Runs, Taken, poll_run};
+use super::run::{self, Halt, Place, Runs, Taken, poll_run};
 use super::status::{Ends, PartitionStatus, Read, Waits};
 use super::topic::TopicCheck;
 use super::{client_config, loss};
 use crate::budget::Account;
 use crate::freshness::Freshness;
+use crate::log::ShardLog;
 use crate::priority::{Claim, Priority};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use tidemill_core::catalog::{Pipe, Table};
 use tidemill_core::stop::StopReason;
 use tidemill_core::{Offset, PartitionId, SpanKey, TopicId};
-use tidemill_storage::memtable::Memtable;
+use tidemill_storage::memtable::{Chunk, Memtable};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, warn};
@@ -80,6 +81,8 @@ pub struct ConsumerOptions {
     pub pipe: Pipe,
     /// Takes the chunks.
     pub memtable: Arc<Memtable>,
+    /// Takes them before, if the table asks for it.
+    pub log: ShardLog,
     /// Says when to wait, and is told what the memtable holds.
     pub account: Account,
     /// Says who reads first.
@@ -375,12 +378,12 @@ impl ConsumerThread {
         for taken in run {
             by_partition.entry(taken.partition()).or_default().push(taken);
         }
-        let mut intact = true;
+        let mut chunks = Vec::new();
+        let mut decoded = Vec::new();
         for (partition, taken) in by_partition {
             let Some(place) = self.places.get_mut(&partition) else {
                 continue;
             };
-            let key = place.key;
             let bytes: u64 = taken.iter().map(Taken::bytes).sum();
             let records = taken.iter().filter(|t| matches!(t, Taken::Record(_))).count() as u64;
             let to_ms = taken.iter().rev().find_map(Taken::timestamp_ms);
@@ -388,31 +391,60 @@ impl ConsumerThread {
                 .entry(partition)
                 .or_default()
                 .observe(records, bytes, to_ms);
-            match self.runs.append(&self.options, place, &taken) {
-                Ok(()) if place.is_complete() => {
-                    self.places.remove(&partition);
-                    self.shared
-                        .waits
-                        .set(key, "nothing: everything that it shall read is read");
-                    // The client would go on fetching it.
-                    intact = false;
-                }
-                Ok(()) => self.shared.waits.set(key, ""),
-                // The rest of what the client fetched for it must not follow.
-                Err(Halt::Stop(reason)) => {
-                    self.stop(partition, reason);
-                    intact = false;
-                }
-                Err(Halt::Wait(why)) => {
-                    self.places.remove(&partition);
-                    self.shared.waits.set(key, &why);
-                    intact = false;
-                }
+            let before = chunks.len();
+            let done = self.runs.decode(&self.options, place, &taken, &mut chunks);
+            decoded.push((partition, taken, chunks.len() - before, done));
+        }
+        // All of the run at once: its partitions share the wait for the disk. Nothing is shown that could be forgotten.
+        let logged = self.options.log.append(&chunks).map_err(|error| {
+            error!(pipe = %self.options.pipe.name, %error, "a run cannot be logged");
+            format!("the write-ahead log: {error}")
+        });
+        let (mut chunks, mut intact) = (chunks.into_iter(), true);
+        for (partition, taken, count, done) in decoded {
+            let own: Vec<Chunk> = chunks.by_ref().take(count).collect();
+            let shown = match &logged {
+                Ok(()) => run::show(&self.options, own),
+                Err(why) => Err(Halt::Wait(why.clone())),
+            };
+            if shown.is_ok() && done.is_ok() {
+                let freshness = &self.options.freshness;
+                freshness.observe(taken.iter().filter_map(Taken::timestamp_ms));
             }
+            intact &= self.went_on(partition, shown.and(done));
         }
         self.options.account.report(self.options.memtable.stats().bytes);
         self.options.wake.notify_one();
         intact
+    }
+
+    /// Takes note of how a run of a partition ended. Returns whether the client may go on.
+    fn went_on(&mut self, partition: i32, done: Result<(), Halt>) -> bool {
+        let Some(place) = self.places.get(&partition) else {
+            return false;
+        };
+        let key = place.key;
+        match done {
+            Ok(()) if place.is_complete() => {
+                self.places.remove(&partition);
+                self.shared
+                    .waits
+                    .set(key, "nothing: everything that it shall read is read");
+                // The client would go on fetching it.
+                return false;
+            }
+            Ok(()) => {
+                self.shared.waits.set(key, "");
+                return true;
+            }
+            Err(Halt::Stop(reason)) => self.stop(partition, reason),
+            Err(Halt::Wait(why)) => {
+                self.places.remove(&partition);
+                self.shared.waits.set(key, &why);
+            }
+        }
+        // The rest of what the client fetched for it must not follow.
+        false
     }
 
     /// Returns whether the client may go on.
@@ -523,7 +555,7 @@ impl ConsumerThread {
         };
         let why = reason.explain(&self.options.pipe.name, key.partition, Offset(next as u64));
         error!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the partition stops");
-        if reason.is_source_loss() {
+        if reason.drops_what_was_read() {
             // On which side of the break these rows lie is not known: they are read again, if they are there.
             self.options.memtable.close_partition(key.pipe, key.partition);
         }

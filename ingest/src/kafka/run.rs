@@ -1,4 +1,4 @@
-//! From a poll to a chunk in the memtable: a run is gathered, gaps are measured, records decoded, the span counted.
+//! From a poll to chunks in the memtable: a run is gathered, gaps are measured, records decoded, the span counted.
 //!
 //! Two of the ledger's terms are counted here, apart from each other: *delivered* by the records that the client gave,
 //! *absent* by the gaps between their offsets. What the decoder says of them comes third; the memtable refuses a chunk
@@ -142,8 +142,15 @@ impl Runs {
         }
     }
 
-    /// Appends what was taken of one partition, in its order, and moves `place` behind it.
-    pub fn append(&self, options: &ConsumerOptions, place: &mut Place, taken: &[Taken<'_>]) -> Result<(), Halt> {
+    /// Makes chunks of what was taken of one partition, in its order, and moves `place` behind them. What comes before
+    /// a halt is among them.
+    pub fn decode(
+        &self,
+        options: &ConsumerOptions,
+        place: &mut Place,
+        taken: &[Taken<'_>],
+        chunks: &mut Vec<Chunk>,
+    ) -> Result<(), Halt> {
         let limit = place.until.unwrap_or(i64::MAX);
         let mut records: Vec<&Record<'_>> = Vec::with_capacity(taken.len());
         let mut end = place.next;
@@ -181,21 +188,18 @@ impl Runs {
                 headers: headers.as_deref(),
             })
             .collect();
-        self.append_records(options, place, &records, &sources, end)?;
-        options
-            .freshness
-            .observe(sources.iter().filter_map(|source| source.timestamp_ms));
-        Ok(())
+        self.decode_records(options, place, &records, &sources, end, chunks)
     }
 
-    /// Appends `sources` as the offsets from the place up to `end`: as one chunk, or more if they do not fit into one.
-    fn append_records(
+    /// Makes of `sources` the offsets from the place up to `end`: one chunk, or more if they do not fit into one.
+    fn decode_records(
         &self,
         options: &ConsumerOptions,
         place: &mut Place,
         records: &[&Record<'_>],
         sources: &[SourceRecord<'_>],
         end: i64,
+        chunks: &mut Vec<Chunk>,
     ) -> Result<(), Halt> {
         let partition = place.key.partition.0 as i32;
         let mut done = 0;
@@ -210,17 +214,19 @@ impl Runs {
             if options.pipe.settings.on_error == OnError::Halt
                 && let Some((offset, error)) = first_rejected(&decoded)
             {
-                // What comes before it is appended, and nothing else: the partition stops in front of it.
+                // What comes before it is taken, and nothing else: the partition stops in front of it.
                 let good = sources.partition_point(|source| source.offset < offset);
                 if offset > place.next {
-                    self.append_records(options, place, &records[..good], &sources[..good], offset)?;
+                    self.decode_records(options, place, &records[..good], &sources[..good], offset, chunks)?;
                 }
                 let offset = Offset(offset as u64);
                 return Err(Halt::Stop(StopReason::BadRecord { offset, error }));
             }
             let last = taken == sources.len();
             let chunk_end = if last { end } else { sources[taken - 1].offset + 1 };
-            append_chunk(options, place, &records[..taken], &sources[..taken], chunk_end, decoded)?;
+            let (records, sources) = (&records[..taken], &sources[..taken]);
+            chunks.push(chunk(place, records, sources, chunk_end, decoded));
+            check_rejected(options, place)?;
             if last {
                 return Ok(());
             }
@@ -242,15 +248,14 @@ fn headers_text(record: &Record<'_>) -> Option<String> {
     Some(serde_json::Value::Object(pairs.collect()).to_string())
 }
 
-/// Appends what `sources` became as the offsets from the place up to `end`.
-fn append_chunk(
-    options: &ConsumerOptions,
+/// What `sources` became, as the offsets from the place up to `end`; moves the place there.
+fn chunk(
     place: &mut Place,
     records: &[&Record<'_>],
     sources: &[SourceRecord<'_>],
     end: i64,
     decoded: Decoded,
-) -> Result<(), Halt> {
+) -> Chunk {
     let key = place.key;
     let counts = Counts {
         delivered: sources.len() as u64,
@@ -269,25 +274,17 @@ fn append_chunk(
         topic: place.topic,
         source_epoch,
     };
-    let chunk = Chunk {
-        span,
-        rows: decoded.rows,
-        rejects: decoded.rejects,
-    };
-    match options.memtable.append(chunk) {
-        Ok(()) => {}
-        Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
-            return Err(Halt::Wait("being assigned anew".into()));
-        }
-        Err(other) => {
-            error!(pipe = %options.pipe.name, partition = %key.partition, error = %other, "the memtable refused a chunk");
-            options.memtable.close_partition(key.pipe, key.partition);
-            return Err(Halt::Wait(other.to_string()));
-        }
-    }
     place.next = end;
     place.source_epoch = source_epoch.or(place.source_epoch);
     place.recent.add(counts.delivered, counts.rejected);
+    Chunk {
+        span,
+        rows: decoded.rows,
+        rejects: decoded.rejects,
+    }
+}
+
+fn check_rejected(options: &ConsumerOptions, place: &Place) -> Result<(), Halt> {
     match options.pipe.settings.max_rejected_permille {
         Some(permille) if place.recent.exceeds(permille) => Err(Halt::Stop(StopReason::TooManyRejected {
             rejected: place.recent.rejected,
@@ -295,6 +292,25 @@ fn append_chunk(
         })),
         _ => Ok(()),
     }
+}
+
+/// Puts the chunks of one partition into the memtable; from here on queries see them.
+pub(super) fn show(options: &ConsumerOptions, chunks: Vec<Chunk>) -> Result<(), Halt> {
+    for chunk in chunks {
+        let key = chunk.span.key;
+        match options.memtable.append(chunk) {
+            Ok(()) => {}
+            Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
+                return Err(Halt::Wait("being assigned anew".into()));
+            }
+            Err(other) => {
+                error!(pipe = %options.pipe.name, partition = %key.partition, error = %other, "the memtable refused a chunk");
+                options.memtable.close_partition(key.pipe, key.partition);
+                return Err(Halt::Wait(other.to_string()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How many of the offsets from `start` up to `end` hold no record, measured by the gaps between the records.

@@ -8,7 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::compute::kernels::cast_utils::{Parser, string_to_timestamp_nanos};
 use arrow::datatypes::*;
 use serde_json::{Map, Number, Value, json};
-use tidemill_core::catalog::{FlushPolicy, Table};
+use tidemill_core::catalog::{FlushPolicy, Table, WalMode};
 use tidemill_core::format::{JsonFormat, OnUnknownField, QuotedNumbers, Records, TimestampUnit, Tombstones};
 use tidemill_core::schema::{Column, ColumnType, Literal, StructField};
 use tidemill_core::{SchemaVersion, TableId};
@@ -115,6 +115,7 @@ impl Choices<'_> {
             shards: 1,
             flush: FlushPolicy::default(),
             min_insync_replicas: None,
+            wal: WalMode::default(),
             deleted: vec![],
             former: vec![],
             created_at_ms: 0,

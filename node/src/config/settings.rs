@@ -55,6 +55,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "",
+        "wal_dir",
+        "`wal` in the data folder",
+        "Folder of the write-ahead log of memtables, for tables with `wal = 'local'`. On a device of its own, its fsyncs do not \
+         wait for parts and the Raft log. Relative to this file.",
+    ),
+    setting(
+        "",
         "warehouse",
         "\"default\"",
         "The set of nodes that this one belongs to.",

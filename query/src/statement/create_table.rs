@@ -7,7 +7,7 @@ use super::words::Cursor;
 use super::{Named, column_type, quantity};
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
-use tidemill_core::catalog::FlushPolicy;
+use tidemill_core::catalog::{FlushPolicy, WalMode};
 use tidemill_core::command::CreateTable;
 use tidemill_core::schema::{Column, ColumnType, Literal, METADATA_COLUMNS, PartitionBy, TimeUnit};
 
@@ -24,6 +24,7 @@ const SETTINGS: &[&str] = &[
     "flush_acks",
     "flush_acks_ms",
     "min_insync_replicas",
+    "wal",
 ];
 
 /// Reads what follows `CREATE TABLE`.
@@ -39,6 +40,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<CreateTable, QueryError> 
         shards: DEFAULT_SHARDS,
         flush: FlushPolicy::default(),
         min_insync_replicas: None,
+        wal: WalMode::default(),
     };
     loop {
         if cursor.accept("ORDER") {
@@ -289,7 +291,7 @@ fn with(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<(), QueryErr
 
 fn set(table: &mut CreateTable, key: &str, value: &str) -> Result<(), QueryError> {
     if key != "shards" {
-        return set_later(&mut table.flush, &mut table.min_insync_replicas, key, value);
+        return set_later(&mut table.flush, &mut table.min_insync_replicas, &mut table.wal, key, value);
     }
     let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
     let wrong = || {
@@ -314,10 +316,12 @@ pub(super) fn check_alterable(name: &Named, key: &str) -> Result<(), QueryError>
     Err(QueryError::invalid(message).at(name.place))
 }
 
-/// Sets what may be set later, too: when memtables are written out, and how many disks must hold a file.
+/// Sets what may be set later, too: when memtables are written out, how many disks must hold a file, and whether memtables
+/// are logged.
 pub(crate) fn set_later(
     flush: &mut FlushPolicy,
     min_insync_replicas: &mut Option<u32>,
+    wal: &mut WalMode,
     key: &str,
     value: &str,
 ) -> Result<(), QueryError> {
@@ -338,6 +342,12 @@ pub(crate) fn set_later(
         "min_insync_replicas" => {
             let number = value.parse().ok().filter(|n| *n > 0);
             *min_insync_replicas = Some(number.ok_or_else(|| wrong("a whole number from 1"))?);
+        }
+        "wal" => {
+            let known = WalMode::ALL
+                .into_iter()
+                .find(|mode| mode.to_string() == value.to_lowercase());
+            *wal = known.ok_or_else(|| wrong("'off' or 'local'"))?;
         }
         _ => flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
     }

@@ -1,6 +1,7 @@
 //! Good statements and what they mean; bad ones, what they say and where they point.
 
 use super::*;
+use tidemill_core::catalog::WalMode;
 use tidemill_core::command::OldRows;
 use tidemill_core::schema::{ColumnType, PartitionBy, TimeUnit};
 use tidemill_core::{Offset, PartitionId};
@@ -40,7 +41,7 @@ fn a_table_with_everything() {
             id BIGINT not null, \"user name\" varchar(20), price DECIMAL(18, 2), n INT UNSIGNED NULL,
             at TIMESTAMP, d DOUBLE PRECISION, ok bool -- a comment
         ) ORDER BY (id, at) PARTITION BY date_trunc('day', at)
-        WITH (shards = 6, flush_rows = 100_000, flush_bytes = '64MiB', flush_age = '2s');",
+        WITH (shards = 6, flush_rows = 100_000, flush_bytes = '64MiB', flush_age = '2s', wal = 'Local');",
     ) else {
         panic!("not a table")
     };
@@ -84,6 +85,7 @@ fn a_table_with_everything() {
         (table.flush.rows, table.flush.bytes, table.flush.age_ms),
         (100_000, 64 << 20, 2000)
     );
+    assert_eq!(table.wal, WalMode::Local);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Statements that change the catalog.
 
 use super::world::*;
-use tidemill_core::catalog::CatalogQuestions;
+use tidemill_core::catalog::{CatalogQuestions, WalMode};
 
 #[tokio::test]
 async fn tables_and_pipes_come_and_go() {
@@ -47,7 +47,8 @@ async fn tables_and_pipes_come_and_go() {
         text,
         "CREATE TABLE t (\n  id INT NOT NULL,\n  \"odd name\" DECIMAL(9, 2),\n  d DATE\n)\nORDER BY (id)\n\
          PARTITION BY date_trunc('month', d)\n\
-         WITH (shards = 3, flush_rows = 1000000, flush_bytes = 134217728, flush_age_ms = 10000, flush_acks_ms = 5)"
+         WITH (shards = 3, flush_rows = 1000000, flush_bytes = 134217728, flush_age_ms = 10000, flush_acks_ms = 5, \
+         wal = 'off')"
     );
     let shown = query(&engine, "SHOW CREATE PIPE p").await.join("\n");
     assert!(shown.contains("client.sasl.password = '…'"), "{shown}");
@@ -63,6 +64,27 @@ async fn tables_and_pipes_come_and_go() {
     );
     // What was shown makes the same table again.
     assert_eq!(done(&engine, &text).await, "table 't' created with 3 shards");
+}
+
+#[tokio::test]
+async fn a_table_is_logged_or_not() {
+    let (world, engine) = World::new();
+    done(&engine, "CREATE TABLE t (id INT) WITH (wal = 'local')").await;
+    let wal = || world.snapshot().table_named("t").unwrap().unwrap().wal;
+    assert_eq!(wal(), WalMode::Local);
+    assert_eq!(
+        done(&engine, "ALTER TABLE t SET (flush_rows = 7, wal = 'LOCAL')").await,
+        "table 't' changed; its tasks go by it from now on"
+    );
+    assert_eq!(wal(), WalMode::Local);
+    done(&engine, "ALTER TABLE t SET (wal = off)").await;
+    assert_eq!(wal(), WalMode::Off);
+    assert_eq!(
+        done(&engine, "ALTER TABLE t SET (wal = 'off')").await,
+        "table 't' has these settings already"
+    );
+    let refused = error_of(&engine, "ALTER TABLE t SET (wal = 'yes')").await;
+    assert_eq!(refused.message, "'yes' is not a value of wal: 'off' or 'local'");
 }
 
 #[tokio::test]

@@ -99,6 +99,7 @@ impl Sim {
                 shards: 2,
                 flush: FlushPolicy::default(),
                 min_insync_replicas: None,
+                wal: WalMode::default(),
             }))
             .unwrap();
             for pipe in 0..pipes {

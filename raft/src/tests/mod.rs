@@ -12,7 +12,7 @@ use openraft::{EntryPayload, LogIdOptionExt, entry::RaftEntry, vote::RaftLeaderI
 use std::sync::Arc;
 use tidemill_core::{
     ClusterId, Command, InstanceId, NodeId, Proposal,
-    catalog::{Addresses, FlushPolicy},
+    catalog::{Addresses, FlushPolicy, WalMode},
     command::{CreateTable, FoundCluster, FoundingMember},
     schema::{Column, ColumnType},
 };
@@ -64,6 +64,7 @@ fn proposal(index: u64) -> Proposal {
         shards: 2,
         flush: FlushPolicy::default(),
         min_insync_replicas: None,
+        wal: WalMode::default(),
     };
     Proposal::new(at_ms, Command::CreateTable(create))
 }

@@ -7,7 +7,7 @@ use super::{JsonDecoder, LIMITS, Limits};
 use crate::decode::{Decoded, SourceRecord};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::util::display::array_value_to_string;
-use tidemill_core::catalog::{FlushPolicy, Table};
+use tidemill_core::catalog::{FlushPolicy, Table, WalMode};
 use tidemill_core::format::JsonFormat;
 use tidemill_core::schema::{Column, ColumnType, Literal, StructField};
 use tidemill_core::{SchemaVersion, TableId};
@@ -63,6 +63,7 @@ fn table(columns: Vec<Column>) -> Table {
         shards: 1,
         flush: FlushPolicy::default(),
         min_insync_replicas: None,
+        wal: WalMode::default(),
         deleted: vec![],
         former: vec![],
         created_at_ms: 0,

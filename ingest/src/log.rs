@@ -1,0 +1,199 @@
+//! The write-ahead log as a task sees it: that of one shard, in one epoch.
+//!
+//! The order is law: a chunk is in the log before it is in the memtable, where queries see it; and a history is replayed
+//! before anything is appended to it. What the log gives back is in the memtable as if it had just been read, so
+//! the source is read from behind it on.
+
+use crate::kafka::Start;
+use std::sync::Arc;
+use tidemill_core::catalog::{Table, WalMode};
+use tidemill_core::{Epoch, ShardId, SpanKey};
+use tidemill_storage::memtable::{Chunk, Memtable};
+use tidemill_storage::wal::{Recovered, Wal, WalError};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+/// See the module's page.
+#[derive(Clone, Debug)]
+pub struct ShardLog {
+    wal: Arc<Wal>,
+    shard: ShardId,
+    epoch: Epoch,
+    table: watch::Receiver<Arc<Table>>,
+}
+
+impl ShardLog {
+    /// The log of `shard`, led in `epoch`; `table` is what the catalog says of its table.
+    pub fn new(wal: Arc<Wal>, shard: ShardId, epoch: Epoch, table: watch::Receiver<Arc<Table>>) -> Self {
+        Self {
+            wal,
+            shard,
+            epoch,
+            table,
+        }
+    }
+
+    /// Makes `chunks` durable, with one fsync, if the table asks for it. Blocks.
+    ///
+    /// # Errors
+    /// See [`Wal::append`]; nothing of them may be shown then.
+    pub fn append(&self, chunks: &[Chunk]) -> Result<(), WalError> {
+        let mode = self.table.borrow().wal;
+        match mode {
+            WalMode::Off => Ok(()),
+            WalMode::Local => self.wal.append(self.shard, self.epoch, chunks),
+        }
+    }
+
+    /// Puts what is logged of `key` from `start` on into `memtable`, where that history must be open there, and says where
+    /// it goes on. Also where the table does not ask for a log any more: what is there is as good as read. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError::Damaged`] when something of it cannot be read as it was written: that is not passed over.
+    pub fn replay(&self, memtable: &Memtable, key: SpanKey, start: Start) -> Result<Start, WalError> {
+        let Recovered { chunks, unused } = self.wal.recover(self.shard, key, start.offset)?;
+        let mut next = start;
+        for chunk in chunks {
+            let span = chunk.span;
+            if let Err(refused) = memtable.append(chunk) {
+                error!(shard = %self.shard, ?key, %refused, "a chunk of the write-ahead log is not taken: read it again");
+                break;
+            }
+            next = Start {
+                offset: span.end,
+                source_epoch: span.source_epoch.or(next.source_epoch),
+            };
+        }
+        // Before new offsets are appended, so that what is left over never fills a hole among them.
+        self.wal.forget(&unused)?;
+        if next.offset > start.offset {
+            let (from, to) = (start.offset, next.offset);
+            info!(shard = %self.shard, pipe = %key.pipe, partition = %key.partition, %from, %to, "replayed from the write-ahead log");
+        }
+        Ok(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use tempfile::TempDir;
+    use tidemill_core::schema::OFFSET;
+    use tidemill_core::{Counts, Incarnation, Offset, PartitionId, PipeId, SchemaVersion, Span, TableId};
+    use tidemill_storage::wal::WalOptions;
+
+    const KEY: SpanKey = SpanKey {
+        pipe: PipeId(1),
+        partition: PartitionId(0),
+        incarnation: Incarnation(1),
+    };
+
+    fn chunk(start: u64, end: u64) -> Chunk {
+        let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values((start..end).map(|o| o as i64)));
+        let span = Span {
+            key: KEY,
+            start: Offset(start),
+            end: Offset(end),
+            counts: Counts::stored(end - start),
+            topic: None,
+            source_epoch: Some(end as i32),
+        };
+        Chunk {
+            span,
+            rows: Some(RecordBatch::try_from_iter([(OFFSET, offsets)]).unwrap()),
+            rejects: None,
+        }
+    }
+
+    fn table(wal: WalMode) -> Arc<Table> {
+        Arc::new(Table {
+            id: TableId(1),
+            name: "t".into(),
+            columns: vec![],
+            schema_version: SchemaVersion(1),
+            min_schema: SchemaVersion(1),
+            order_by: vec![],
+            partition_by: None,
+            shards: 1,
+            flush: Default::default(),
+            min_insync_replicas: None,
+            wal,
+            deleted: vec![],
+            former: vec![],
+            created_at_ms: 0,
+        })
+    }
+
+    struct World {
+        _folder: TempDir,
+        table: watch::Sender<Arc<Table>>,
+        log: ShardLog,
+    }
+
+    fn world() -> World {
+        let folder = TempDir::new().unwrap();
+        let wal = Arc::new(Wal::open(folder.path(), WalOptions::default()).unwrap());
+        let (table, known) = watch::channel(table(WalMode::Local));
+        let shard = ShardId {
+            table: TableId(1),
+            index: 0,
+        };
+        World {
+            _folder: folder,
+            table,
+            log: ShardLog::new(wal, shard, Epoch(1), known),
+        }
+    }
+
+    /// A task begins at `committed`: where it goes on, in which epoch of the source, and what can be queried then.
+    fn begun(world: &World, committed: u64) -> (u64, Option<i32>, Vec<i64>) {
+        let memtable = Memtable::new(world.log.shard, Epoch(2));
+        memtable.open_partition(KEY, Offset(committed));
+        let start = Start {
+            offset: Offset(committed),
+            source_epoch: None,
+        };
+        let next = world.log.replay(&memtable, KEY, start).unwrap();
+        let pinned = memtable.pin().unwrap();
+        assert_eq!(pinned.partitions[0].to, next.offset);
+        let offsets = pinned.batches.iter().flat_map(|batch| {
+            let column: &Int64Array = batch.rows.column(0).as_any().downcast_ref().unwrap();
+            column.values().to_vec()
+        });
+        (next.offset.0, next.source_epoch, offsets.collect())
+    }
+
+    #[test]
+    fn a_task_begins_with_what_was_logged_behind_the_committed_offset() {
+        let world = world();
+        world.log.append(&[chunk(0, 5), chunk(5, 9)]).unwrap();
+        assert_eq!(begun(&world, 0), (9, Some(9), (0..9).collect()));
+        assert_eq!(begun(&world, 3), (9, Some(9), (3..9).collect()));
+        assert_eq!(begun(&world, 9), (9, None, vec![]));
+    }
+
+    #[test]
+    fn what_does_not_continue_the_history_never_fills_a_hole_in_it() {
+        let world = world();
+        world.log.append(&[chunk(0, 5), chunk(8, 20)]).unwrap();
+        assert_eq!(begun(&world, 0).0, 5);
+        // Read again from there on; the rest of the first reading is forgotten.
+        world.log.append(&[chunk(5, 8)]).unwrap();
+        assert_eq!(begun(&world, 0), (8, Some(8), (0..8).collect()));
+    }
+
+    #[test]
+    fn only_tables_that_ask_for_it_are_logged() {
+        let world = world();
+        world.log.append(&[chunk(0, 5)]).unwrap();
+        world.table.send_replace(table(WalMode::Off));
+        world.log.append(&[chunk(5, 9)]).unwrap();
+        // What was logged before is as good as read.
+        assert_eq!(begun(&world, 0).0, 5);
+        // And logged again, it is behind a hole, until what is before it is committed.
+        world.table.send_replace(table(WalMode::Local));
+        world.log.append(&[chunk(9, 12)]).unwrap();
+        assert_eq!(begun(&world, 9).0, 12);
+    }
+}
