@@ -291,7 +291,13 @@ fn with(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<(), QueryErr
 
 fn set(table: &mut CreateTable, key: &str, value: &str) -> Result<(), QueryError> {
     if key != "shards" {
-        return set_later(&mut table.flush, &mut table.min_insync_replicas, &mut table.wal, key, value);
+        return set_later(
+            &mut table.flush,
+            &mut table.min_insync_replicas,
+            &mut table.wal,
+            key,
+            value,
+        );
     }
     let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
     let wrong = || {
