@@ -48,14 +48,7 @@ enum Command {
     /// Measure how long rows take that programs write themselves
     Writes(direct::Options),
     /// Measure how fast a backlog is read, and what it costs
-    Throughput {
-        /// Events to produce first
-        #[arg(long, default_value_t = 3_000_000)]
-        rows: u64,
-        /// Nodes that read them
-        #[arg(long, default_value_t = 3)]
-        nodes: u16,
-    },
+    Throughput(throughput::Options),
 }
 
 #[tokio::main]
@@ -106,17 +99,32 @@ async fn main() -> anyhow::Result<()> {
             line("a fresh count shows all again", |r| r.visible);
         }
         Command::Writes(options) => direct::measure(&options).await?,
-        Command::Throughput { rows, nodes } => {
-            let t = throughput::measure(rows, nodes).await?;
+        Command::Throughput(options) => {
+            let t = throughput::measure(&options).await?;
             let seconds = t.took.as_secs_f64();
             println!(
-                "{} rows ({:.2} GiB) on {nodes} nodes in {seconds:.1} s: {:.0} rows/s, {:.1} CPU-s/GiB, peak {} MiB per node",
+                "{} rows ({:.2} GiB) on {} nodes in {seconds:.1} s: {:.0} rows/s, {:.1} CPU-s/GiB, {} parts",
                 t.rows,
                 t.gib,
+                options.nodes,
                 t.rows as f64 / seconds,
                 t.cpu_seconds / t.gib,
-                t.peak_mib
+                t.parts
             );
+            println!(
+                "memory of a node: peak {} MiB, of which {} MiB were counted",
+                t.peak_mib, t.counted_mib
+            );
+            if options.queries {
+                let q = &t.queries;
+                println!(
+                    "queries: {} answered, {} refused for lack of memory, {} failed",
+                    q.answered,
+                    q.refused,
+                    q.failed.len()
+                );
+                anyhow::ensure!(q.failed.is_empty(), "queries failed: {:#?}", q.failed);
+            }
         }
     }
     Ok(())

@@ -6,7 +6,8 @@
 use crate::reader::{number, rows};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -275,6 +276,29 @@ impl World {
         let mut config = ClientConfig::new(others.map(|(_, n)| n.api.clone()));
         config.retry_for = Duration::ZERO;
         Ok(Client::new(config)?)
+    }
+
+    /// The metrics of node `i`, as text.
+    pub fn metrics(&self, i: usize) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.base_port + 201 + i as u16))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// The sum of the metric `name` of node `i`, over its labels.
+    pub fn metric(&self, i: usize, name: &str) -> anyhow::Result<f64> {
+        let text = self.metrics(i)?;
+        let is = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values: Vec<f64> = text
+            .lines()
+            .filter(is)
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        ensure!(!values.is_empty(), "there is no metric {name}");
+        Ok(values.iter().sum())
     }
 
     /// The user that node `i` runs as, where nodes have users of their own.

@@ -37,6 +37,26 @@ pub fn group_of(cluster: &str, pipe: &str) -> String {
     format!("tidemill.{cluster}.{pipe}")
 }
 
+/// Bytes of a client's own that a fetched record takes beside its payload, about.
+const NOTE_BYTES: u64 = 512;
+/// The most bytes that are fetched of a partition at once.
+const FETCH_BYTES: u64 = 1 << 20;
+/// What a client takes for the longest message; it refuses to fetch less at once.
+const MESSAGE_BYTES: u64 = 1_000_000;
+
+/// Has a client fetch about `payload` bytes ahead, whatever a pipe says: that is a matter of the node's memory. A record that
+/// is longer than what is fetched at once is given alone.
+fn limit_fetching(config: &mut ClientConfig, payload: u64) {
+    config
+        .set("queued.max.messages.kbytes", (payload >> 10).max(1).to_string())
+        .set(
+            "queued.min.messages",
+            (payload / NOTE_BYTES).clamp(1_000, 100_000).to_string(),
+        )
+        .set("fetch.message.max.bytes", payload.min(FETCH_BYTES).to_string())
+        .set("fetch.max.bytes", payload.max(MESSAGE_BYTES).to_string());
+}
+
 /// The client's settings for `source`. Those that exactly-once depends on cannot be overridden.
 fn client_config(source: &KafkaSource, group: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -44,8 +64,6 @@ fn client_config(source: &KafkaSource, group: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "50")
         .set("fetch.error.backoff.ms", "100")
         .set("fetch.queue.backoff.ms", "20")
-        .set("queued.min.messages", "100000")
-        .set("queued.max.messages.kbytes", "32768")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.nagle.disable", "true")

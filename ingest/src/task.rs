@@ -41,7 +41,7 @@ pub struct TaskContext {
     pub store: Arc<dyn PartStore>,
     /// Where rows are kept until then, for tables that ask for it.
     pub wal: Arc<Wal>,
-    /// The memory of all memtables.
+    /// The memory of all tasks.
     pub budget: Arc<Budget>,
     /// Who reads first.
     pub priority: Arc<Priority>,
@@ -445,7 +445,7 @@ impl ShardTask {
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             writer.abort();
         }
-        self.account.report(0);
+        self.account.report(0, 0);
     }
 }
 

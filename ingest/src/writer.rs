@@ -8,7 +8,7 @@
 //! committed anew. A part that no commit names is left for the collector.
 
 use crate::backoff::Backoff;
-use crate::budget::Account;
+use crate::budget::{Account, Encoding};
 use crate::kafka::TopicCheck;
 use async_trait::async_trait;
 use rand::random;
@@ -101,7 +101,7 @@ impl ShardWriter {
     /// What of the memtable should be cut now, if anything.
     pub fn due(&self) -> Option<Extent> {
         let stats = self.memtable.stats();
-        self.account.report(stats.bytes);
+        self.account.report(stats.bytes, stats.uncut_bytes);
         let policy = self.table.borrow().flush;
         let has_something = stats.oldest_age.is_some();
         let all = has_something
@@ -167,7 +167,8 @@ impl ShardWriter {
             match self.decide(commit).await {
                 Ok(()) => {
                     self.memtable.commit_cut();
-                    self.account.report(self.memtable.stats().bytes);
+                    let left = self.memtable.stats();
+                    self.account.report(left.bytes, left.uncut_bytes);
                     return Flushed::Committed(lost);
                 }
                 Err(Refusal::Spans(refused)) => {
@@ -240,20 +241,21 @@ impl ShardWriter {
 
     async fn try_encode(&self, cut: &Cut) -> Result<Encoded, String> {
         let (table, shard, epoch, copy) = (self.table.borrow().clone(), self.shard, self.epoch, cut.clone());
-        let encoded = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
-        let encoded = encoded.await.map_err(|e| e.to_string())??;
-        agree(&encoded.parts, cut)?;
-        Ok(encoded)
+        let mut memory = self.account.encode(cut.memory() as u64).await;
+        let files = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
+        let files = files.await.map_err(|e| e.to_string())??;
+        agree(&files.parts, cut)?;
+        memory.keep(files.bytes());
+        Ok(Encoded { files, _memory: memory })
     }
 
     /// Puts the parts into the store, however long that takes; they are durable then. Always the same files, so that a
     /// store that fails again and again is not filled with what nobody will name.
     async fn make_durable(&self, encoded: &Encoded, cut: &Cut) -> CommitPart {
         let mut backoff = Backoff::new(BACKOFF);
-        let rejects = || encoded.rejects.iter().map(|(_, part)| part);
+        let encoded = &encoded.files;
         loop {
-            let files = encoded.parts.iter().chain(rejects());
-            let files = files.map(|part| (part.file.path.as_str(), part.bytes.clone()));
+            let files = encoded.all().map(|part| (part.file.path.as_str(), part.bytes.clone()));
             match put_all(&*self.store, files).await {
                 Ok(holders) => {
                     self.be_in_trouble(None);
@@ -320,15 +322,31 @@ fn agree(parts: &[WrittenPart], cut: &Cut) -> Result<(), String> {
     }
 }
 
-/// The files of one cut.
+/// The files of one cut, and the memory that they take.
 struct Encoded {
+    files: Files,
+    _memory: Encoding,
+}
+
+/// The files of one cut.
+struct Files {
     /// The columns that they were written with.
     schema_version: SchemaVersion,
     parts: Vec<WrittenPart>,
     rejects: Vec<(PipeId, WrittenPart)>,
 }
 
-fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Encoded, String> {
+impl Files {
+    fn all(&self) -> impl Iterator<Item = &WrittenPart> {
+        self.parts.iter().chain(self.rejects.iter().map(|(_, part)| part))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.all().map(|part| part.file.bytes).sum()
+    }
+}
+
+fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Files, String> {
     let mut new_id = || PartId(random());
     let mut parts = write_parts(table, shard, epoch, &cut.rows, &mut new_id).map_err(|e| e.to_string())?;
     if parts.len() > MAX_PARTS {
@@ -343,7 +361,7 @@ fn encode(table: &Table, shard: ShardId, epoch: Epoch, cut: &Cut) -> Result<Enco
         let written = write_rejects(pipe, shard, epoch, &batches, &mut new_id).map_err(|e| e.to_string())?;
         rejects.push((pipe, written));
     }
-    Ok(Encoded {
+    Ok(Files {
         schema_version: table.schema_version,
         parts,
         rejects,

@@ -266,7 +266,7 @@ async fn run(seed: u64) {
             memtable: memtable.clone(),
             store: store.clone(),
             committer: network.clone(),
-            account: Arc::new(Budget::new(1 << 30)).open(),
+            account: Arc::new(Budget::new(1 << 30, 0)).open(),
             topics: TopicChecks::default(),
             trouble: Default::default(),
             hurry: Arc::default(),

@@ -6,7 +6,7 @@ use crate::services::role;
 use crate::supervisor::Supervisor;
 use crate::time::now_ms;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{KafkaSource, Node, Shard};
@@ -137,16 +137,26 @@ pub struct ClusterRows {
 
 #[async_trait]
 impl FreshRows for ClusterRows {
-    async fn pin(&self, leader: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+    async fn pin(
+        &self,
+        leader: NodeId,
+        shard: ShardId,
+        epoch: Epoch,
+        columns: Option<&BTreeSet<String>>,
+    ) -> Result<PinnedShard, PinError> {
         if leader == self.node {
-            return self.supervisor.pin(shard, epoch).ok_or(PinError::NotLeading);
+            let pinned = self.supervisor.pin(shard, epoch).ok_or(PinError::NotLeading)?;
+            return Ok(match columns {
+                Some(columns) => pinned.with_columns(columns),
+                None => pinned,
+            });
         }
         let member = self
             .catalog
             .peer(leader)
             .ok_or_else(|| PinError::Unreachable(format!("node {leader} is unknown")))?;
         let channel = self.connections.to(&member.api_addr).map_err(PinError::Unreachable)?;
-        let pinned = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch));
+        let pinned = tokio::time::timeout(PIN, pin_remote(channel, shard, epoch, columns));
         tokio::select! {
             asked = pinned => {
                 asked.unwrap_or_else(|_| Err(PinError::Unreachable(format!("node '{}' does not answer", member.name))))
@@ -174,7 +184,12 @@ impl ClusterRows {
     }
 }
 
-async fn pin_remote(channel: Channel, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+async fn pin_remote(
+    channel: Channel,
+    shard: ShardId,
+    epoch: Epoch,
+    columns: Option<&BTreeSet<String>>,
+) -> Result<PinnedShard, PinError> {
     let failed = |status: tonic::Status| match status.code() {
         tonic::Code::FailedPrecondition => PinError::NotLeading,
         _ => PinError::Unreachable(status.message().to_owned()),
@@ -184,6 +199,7 @@ async fn pin_remote(channel: Channel, shard: ShardId, epoch: Epoch) -> Result<Pi
         table: shard.table.0,
         shard: shard.index,
         epoch: epoch.0,
+        columns: columns.into_iter().flatten().cloned().collect(),
     };
     let mut client = FreshClient::new(channel).max_decoding_message_size(16 << 20);
     let mut replies = client.pin(request).await.map_err(failed)?.into_inner();

@@ -6,6 +6,7 @@ pub mod settings;
 
 pub use settings::{SETTINGS, Setting, reference};
 
+use crate::memory::{Shares, default_limit};
 use crate::parts::KeeperConfig;
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -32,10 +33,8 @@ pub struct NodeConfig {
     pub warehouse: String,
     /// Addresses to bind.
     pub listen: Listen,
-    /// Bytes for memtables.
-    pub memtable_bytes: u64,
-    /// Bytes for queries.
-    pub query_bytes: u64,
+    /// How much memory it may use, and for what.
+    pub memory: Shares,
     /// The founding members; empty for a node that joins.
     pub members: Vec<MemberConfig>,
     /// Api addresses of nodes of the cluster to join; empty for a founding member.
@@ -120,7 +119,7 @@ struct FileListen {
 
 #[derive(Default, Deserialize)]
 struct FileMemory {
-    memtables: Option<String>,
+    limit: Option<String>,
     queries: Option<String>,
 }
 
@@ -172,9 +171,8 @@ impl NodeConfig {
         settings::refuse_unknown_keys(&table)?;
         let file: FileConfig = toml::from_str(text)?;
         let (own, members) = place(&file)?;
-        let bytes = |section: &str, name: &str, given: &Option<String>, default: u64| match given {
-            None => Ok(default),
-            Some(text) => parse_bytes(text).with_context(|| format!("[{section}] {name} = \"{text}\"")),
+        let bytes = |section, name, given: &Option<String>, default| {
+            given_bytes(section, name, given).map(|given| given.unwrap_or(default))
         };
         let data_dir = folder.join(&file.data_dir);
         let s3 = S3Options {
@@ -198,8 +196,7 @@ impl NodeConfig {
                 api: file.listen.api.unwrap_or_else(|| own.api_addr.clone()),
                 http: file.listen.http.unwrap_or_else(|| own.http_addr.clone()),
             },
-            memtable_bytes: bytes("memory", "memtables", &file.memory.memtables, 512 << 20)?,
-            query_bytes: bytes("memory", "queries", &file.memory.queries, 1 << 30)?,
+            memory: memory(&file.memory)?,
             own,
             members,
             join: file.join,
@@ -207,6 +204,20 @@ impl NodeConfig {
             warehouse: file.warehouse,
         })
     }
+}
+
+/// A number of bytes, where one is given.
+fn given_bytes(section: &str, name: &str, given: &Option<String>) -> anyhow::Result<Option<u64>> {
+    let parse = |text: &String| parse_bytes(text).with_context(|| format!("[{section}] {name} = \"{text}\""));
+    given.as_ref().map(parse).transpose()
+}
+
+fn memory(given: &FileMemory) -> anyhow::Result<Shares> {
+    let limit = match given_bytes("memory", "limit", &given.limit)? {
+        Some(limit) => limit,
+        None => default_limit()?,
+    };
+    Shares::of(limit, given_bytes("memory", "queries", &given.queries)?)
 }
 
 /// What `part_store` says. URLs of shared stores are checked when the store is opened.
@@ -335,7 +346,7 @@ mod tests {
         data_dir = "data"
         part_store = "file:///tmp/parts"
         [memory]
-        memtables = "64MiB"
+        limit = "512MiB"
         [[members]]
         name = "n1"
         raft = "127.0.0.1:7301"
@@ -352,7 +363,7 @@ mod tests {
         let config = NodeConfig::parse(GOOD, Path::new("/etc/tidemill")).unwrap();
         assert_eq!(config.data_dir, Path::new("/etc/tidemill/data"));
         assert_eq!(config.listen.api, "127.0.0.1:7401");
-        assert_eq!(config.memtable_bytes, 64 << 20);
+        assert_eq!(config.memory, Shares::of(512 << 20, None).unwrap());
     }
 
     #[test]
@@ -385,11 +396,8 @@ mod tests {
     #[test]
     fn an_unknown_setting_is_refused_with_the_nearest() {
         assert!(error(&GOOD.replace("data_dir", "datadir")).contains("did you mean `data_dir`?"));
-        let inner = error(&GOOD.replace("memtables", "memtable"));
-        assert!(
-            inner.contains("`memtable` in [memory]; did you mean `memtables`?"),
-            "{inner}"
-        );
+        let inner = error(&GOOD.replace("limit", "limits"));
+        assert!(inner.contains("`limits` in [memory]; did you mean `limit`?"), "{inner}");
     }
 
     #[test]
@@ -399,7 +407,7 @@ mod tests {
                 .contains("not one of the members (n1)")
         );
         assert!(error(&GOOD.replace("127.0.0.1:7401", "nowhere")).contains("\"nowhere\" is not an address"));
-        assert!(error(&GOOD.replace("64MiB", "64 bananas")).contains("`bananas` is not a unit"));
+        assert!(error(&GOOD.replace("512MiB", "64 bananas")).contains("`bananas` is not a unit"));
         let twice = format!("{GOOD}\n[[members]]\nname = \"n1\"\nraft = \"a:1\"\napi = \"a:2\"\nhttp = \"a:3\"");
         assert!(error(&twice).contains("two members are called \"n1\""));
     }

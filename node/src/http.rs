@@ -1,6 +1,7 @@
 //! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`.
 
 use crate::heartbeat::Contact;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::parts::KeeperState;
 use crate::supervisor::{ALONE, Supervisor};
@@ -22,6 +23,8 @@ pub struct Pages {
     pub supervisor: Arc<Supervisor>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Who uses how much memory.
+    pub memory: Arc<Memory>,
     /// What the keeper of parts counts.
     pub parts: Arc<KeeperState>,
     /// Whether a manager answers.
@@ -61,7 +64,10 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(pages): State<Pages>) -> (StatusCode, String) {
-    match pages.metrics.text(&pages.catalog, &pages.supervisor, &pages.parts) {
+    let text = pages
+        .metrics
+        .text(&pages.catalog, &pages.supervisor, &pages.parts, &pages.memory);
+    match text {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

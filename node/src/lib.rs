@@ -15,6 +15,7 @@ pub mod idle_writers;
 pub mod ipc;
 pub mod join;
 pub mod manager;
+pub mod memory;
 pub mod metrics;
 pub mod parts;
 pub mod replay;

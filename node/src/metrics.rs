@@ -1,5 +1,6 @@
 //! The node's metrics, each declared here with its unit and meaning.
 
+use crate::memory::{Memory, resident};
 use crate::parts::KeeperState;
 use crate::supervisor::Supervisor;
 use prometheus_client::encoding::text::encode;
@@ -8,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe};
 use tidemill_core::view::CatalogRead;
@@ -17,7 +18,6 @@ use tidemill_raft::Catalog;
 use tidemill_storage::wal::WalStats;
 
 type Labels = Vec<(String, String)>;
-type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// All metrics of a node.
 pub struct Metrics {
@@ -28,7 +28,10 @@ pub struct Metrics {
     raft_term: Gauge,
     raft_is_leader: Gauge,
     catalog_version: Gauge,
-    memtable_bytes: FloatGauge,
+    memory_limit: Gauge,
+    memory_share: Family<Labels, Gauge>,
+    memory_used: Family<Labels, Gauge>,
+    memory_resident: Gauge,
     shards_led: Gauge,
     partition_position: Family<Labels, Gauge>,
     partition_lag: Family<Labels, Gauge>,
@@ -121,7 +124,10 @@ impl Default for Metrics {
             raft_term: Gauge::default(),
             raft_is_leader: Gauge::default(),
             catalog_version: Gauge::default(),
-            memtable_bytes: FloatGauge::default(),
+            memory_limit: Gauge::default(),
+            memory_share: Family::default(),
+            memory_used: Family::default(),
+            memory_resident: Gauge::default(),
             shards_led: Gauge::default(),
             partition_position: Family::default(),
             partition_lag: Family::default(),
@@ -169,11 +175,6 @@ impl Metrics {
             self.catalog_version.clone(),
         );
         r.register(
-            "tidemill_memtable_bytes",
-            "Bytes in the memtables of this node",
-            self.memtable_bytes.clone(),
-        );
-        r.register(
             "tidemill_shards_led",
             "Shards that this node leads",
             self.shards_led.clone(),
@@ -218,7 +219,44 @@ impl Metrics {
             "Ledgers that do not balance: any is a bug; from the Raft leader",
             self.ledger_imbalances.clone(),
         );
+        self.declare_memory();
         self.declare_parts();
+    }
+
+    fn declare_memory(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "tidemill_memory_limit_bytes",
+            "Bytes of memory that this node may use, as configured",
+            self.memory_limit.clone(),
+        );
+        r.register(
+            "tidemill_memory_share_bytes",
+            "Bytes of the limit that are for rows (memtables and encoding), decoding, queries and the catalog",
+            self.memory_share.clone(),
+        );
+        r.register(
+            "tidemill_memory_used_bytes",
+            "Bytes counted by kind: memtables, encoding, decoding, queries, catalog",
+            self.memory_used.clone(),
+        );
+        r.register(
+            "tidemill_memory_resident_bytes",
+            "Bytes of memory that the process has, code among them",
+            self.memory_resident.clone(),
+        );
+    }
+
+    fn set_memory(&self, memory: &Memory) {
+        let of = |kind: &str| vec![("kind".to_owned(), kind.to_owned())];
+        self.memory_limit.set(memory.shares.limit as i64);
+        for (kind, bytes) in memory.shares() {
+            self.memory_share.get_or_create(&of(kind)).set(bytes as i64);
+        }
+        for (kind, bytes) in memory.used() {
+            self.memory_used.get_or_create(&of(kind)).set(bytes as i64);
+        }
+        self.memory_resident.set(resident().unwrap_or_default() as i64);
     }
 
     fn declare_parts(&mut self) {
@@ -326,14 +364,15 @@ impl Metrics {
         catalog: &Catalog,
         supervisor: &Supervisor,
         parts: &KeeperState,
+        memory: &Memory,
     ) -> Result<String, std::fmt::Error> {
         self.set_parts(parts);
         self.wal.set(supervisor.wal().stats());
+        self.set_memory(memory);
         let raft = catalog.status();
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());
         self.catalog_version.set(raft.applied.0 as i64);
-        self.memtable_bytes.set(supervisor.memtable_bytes() as f64);
         let reports = supervisor.reports();
         self.shards_led.set(reports.len() as i64);
         // Partitions come and go with their shards; what is not led here any more must not linger.

@@ -11,6 +11,7 @@ use crate::heartbeat::{Contact, Heart};
 use crate::http::{self, Pages};
 use crate::join;
 use crate::manager::{Manager, Reports};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::parts::{ClusterDisks, Keeper, KeeperState};
 use crate::replay::Decode;
@@ -133,6 +134,7 @@ async fn start_and_wait(
         Opened::Replicated(_) => Some(Replication::of_founders(config.members.len())),
         Opened::Shared(_) => None,
     };
+    raft_config.memory = config.memory.catalog;
     join::admitted(&config, &raft_config).await?;
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
@@ -228,6 +230,7 @@ struct Running {
     heart: Arc<Heart>,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     parts: Parts,
     membership: MembershipService,
 }
@@ -246,12 +249,13 @@ impl Running {
         let reports = Arc::new(Reports::default());
         let connections = Arc::new(Connections::default());
         let priority = Arc::new(Priority::default());
+        let budget = Arc::new(Budget::new(config.memory.rows, config.memory.decoding));
         let context = Arc::new(TaskContext {
             cluster: config.cluster.clone(),
             committer: Arc::new(SharedCatalog(catalog.clone())),
             store: parts.store.clone(),
             wal: Arc::new(wal),
-            budget: Arc::new(Budget::new(config.memtable_bytes)),
+            budget: budget.clone(),
             priority: priority.clone(),
             attention: Arc::default(),
         });
@@ -274,7 +278,7 @@ impl Running {
             connections,
         };
         let engine_config = EngineConfig {
-            memory_limit_bytes: config.query_bytes as usize,
+            memory_limit_bytes: config.memory.queries as usize,
             spill_dir: Some(config.data_dir.join("spill")),
             ..EngineConfig::default()
         };
@@ -313,6 +317,12 @@ impl Running {
             pinned: Box::new(move || pinned.oldest_pinned_version()),
         });
         let metrics = Arc::new(Metrics::default());
+        let memory = Arc::new(Memory {
+            shares: config.memory,
+            budget,
+            catalog: catalog.clone(),
+            engine: engine.clone(),
+        });
         let name = config.own.name.clone();
         Ok(Self {
             name,
@@ -324,6 +334,7 @@ impl Running {
             heart,
             engine,
             metrics,
+            memory,
             parts,
             membership,
         })
@@ -338,6 +349,7 @@ impl Running {
             catalog: self.catalog.clone(),
             supervisor: self.supervisor.clone(),
             metrics: self.metrics.clone(),
+            memory: self.memory.clone(),
             parts: self.parts.state.clone(),
             contact: self.contact.clone(),
         }

@@ -230,6 +230,6 @@ impl Supervisor {
 
     /// Bytes in memtables.
     pub fn memtable_bytes(&self) -> u64 {
-        self.context.budget.used()
+        self.context.budget.used().memtables
     }
 }

@@ -7,8 +7,7 @@
 use crate::administer;
 use crate::diagnosis::explain;
 use crate::error::QueryError;
-use crate::fresh::{Reader, no_table};
-use crate::held::HeldVersion;
+use crate::fresh::{Held, Reader, no_table};
 use crate::ports::{Catalog, FreshRows, Progress, Replayer, Sources};
 use crate::session::{NamedTable, Prepared, SYSTEM_SCHEMA, USER_SCHEMA};
 use crate::settings::Settings;
@@ -38,10 +37,14 @@ use tidemill_core::Version;
 use tidemill_storage::store::PartStore;
 use tokio::time::Instant;
 
+/// What a query takes for reading files, in each of its pieces: pages and columns that the operators do not count.
+const SCAN_BYTES: usize = 4 << 20;
+
 /// How an [`Engine`] may use the machine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Memory that all running queries may use together for sorting, joining and aggregating, in bytes.
+    /// Memory that all running queries may use together, in bytes: for rows in memory that they read, for reading files, and
+    /// for sorting, joining and aggregating.
     pub memory_limit_bytes: usize,
     /// How many pieces a query is cut into, to run side by side.
     pub target_partitions: usize,
@@ -114,6 +117,8 @@ impl Engine {
             catalog,
             fresh,
             held: Arc::default(),
+            memory: prepared.memory().clone(),
+            scan_bytes: SCAN_BYTES * config.target_partitions.max(1),
             pin_timeout: config.pin_timeout,
         };
         Ok(Self {
@@ -166,6 +171,11 @@ impl Engine {
         self.reader.held.oldest()
     }
 
+    /// Bytes of memory that running queries have reserved.
+    pub fn memory_used(&self) -> usize {
+        self.prepared.memory().reserved()
+    }
+
     async fn show(&self, shown: statement::Show, settings: Settings) -> Result<Answer, QueryError> {
         let snapshot = self.reader.snapshot(self.deadline()).await?;
         match show::prepare(shown, &*snapshot)? {
@@ -211,7 +221,7 @@ impl Engine {
         query: &SqlStatement,
         words: &Words,
         settings: Settings,
-    ) -> Result<(SessionState, Option<HeldVersion>), QueryError> {
+    ) -> Result<(SessionState, Option<Held>), QueryError> {
         let bare = self.prepared.bare();
         let references = bare
             .resolve_table_references(query)
@@ -228,7 +238,8 @@ impl Engine {
         if users.is_empty() && systems.is_empty() {
             return Ok((bare, None));
         }
-        let reading = self.reader.read(&users, settings.consistency).await?;
+        let columns = words.columns();
+        let reading = self.reader.read(&users, columns.as_ref(), settings.consistency).await?;
         let progress = match systems.iter().any(|name| system::needs_progress(name)) {
             true => self.progress.progress().await,
             false => None,
@@ -337,10 +348,10 @@ fn rows_at_hand(rows: RecordBatch) -> Answer {
     }
 }
 
-/// A query's rows, with the version that they are read at.
+/// A query's rows, with the version that they are read at and the memory for reading them.
 struct HoldingStream {
     inner: SendableRecordBatchStream,
-    _held: Option<HeldVersion>,
+    _held: Option<Held>,
 }
 
 impl Stream for HoldingStream {

@@ -39,6 +39,7 @@ use crate::ports::{Catalog, CatalogError, FreshRows, PinError};
 use crate::settings::Consistency;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use tidemill_core::schema::OFFSET;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, Offset, PartitionId, PipeId, ShardId};
 use tidemill_storage::memtable::PinnedShard;
+use tidemill_storage::schema::arrow_schema;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The first pause before another attempt; it doubles up to [`LONGEST_PAUSE`].
@@ -59,6 +61,10 @@ pub struct Reader {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) fresh: Arc<dyn FreshRows>,
     pub(crate) held: Arc<HeldVersions>,
+    /// What queries may use.
+    pub(crate) memory: Arc<dyn MemoryPool>,
+    /// Bytes that reading the files of a query takes.
+    pub(crate) scan_bytes: usize,
     pub(crate) pin_timeout: Duration,
 }
 
@@ -68,8 +74,14 @@ pub struct Reading {
     pub snapshot: Arc<dyn CatalogSnapshot>,
     /// The tables by the names they were asked for.
     pub tables: BTreeMap<String, TableAtOnce>,
-    /// Keeps the files of the snapshot while the query runs.
-    pub(crate) held: HeldVersion,
+    /// To be kept while the query runs.
+    pub(crate) held: Held,
+}
+
+/// What a running query keeps: the files of its snapshot, and its memory for reading.
+pub(crate) struct Held {
+    _version: HeldVersion,
+    _memory: Vec<MemoryReservation>,
 }
 
 /// One moment of a table.
@@ -102,9 +114,15 @@ impl std::fmt::Display for Wait {
 }
 
 impl Reader {
-    /// One moment of the tables called `names`. Waits up to the pin timeout for leaders; an unknown
-    /// table is an error without a place.
-    pub async fn read(&self, names: &BTreeSet<String>, consistency: Consistency) -> Result<Reading, QueryError> {
+    /// One moment of the tables called `names`, of whose rows only `columns` are needed, if they are named. Waits up to the
+    /// pin timeout for leaders; an unknown table is an error without a place.
+    pub async fn read(
+        &self,
+        names: &BTreeSet<String>,
+        columns: Option<&BTreeSet<String>>,
+        consistency: Consistency,
+    ) -> Result<Reading, QueryError> {
+        let scanning = self.reserve("reading files", self.scan_bytes * names.len())?;
         let deadline = Instant::now() + self.pin_timeout;
         let before = self.catalog.local()?;
         let mut held = self.held.hold(before.version());
@@ -124,15 +142,25 @@ impl Reader {
             return Ok(Reading {
                 tables: tables.collect(),
                 snapshot,
-                held,
+                held: Held {
+                    _version: held,
+                    _memory: vec![scanning],
+                },
             });
         }
         let mut plan = before;
         let mut pins: BTreeMap<ShardId, PinnedShard> = BTreeMap::new();
+        let mut memory: BTreeMap<ShardId, MemoryReservation> = BTreeMap::new();
         let mut pause = FIRST_PAUSE;
         loop {
             // The waits of this attempt, by shard; the pins of shards that wait are taken anew.
-            let mut waits = self.pin_missing(&*plan, names, &mut pins, deadline).await?;
+            let mut waits = self.pin_missing(&*plan, names, columns, &mut pins, deadline).await?;
+            memory.retain(|shard, _| pins.contains_key(shard));
+            for (shard, pin) in &pins {
+                if !memory.contains_key(shard) {
+                    memory.insert(*shard, self.reserve("rows that are not committed", pin.memory())?);
+                }
+            }
             let snapshot = self.snapshot(deadline).await?;
             held.raise(snapshot.version());
             let tables = find(&*snapshot, names)?;
@@ -148,11 +176,15 @@ impl Reader {
                 return Ok(Reading {
                     snapshot,
                     tables: read,
-                    held,
+                    held: Held {
+                        _version: held,
+                        _memory: memory.into_values().chain([scanning]).collect(),
+                    },
                 });
             };
             for shard in &unfit {
                 pins.remove(shard);
+                memory.remove(shard);
             }
             if Instant::now() + pause >= deadline {
                 let wait = waits.remove(first).unwrap_or(Wait::Changed);
@@ -167,31 +199,40 @@ impl Reader {
         }
     }
 
+    /// Memory of the queries' share, until it is dropped.
+    fn reserve(&self, what: &str, bytes: usize) -> Result<MemoryReservation, QueryError> {
+        let reserved = MemoryConsumer::new(what).register(&self.memory);
+        reserved.try_grow(bytes)?;
+        Ok(reserved)
+    }
+
     /// Pins every shard that `plan` says matters and that is not pinned in its present epoch.
     async fn pin_missing(
         &self,
         plan: &dyn CatalogSnapshot,
         names: &BTreeSet<String>,
+        columns: Option<&BTreeSet<String>>,
         pins: &mut BTreeMap<ShardId, PinnedShard>,
         deadline: Instant,
     ) -> Result<BTreeMap<ShardId, Wait>, QueryError> {
         let mut waits = BTreeMap::new();
-        let mut asked: Vec<(Shard, NodeId)> = Vec::new();
+        let mut asked: Vec<(Shard, NodeId, Arc<Option<BTreeSet<String>>>)> = Vec::new();
         for name in names {
             // A table that is not there yet may be there in the snapshot; that is found out then.
             let Some(table) = plan.table_named(name)? else { continue };
+            let wanted = Arc::new(columns.map(|columns| columns_of(&table, columns)));
             for shard in fed_shards(plan, &table)?.into_values() {
                 if pins.get(&shard.id).is_some_and(|pin| pin.epoch == shard.epoch) {
                     continue;
                 }
                 match shard.leader {
-                    Some(leader) => asked.push((shard, leader)),
+                    Some(leader) => asked.push((shard, leader, wanted.clone())),
                     None => _ = waits.insert(shard.id, Wait::NoLeader),
                 }
             }
         }
-        let pinning = asked.iter().map(|(shard, leader)| {
-            let pin = self.fresh.pin(*leader, shard.id, shard.epoch);
+        let pinning = asked.iter().map(|(shard, leader, wanted)| {
+            let pin = self.fresh.pin(*leader, shard.id, shard.epoch, (**wanted).as_ref());
             async move { (shard, timeout_at(deadline, pin).await) }
         });
         for (shard, pinned) in join_all(pinning).await {
@@ -268,6 +309,16 @@ pub(crate) fn no_table(snapshot: &dyn CatalogSnapshot, name: &str) -> Result<Que
         false => hint,
     };
     Ok(QueryError::invalid(format!("there is no table '{name}'{hint}")))
+}
+
+/// Those of the columns of `table` that are in `named`, and the offset.
+fn columns_of(table: &Table, named: &BTreeSet<String>) -> BTreeSet<String> {
+    let schema = arrow_schema(table);
+    let names = schema.fields().iter().map(|field| field.name());
+    names
+        .filter(|name| *name == OFFSET || named.contains(*name))
+        .cloned()
+        .collect()
 }
 
 /// The shards of `table` that own a partition of a pipe that is not paused.

@@ -5,6 +5,7 @@
 
 use arrow::array::{BooleanArray, RecordBatch};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
 use tidemill_core::catalog::{Holder, KafkaSource, Node, PartFile, Pipe, RejectPart, Table};
@@ -47,8 +48,15 @@ pub enum CatalogError {
 /// Fresh rows of a shard, wherever its leader is.
 #[async_trait]
 pub trait FreshRows: Send + Sync {
-    /// Pins the rows that `leader` holds of `shard`, if it leads it in `epoch`.
-    async fn pin(&self, leader: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError>;
+    /// Pins the rows that `leader` holds of `shard`, if it leads it in `epoch`: `columns` of them and `_offset`, or all
+    /// columns. Nothing else of the rows needs to be kept, or sent.
+    async fn pin(
+        &self,
+        leader: NodeId,
+        shard: ShardId,
+        epoch: Epoch,
+        columns: Option<&BTreeSet<String>>,
+    ) -> Result<PinnedShard, PinError>;
 }
 
 /// Why rows could not be pinned. Both pass by themselves.

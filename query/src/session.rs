@@ -11,7 +11,7 @@ use datafusion::catalog::{
 };
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
@@ -19,6 +19,10 @@ use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+
+/// Footers of files are kept in one over so much of the memory for queries, and in no more than that.
+const FOOTERS: usize = 16;
+const MOST_FOOTERS: usize = 50 << 20;
 
 /// Name of DataFusion's catalog that everything is in.
 const CATALOG: &str = "tidemill";
@@ -38,6 +42,7 @@ pub(crate) struct NamedTable {
 /// A prepared session.
 pub(crate) struct Prepared {
     state: SessionState,
+    memory: Arc<dyn MemoryPool>,
 }
 
 impl Prepared {
@@ -49,8 +54,10 @@ impl Prepared {
         };
         // Names the consumers in an out-of-memory error.
         let pool = TrackConsumersPool::new(FairSpillPool::new(config.memory_limit_bytes), NonZeroUsize::MIN);
+        let memory: Arc<dyn MemoryPool> = Arc::new(pool);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(pool))
+            .with_memory_pool(memory.clone())
+            .with_metadata_cache_limit((config.memory_limit_bytes / FOOTERS).min(MOST_FOOTERS))
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(disks))
             .build_arc()
             .map_err(|e| QueryError::internal(format!("the query engine cannot start: {e}")))?;
@@ -73,7 +80,12 @@ impl Prepared {
             .with_runtime_env(runtime)
             .with_default_features()
             .build();
-        Ok(Self { state })
+        Ok(Self { state, memory })
+    }
+
+    /// The memory that all queries share.
+    pub(crate) fn memory(&self) -> &Arc<dyn MemoryPool> {
+        &self.memory
     }
 
     /// A session without tables.

@@ -33,20 +33,23 @@ pub(crate) struct CatalogDb {
     // Dropped, and so closed, before the folder.
     db: DB,
     folder: OwnedFolder,
+    cache: rocksdb::Cache,
     // Dropped, and so told, after the database is closed.
     open: Open,
 }
 
 impl CatalogDb {
-    /// Opens the catalog in `path`, creating it if there is none. Blocks.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+    /// Opens the catalog in `path`, creating it if there is none. Of `memory`, half is for what was read and a quarter for
+    /// what is on its way into files. Blocks.
+    pub(crate) fn open(path: PathBuf, memory: u64) -> io::Result<Self> {
         let families = Kind::ALL.map(Kind::name).into_iter().chain([RAFT]);
-        let cache = rocksdb::Cache::new_lru_cache(64 << 20);
-        let families = families.map(|name| ColumnFamilyDescriptor::new(name, family_options(&cache)));
-        let db = DB::open_cf_descriptors(&database_options(), &path, families).map_err(io::Error::other)?;
+        let cache = rocksdb::Cache::new_lru_cache((memory / 2) as usize);
+        let families = families.map(|name| ColumnFamilyDescriptor::new(name, family_options(memory, &cache)));
+        let db = DB::open_cf_descriptors(&database_options(memory), &path, families).map_err(io::Error::other)?;
         Ok(Self {
             db,
             folder: OwnedFolder::new(path, true),
+            cache,
             open: Open::default(),
         })
     }
@@ -54,6 +57,17 @@ impl CatalogDb {
     /// Whether the folder outlives this value; if not, it is deleted as soon as nobody reads it any more.
     pub(crate) fn keep(&self, kept: bool) {
         self.folder.keep(kept);
+    }
+
+    /// Bytes of memory that its cache holds, and what is not in files yet.
+    pub(crate) fn memory(&self) -> u64 {
+        let unwritten = |name| {
+            let family = self.db.cf_handle(name)?;
+            let bytes = self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables");
+            bytes.ok().flatten()
+        };
+        let families = Kind::ALL.map(Kind::name).into_iter().chain([RAFT]);
+        families.filter_map(unwritten).sum::<u64>() + self.cache.get_usage() as u64
     }
 
     /// Tells when it is closed.
@@ -119,7 +133,7 @@ impl CatalogDb {
     }
 }
 
-fn database_options() -> Options {
+fn database_options(memory: u64) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -132,19 +146,19 @@ fn database_options() -> Options {
     options.set_atomic_flush(true);
     options.set_paranoid_checks(true);
     options.set_max_total_wal_size(128 << 20);
-    options.set_db_write_buffer_size(64 << 20);
+    options.set_db_write_buffer_size((memory / 4) as usize);
     options.set_keep_log_file_num(4);
     options.set_max_background_jobs(2);
     options
 }
 
-fn family_options(cache: &rocksdb::Cache) -> Options {
+fn family_options(memory: u64, cache: &rocksdb::Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(16 << 20);
+    options.set_write_buffer_size((memory / 16) as usize);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
     options
 }

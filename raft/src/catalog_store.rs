@@ -43,6 +43,8 @@ pub type Snapshot = SnapshotOf<TypeConfig, SnapshotFolder>;
 /// The catalog of this node, shared by the state machine and by readers.
 pub struct CatalogFolder {
     root: PathBuf,
+    /// Bytes of memory for the databases of a node, this one among them.
+    memory: u64,
     /// `None` after closing.
     current: RwLock<Option<Arc<CatalogDb>>>,
     /// Held while the catalog is written, copied or replaced.
@@ -56,8 +58,8 @@ pub struct CatalogFolder {
 pub struct CatalogStore(Arc<CatalogFolder>);
 
 impl CatalogStore {
-    /// Opens the catalog in `root`, creating an empty one if there is none. Blocks.
-    pub fn open(root: &Path) -> io::Result<Self> {
+    /// Opens the catalog in `root`, creating an empty one if there is none; `memory` as in [`crate::RaftConfig`]. Blocks.
+    pub fn open(root: &Path, memory: u64) -> io::Result<Self> {
         for folder in [root.to_owned(), root.join("snapshots")] {
             fs::create_dir_all(folder)?;
         }
@@ -68,12 +70,13 @@ impl CatalogStore {
         fs::create_dir_all(&incoming)?;
         let name = current_name(root)?;
         remove_other_catalogs(root, &name)?;
-        let db = CatalogDb::open(root.join(&name))?;
+        let db = CatalogDb::open(root.join(&name), memory)?;
         folder::sync_folder(root)?;
         let snapshot = last_snapshot(&root.join("snapshots"))?;
         let (applied, _) = db.applied()?;
         Ok(Self(Arc::new(CatalogFolder {
             root: root.to_owned(),
+            memory,
             current: RwLock::new(Some(Arc::new(db))),
             changing: Mutex::new(()),
             snapshot: Mutex::new(snapshot),
@@ -214,6 +217,11 @@ impl CatalogFolder {
         db.map_or_else(Closing::default, |db| db.closing())
     }
 
+    /// Bytes of memory that its database uses.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.current().map_or(0, |db| db.memory())
+    }
+
     fn current(&self) -> io::Result<Arc<CatalogDb>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.clone().ok_or_else(|| io::Error::other("the catalog is closed"))
@@ -301,7 +309,7 @@ impl CatalogFolder {
             fs::remove_dir_all(&path)?;
         }
         snapshot::copy_database(&files.folder.path(), &path)?;
-        let db = CatalogDb::open(path)?;
+        let db = CatalogDb::open(path, self.memory)?;
         db.keep(false);
         let (applied, membership) = db.applied()?;
         if applied != meta.last_log_id || membership != meta.last_membership {

@@ -6,6 +6,9 @@ use openraft::SnapshotPolicy;
 use std::{path::PathBuf, time::Duration};
 use tidemill_core::catalog::Replication;
 
+/// What the databases use where nothing else is said; more is of little use to them.
+pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
 /// A node as the others see it. Founding members are configured on every node alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberConfig {
@@ -51,6 +54,8 @@ pub struct RaftConfig {
     pub snapshot_entries: u64,
     /// This many entries before a snapshot are kept for slow followers.
     pub keep_entries: u64,
+    /// Bytes of memory for what the databases cache and have not written to files yet.
+    pub memory: u64,
     /// How long to wait for a connection to a peer.
     pub connect_timeout: Duration,
     /// Called when the log cannot be written; ends the process unless a test says otherwise.
@@ -91,6 +96,7 @@ impl RaftConfig {
             election: (Duration::from_millis(400), Duration::from_millis(800)),
             snapshot_entries: 20_000,
             keep_entries: 5_000,
+            memory: DEFAULT_MEMORY,
             connect_timeout: Duration::from_millis(500),
             on_failure: abort_process(),
         }

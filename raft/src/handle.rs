@@ -255,6 +255,11 @@ impl Catalog {
         RaftStatus::of(&self.node)
     }
 
+    /// Bytes of memory that the catalog's database uses.
+    pub fn memory_used(&self) -> u64 {
+        self.node.catalog.memory_used()
+    }
+
     /// Hands leadership to `to`, or to the voter that has most of the log. Does nothing if this
     /// node does not lead. Answers whether another node leads by the deadline.
     pub async fn transfer_leadership(&self, to: Option<NodeId>, deadline: Duration) -> bool {
@@ -337,13 +342,14 @@ fn open_stores(config: &RaftConfig) -> Result<(identity::Identity, LogStore, Cat
     let options = LogOptions {
         on_failure: config.on_failure.clone(),
         fault: None,
+        memory: config.memory,
     };
     let log = LogStore::open(&log_folder, options)?;
     let catalog_error = |e: std::io::Error| StartError::Catalog {
         folder: catalog_folder.clone(),
         reason: e.to_string(),
     };
-    let store = CatalogStore::open(&catalog_folder).map_err(catalog_error)?;
+    let store = CatalogStore::open(&catalog_folder, config.memory).map_err(catalog_error)?;
     // A snapshot that arrives first leaves a vote in the log, so that an empty log is a lost one.
     let has_past =
         identity::is_joined(&config.data_dir) || store.folder().applied().map_err(catalog_error)?.0.is_some();

@@ -27,7 +27,7 @@ mod status;
 mod tests;
 mod types;
 
-pub use config::{MemberConfig, Origin, RaftConfig};
+pub use config::{DEFAULT_MEMORY, MemberConfig, Origin, RaftConfig};
 pub use error::{ProposeError, ReadError, StartError};
 pub use handle::Catalog;
 pub use identity::{Claim, Identity};

@@ -7,6 +7,7 @@
 //! Entries are purged only after the catalog, which they made, is itself on disk.
 
 use crate::{
+    config::DEFAULT_MEMORY,
     database::{Closing, Open, family},
     log_writer::{
         self, COMMITTED, Change, ENTRIES, FailureHook, LogWriter, META, Operation, PURGED, VOTE, Waiter, WriteFault,
@@ -70,6 +71,8 @@ pub struct LogOptions {
     pub on_failure: FailureHook,
     /// Lets tests fail a write.
     pub fault: Option<WriteFault>,
+    /// Bytes of memory for the databases of a node, this one among them.
+    pub memory: u64,
 }
 
 impl Default for LogOptions {
@@ -77,6 +80,7 @@ impl Default for LogOptions {
         Self {
             on_failure: log_writer::abort_process(),
             fault: None,
+            memory: DEFAULT_MEMORY,
         }
     }
 }
@@ -139,7 +143,7 @@ pub struct LogReader {
 impl LogStore {
     /// Opens the log in `folder`, creating it if there is none, and starts its writer. Blocks.
     pub fn open(folder: &Path, options: LogOptions) -> Result<Self, LogOpenError> {
-        let db = open_database(folder)?;
+        let db = open_database(folder, options.memory)?;
         let tail = load_tail(&db).map_err(|e| LogOpenError::Damaged {
             folder: folder.into(),
             reason: e.to_string(),
@@ -215,16 +219,21 @@ fn database_options() -> Options {
     options
 }
 
-fn family_options() -> Options {
+/// Of `memory`, three sixteenths for entries on their way into files, and one for those that followers read.
+fn family_options(memory: u64, cache: &rocksdb::Cache) -> Options {
+    let mut table = rocksdb::BlockBasedOptions::default();
+    table.set_block_cache(cache);
     let mut options = Options::default();
-    options.set_write_buffer_size(8 << 20);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size((memory / 16) as usize);
     options.set_max_write_buffer_number(3);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
     options
 }
 
-fn open_database(folder: &Path) -> Result<DB, LogOpenError> {
-    let families = [ENTRIES, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+fn open_database(folder: &Path, memory: u64) -> Result<DB, LogOpenError> {
+    let cache = rocksdb::Cache::new_lru_cache((memory / 16) as usize);
+    let families = [ENTRIES, META].map(|name| ColumnFamilyDescriptor::new(name, family_options(memory, &cache)));
     DB::open_cf_descriptors(&database_options(), folder, families).map_err(|e| {
         let (folder, reason) = (folder.to_owned(), e.to_string());
         match e.kind() {

@@ -15,7 +15,7 @@ use super::run::{self, Halt, Place, Runs, Taken, poll_run};
 use super::status::{Ends, PartitionStatus, Read, Waits};
 use super::topic::TopicCheck;
 use super::{client_config, loss};
-use crate::budget::Account;
+use crate::budget::{Account, Fetching};
 use crate::freshness::Freshness;
 use crate::log::ShardLog;
 use crate::priority::{Claim, Priority};
@@ -124,6 +124,7 @@ impl Consumer {
     pub fn start(options: ConsumerOptions) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = ConsumerThread {
+            fetching: options.account.fetch(),
             runs: Runs::new(&options),
             claim: options.priority.claim(),
             options,
@@ -178,6 +179,8 @@ impl Drop for Consumer {
 struct ConsumerThread {
     options: ConsumerOptions,
     runs: Runs,
+    /// How much the client may fetch.
+    fetching: Fetching,
     claim: Claim,
     shared: Arc<Shared>,
     /// Where each partition goes on; a partition that had to stop is not in it.
@@ -235,7 +238,7 @@ impl ConsumerThread {
         if self.options.account.is_spent() {
             self.claim.progressed();
             self.troubled = Some(Instant::now());
-            self.wait_all("memory: the memtables of this node are at their limit");
+            self.wait_all("memory: the rows of this node that are not committed are at their limit");
             self.options.wake.notify_one();
             std::thread::sleep(POLL / 4);
             return true;
@@ -244,7 +247,7 @@ impl ConsumerThread {
             self.troubled = None;
             self.wait_all("");
         }
-        let (run, fault) = poll_run(reader, POLL);
+        let (run, fault) = poll_run(reader, POLL, self.fetching.payload());
         let mut intact = true;
         if !run.is_empty() {
             self.claim.progressed();
@@ -357,6 +360,7 @@ impl ConsumerThread {
         let source = options.pipe.source.kafka();
         let source = source.ok_or_else(|| KafkaError::ClientCreation("the pipe reads no topic".to_owned()))?;
         let mut config = client_config(source, &super::group_of(&options.cluster, &options.pipe.name));
+        super::limit_fetching(&mut config, self.fetching.payload());
         // Waiting for memory is no reason for the client to give up.
         config.set("max.poll.interval.ms", "86400000");
         let client: BaseConsumer<Context> = config.create_with_context(context)?;
@@ -413,7 +417,8 @@ impl ConsumerThread {
             }
             intact &= self.went_on(partition, shown.and(done));
         }
-        self.options.account.report(self.options.memtable.stats().bytes);
+        let stats = self.options.memtable.stats();
+        self.options.account.report(stats.bytes, stats.uncut_bytes);
         self.options.wake.notify_one();
         intact
     }

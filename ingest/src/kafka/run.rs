@@ -17,8 +17,8 @@ use tracing::error;
 
 /// The most records that one run may have.
 const RUN_RECORDS: usize = 16_384;
-/// The most payload bytes that one run may have.
-const RUN_BYTES: usize = 8 << 20;
+/// The most payload bytes that one run may have, however much memory there is.
+const RUN_BYTES: u64 = 8 << 20;
 /// The longest that a run may gather; what bounds the wait of its first record.
 const RUN_TIME: Duration = Duration::from_millis(20);
 
@@ -67,8 +67,9 @@ impl Taken<'_> {
     }
 }
 
-/// Waits for a first record and gathers a run. A fault behind it is given with it: the client reports some faults only once.
-pub(super) fn poll_run(reader: &Reader, wait: Duration) -> (Vec<Taken<'_>>, Option<Fault>) {
+/// Waits for a first record and gathers a run of at most `most_bytes`. A fault behind it is given with it: the client
+/// reports some faults only once.
+pub(super) fn poll_run(reader: &Reader, wait: Duration, most_bytes: u64) -> (Vec<Taken<'_>>, Option<Fault>) {
     let mut run = Vec::new();
     let mut bytes = 0;
     let mut next = reader.poll(wait);
@@ -79,11 +80,11 @@ pub(super) fn poll_run(reader: &Reader, wait: Duration) -> (Vec<Taken<'_>>, Opti
             Polled::Fault(fault) => return (run, Some(fault)),
             Polled::End { partition, offset } => run.push(Taken::End { partition, offset }),
             Polled::Record(record) => {
-                bytes += record.payload().map_or(0, <[u8]>::len);
+                bytes += record.payload().map_or(0, <[u8]>::len) as u64;
                 run.push(Taken::Record(record));
             }
         }
-        if run.len() >= RUN_RECORDS || bytes >= RUN_BYTES || began.elapsed() >= RUN_TIME {
+        if run.len() >= RUN_RECORDS || bytes >= most_bytes.min(RUN_BYTES) || began.elapsed() >= RUN_TIME {
             return (run, None);
         }
         next = reader.poll(Duration::ZERO);

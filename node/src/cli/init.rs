@@ -137,10 +137,9 @@ fn check_parts(args: &Args) -> anyhow::Result<()> {
 
 /// The settings that a node may have beside those that it must have, commented out.
 const OPTIONAL: &str = "\
-# What memtables and queries may use.
+# What this node may use: half of the machine where nothing is said.
 # [memory]
-# memtables = \"512MiB\"
-# queries = \"1GiB\"
+# limit = \"2GiB\"
 ";
 
 /// The configuration of node `i`, from 1. The ports were checked to fit.

@@ -111,15 +111,16 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "memory",
-        "memtables",
-        "\"512MiB\"",
-        "What all memtables of this node may use; consumers wait at the limit.",
+        "limit",
+        "half of the machine's, or of the control group's",
+        "What this node may use, 256MiB at least: for ingestion, where consumers wait at the limit, for queries, for the catalog, and a fifth \
+         for what nobody counts. Say it when several nodes, or other programs, share a machine.",
     ),
     setting(
         "memory",
         "queries",
-        "\"1GiB\"",
-        "What all queries of this node may use for sorting, joining, aggregating; they spill beyond it.",
+        "about a quarter of the limit",
+        "What all queries of this node may use; they spill beyond it, or fail. The rest is for ingestion.",
     ),
     setting(
         "parts",

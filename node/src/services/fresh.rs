@@ -2,6 +2,7 @@
 
 use crate::ipc::PieceWriter;
 use crate::supervisor::Supervisor;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use tidemill_core::{Epoch, ShardId, TableId};
@@ -34,12 +35,18 @@ impl Fresh for FreshService {
                 request.epoch
             ))
         })?;
-        let replies = replies(pinned)?;
-        Ok(Response::new(Box::pin(tokio_stream::iter(replies.into_iter().map(Ok)))))
+        let columns: BTreeSet<String> = request.columns.into_iter().collect();
+        let pinned = match columns.is_empty() {
+            true => pinned,
+            false => pinned.with_columns(&columns),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter(replies(pinned)?))))
     }
 }
 
-fn replies(pinned: PinnedShard) -> Result<Vec<PinReply>, Status> {
+/// The header, and then the rows. Each batch is encoded when the one before it has been taken: a memtable must not be in memory
+/// twice because somebody reads it.
+fn replies(pinned: PinnedShard) -> Result<impl Iterator<Item = Result<PinReply, Status>>, Status> {
     let internal = |e: arrow::error::ArrowError| Status::internal(e.to_string());
     let place = |key| pinned.partitions.iter().position(|p| p.key == key);
     let mut batches = Vec::with_capacity(pinned.batches.len());
@@ -59,19 +66,28 @@ fn replies(pinned: PinnedShard) -> Result<Vec<PinReply>, Status> {
         partitions: partitions.collect(),
         batches,
     };
-    let mut replies = vec![PinReply {
+    let header = PinReply {
         kind: Some(Kind::Header(header)),
-    }];
-    if let Some(first) = pinned.batches.first() {
-        let mut writer = PieceWriter::new(&first.rows.schema()).map_err(internal)?;
-        let mut pieces = Vec::new();
-        for batch in &pinned.batches {
-            pieces.extend(writer.write(&batch.rows).map_err(internal)?);
-        }
-        pieces.extend(writer.finish().map_err(internal)?);
-        replies.extend(pieces.into_iter().map(|piece| PinReply {
-            kind: Some(Kind::Ipc(piece.into())),
-        }));
+    };
+    let first = pinned.batches.first();
+    let mut writer = match first.map(|batch| PieceWriter::new(&batch.rows.schema())) {
+        Some(writer) => Some(writer.map_err(internal)?),
+        None => None,
+    };
+    let mut batches = pinned.batches.into_iter();
+    let encoded = std::iter::from_fn(move || match batches.next() {
+        Some(batch) => Some(writer.as_mut()?.write(&batch.rows)),
+        None => Some(writer.take()?.finish()),
+    });
+    let pieces = encoded.flat_map(move |pieces| match pieces {
+        Ok(pieces) => pieces.into_iter().map(|piece| Ok(of_rows(piece))).collect(),
+        Err(error) => vec![Err(internal(error))],
+    });
+    Ok(std::iter::once(Ok(header)).chain(pieces))
+}
+
+fn of_rows(piece: Vec<u8>) -> PinReply {
+    PinReply {
+        kind: Some(Kind::Ipc(piece.into())),
     }
-    Ok(replies)
 }

@@ -7,6 +7,7 @@
 
 mod alter;
 mod column_type;
+mod columns;
 pub(crate) mod create_pipe;
 pub(crate) mod create_table;
 pub(crate) mod pipe_settings;

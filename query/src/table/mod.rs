@@ -14,7 +14,8 @@ pub(crate) use parts::PartScan;
 
 use crate::error::QueryError;
 use crate::fresh::TableAtOnce;
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableProvider};
@@ -41,14 +42,16 @@ pub(crate) struct UserTable {
 }
 
 impl UserTable {
-    /// The table as it is in `snapshot`, with rows beyond it. Fails when those have other columns.
+    /// The table as it is in `snapshot`, with rows beyond it. Fails when those have columns that the table does not have.
     pub(crate) fn new(at_once: TableAtOnce, snapshot: Arc<dyn CatalogSnapshot>) -> Result<Self, QueryError> {
         let schema = arrow_schema(&at_once.table);
-        if let Some(other) = at_once
-            .rows
-            .iter()
-            .find(|rows| rows.schema_ref().fields() != schema.fields())
-        {
+        if let Some(other) = at_once.rows.iter().find(|rows| {
+            !rows.schema_ref().fields().iter().all(|field| {
+                schema
+                    .field_with_name(field.name())
+                    .is_ok_and(|known| known == &**field)
+            })
+        }) {
             return Err(QueryError::internal(format!(
                 "rows in memory of table '{}' have columns {}, expected {schema}",
                 at_once.table.name,
@@ -113,8 +116,10 @@ impl TableProvider for UserTable {
             inputs.extend(scan.plan(state, projection, filters, limit)?);
         }
         if !self.at_once.rows.is_empty() {
-            let lanes = spread(&self.at_once.rows, state.config().target_partitions());
-            let fresh = MemorySourceConfig::try_new(&lanes, self.schema.clone(), projection.cloned())?;
+            let wanted = datafusion::physical_plan::project_schema(&self.schema, projection)?;
+            let rows = self.at_once.rows.iter().map(|rows| with_columns(rows, &wanted));
+            let lanes = spread(&rows.collect::<Result<Vec<_>>>()?, state.config().target_partitions());
+            let fresh = MemorySourceConfig::try_new(&lanes, wanted, None)?;
             let fresh = fresh.with_limit(limit).with_show_sizes(false);
             inputs.push(datafusion::datasource::source::DataSourceExec::from_data_source(fresh));
         }
@@ -141,8 +146,18 @@ pub(crate) fn one_of_all(
     }
 }
 
+/// The columns of `wanted`, which `rows` must have: rows in memory come with those that the query names.
+fn with_columns(rows: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
+    let place = |field: &FieldRef| {
+        let place = rows.schema_ref().index_of(field.name());
+        place.map_err(|_| QueryError::internal(format!("column '{}' is read but not named by the query", field.name())))
+    };
+    let places = wanted.fields().iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    Ok(rows.project(&places)?)
+}
+
 /// The batches in at most `lanes` groups of about as many rows, to be read side by side.
-fn spread(batches: &[arrow::array::RecordBatch], lanes: usize) -> Vec<Vec<arrow::array::RecordBatch>> {
+fn spread(batches: &[RecordBatch], lanes: usize) -> Vec<Vec<RecordBatch>> {
     let mut groups: Vec<(usize, Vec<_>)> = vec![(0, Vec::new()); lanes.clamp(1, batches.len().max(1))];
     for batch in batches {
         if let Some((rows, group)) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {

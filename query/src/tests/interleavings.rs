@@ -451,7 +451,13 @@ impl Catalog for Outside {
 
 #[async_trait]
 impl FreshRows for Outside {
-    async fn pin(&self, leader: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+    async fn pin(
+        &self,
+        leader: NodeId,
+        shard: ShardId,
+        epoch: Epoch,
+        _: Option<&BTreeSet<String>>,
+    ) -> Result<PinnedShard, PinError> {
         let mut sim = self.0.lock().unwrap();
         sim.steps();
         let office = sim.offices.get(&(leader, shard)).filter(|office| office.epoch == epoch);
@@ -520,6 +526,8 @@ async fn run(seed: u64) -> (usize, usize) {
         catalog: outside.clone(),
         fresh: outside.clone(),
         held: Arc::default(),
+        memory: Arc::new(datafusion::execution::memory_pool::UnboundedMemoryPool::default()),
+        scan_bytes: 0,
         pin_timeout: Duration::from_secs(5),
     };
     let names = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
@@ -546,7 +554,7 @@ async fn run(seed: u64) -> (usize, usize) {
                 std::future::pending::<()>().await
             };
             tokio::select! {
-                result = reader.read(&names, Consistency::Fresh) => result,
+                result = reader.read(&names, None, Consistency::Fresh) => result,
                 () = healing => unreachable!(),
             }
         };

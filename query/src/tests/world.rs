@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,7 +64,13 @@ impl Catalog for World {
 
 #[async_trait]
 impl FreshRows for World {
-    async fn pin(&self, _: NodeId, shard: ShardId, epoch: Epoch) -> Result<PinnedShard, PinError> {
+    async fn pin(
+        &self,
+        _: NodeId,
+        shard: ShardId,
+        epoch: Epoch,
+        columns: Option<&BTreeSet<String>>,
+    ) -> Result<PinnedShard, PinError> {
         if self.unreachable.load(Ordering::SeqCst) {
             return Err(PinError::Unreachable("connection refused".into()));
         }
@@ -73,7 +79,8 @@ impl FreshRows for World {
             .get(&shard)
             .and_then(Memtable::pin)
             .filter(|pin| pin.epoch == epoch);
-        pin.ok_or(PinError::NotLeading)
+        let pin = pin.ok_or(PinError::NotLeading)?;
+        Ok(columns.map_or(pin.clone(), |columns| pin.with_columns(columns)))
     }
 }
 

@@ -11,7 +11,7 @@ use tidemill_core::{
 };
 
 fn open(folder: &Path) -> CatalogStore {
-    CatalogStore::open(folder).unwrap()
+    CatalogStore::open(folder, crate::config::DEFAULT_MEMORY).unwrap()
 }
 
 async fn apply(store: &mut CatalogStore, entries: Vec<Entry>) {

@@ -194,6 +194,7 @@ async fn a_failed_write_calls_the_hook_and_acknowledges_nothing() {
         LogOptions {
             on_failure,
             fault: Some(fault),
+            ..LogOptions::default()
         },
     )
     .unwrap();

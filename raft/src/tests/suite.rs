@@ -17,7 +17,7 @@ impl StoreBuilder<TypeConfig, LogStore, CatalogStore, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, CatalogStore), StorageError<TypeConfig>> {
         let folder = TempDir::new().unwrap();
         let log = LogStore::open(&folder.path().join("raft-log"), LogOptions::default()).unwrap();
-        let catalog = CatalogStore::open(&folder.path().join("catalog")).unwrap();
+        let catalog = CatalogStore::open(&folder.path().join("catalog"), crate::config::DEFAULT_MEMORY).unwrap();
         Ok((folder, log, catalog))
     }
 }

@@ -1,8 +1,10 @@
 //! What goes into a memtable and what comes out of it: chunks, cuts, pins, numbers. Plain values; all
 //! of them hold references to the same immutable batches, so they are cheap to clone.
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use std::collections::BTreeSet;
 use std::time::Duration;
+use tidemill_core::schema::OFFSET;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, Span, SpanKey};
 
 /// What a task gives: a span of one partition, with what was found in it.
@@ -70,6 +72,18 @@ pub struct Cut {
     pub rejects: Vec<(PipeId, RecordBatch)>,
 }
 
+impl Cut {
+    /// What its batches hold in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        let rejects = self.rejects.iter().map(|(_, batch)| batch);
+        self.rows
+            .iter()
+            .chain(rejects)
+            .map(RecordBatch::get_array_memory_size)
+            .sum()
+    }
+}
+
 /// What a query reads: one moment of a shard's memtable. It holds its own references.
 #[derive(Clone, Debug)]
 pub struct PinnedShard {
@@ -81,6 +95,30 @@ pub struct PinnedShard {
     pub partitions: Vec<PinnedPartition>,
     /// Their rows: partitions in the same order, offsets ascending within each; no batch is empty.
     pub batches: Vec<PinnedBatch>,
+}
+
+impl PinnedShard {
+    /// The same rows with those of their columns that are in `names`, and their offsets.
+    pub fn with_columns(mut self, names: &BTreeSet<String>) -> Self {
+        for batch in &mut self.batches {
+            let fields = batch.rows.schema_ref().fields().iter().enumerate();
+            let wanted = fields.filter(|(_, field)| field.name() == OFFSET || names.contains(field.name()));
+            let wanted: Vec<usize> = wanted.map(|(at, _)| at).collect();
+            // It cannot fail, as these columns are there; if it did, all of them would be kept.
+            if let Ok(rows) = batch.rows.project(&wanted) {
+                batch.rows = rows;
+            }
+        }
+        self
+    }
+
+    /// Bytes that its rows take, without what their buffers hold in reserve or for others.
+    pub fn memory(&self) -> usize {
+        let columns = self.batches.iter().flat_map(|batch| batch.rows.columns());
+        // Only a column of more values than a machine can hold has no size.
+        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+        columns.map(size).sum()
+    }
 }
 
 /// The offsets of one partition that a pin covers.
@@ -99,7 +137,7 @@ pub struct PinnedPartition {
 pub struct PinnedBatch {
     /// The history.
     pub key: SpanKey,
-    /// The rows, with the schema that their chunk had.
+    /// The rows, with the schema that their chunk had, or some columns of it.
     pub rows: RecordBatch,
 }
 
