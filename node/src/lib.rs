@@ -5,6 +5,7 @@
 //! are threads of their own.
 
 pub mod adapters;
+pub mod allocator;
 pub mod cli;
 pub mod collector;
 pub mod config;

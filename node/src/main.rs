@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tidemill_node::allocator;
 use tidemill_node::cli::{check, dev, init, node, sql, status, write};
 use tidemill_node::config::{self, NodeConfig};
 use tidemill_node::server;
@@ -55,6 +56,7 @@ enum ClusterCommand {
 }
 
 fn main() -> ExitCode {
+    allocator::set_up();
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Node {

@@ -57,6 +57,29 @@ async fn rows_in_parts_and_in_memory_are_seen_once() {
 }
 
 #[tokio::test]
+async fn a_query_that_gets_no_memory_is_refused_until_others_have_ended() {
+    let (world, engine) = World::with_events().await;
+    world.consume(0, 100);
+    let run = || async { engine.execute("SELECT id FROM events", &BTreeMap::new()).await };
+    let mut running = Vec::new();
+    let refused = loop {
+        match run().await {
+            Ok(answer) => running.push(answer),
+            Err(error) => break error,
+        }
+        assert!(running.len() < 10, "nothing is refused");
+    };
+    assert_eq!((running.len(), refused.kind), (3, ErrorKind::Unavailable), "{refused}");
+    let message = &refused.message;
+    assert!(message.contains("needs more memory than queries have here"), "{message}");
+    // Queries give back what they have when their rows are dropped.
+    running.pop();
+    running.push(run().await.unwrap());
+    drop(running);
+    assert_eq!(engine.memory_used(), 0);
+}
+
+#[tokio::test]
 async fn every_column_is_shown_with_those_of_the_source() {
     let (world, engine) = World::with_events().await;
     world.consume(2, 2);
