@@ -21,6 +21,7 @@ pub mod span;
 pub mod stop;
 pub mod value;
 pub mod view;
+pub mod wait;
 
 pub use apply::apply;
 pub use command::{Command, Outcome, Proposal, Refusal, Response};

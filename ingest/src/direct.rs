@@ -123,7 +123,8 @@ impl Door {
             let batch = batch.map_err(|error| WriteError::Retry(format!("the rows were not read: {error}")))??;
             match self.memtable.append(chunk(&history, end, batch)) {
                 Ok(()) => {
-                    self.account.report(self.memtable.stats().bytes);
+                    let stats = self.memtable.stats();
+                    self.account.report(stats.bytes, stats.uncut_bytes);
                     self.wake.notify_one();
                     return Ok(end);
                 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{Acks, Pipe, PipeState, SourcePartition, Table, Writer};
 use tidemill_core::command::{Refusal, StopPartition};
 use tidemill_core::stop::StopReason;
+use tidemill_core::wait::Wait;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Extent, Memtable, Show};
 use tidemill_storage::store::PartStore;
@@ -64,8 +65,8 @@ pub struct PartitionProgress {
     pub record_bytes: Option<f64>,
     /// The time of the newest record that was read, milliseconds since 1970.
     pub read_to_ms: Option<i64>,
-    /// What keeps it from going on; empty if nothing does.
-    pub waiting_for: String,
+    /// What keeps it from going on.
+    pub wait: Option<Wait>,
 }
 
 /// What the catalog says of a pipe that fills the table.
@@ -329,7 +330,8 @@ impl ShardTask {
         }
         // Open first, replay then, assign last: the thread's first chunk must find its history begun.
         assignment.retain_mut(|a| a.start.as_mut().is_none_or(|start| self.open(a.key, start)));
-        self.account.report(self.memtable.stats().bytes);
+        let stats = self.memtable.stats();
+        self.account.report(stats.bytes, stats.uncut_bytes);
         match self.consumer(consumers, pipe.clone(), keys) {
             Ok(consumer) => consumer.assign(pipe, assignment),
             Err(error) => {
@@ -404,10 +406,7 @@ impl ShardTask {
                 reading: status.is_some_and(|s| s.reading),
                 record_bytes: status.and_then(|s| s.record_bytes),
                 read_to_ms: status.and_then(|s| s.read_to_ms),
-                waiting_for: match &trouble {
-                    Some(trouble) => trouble.clone(),
-                    None => status.map(|s| s.waiting_for.clone()).unwrap_or_default(),
-                },
+                wait: trouble.clone().or_else(|| status.and_then(|s| s.wait.clone())),
             }
         };
         // Those of writers have no end to catch up with, and there may be many.

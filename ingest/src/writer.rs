@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tidemill_core::catalog::Table;
 use tidemill_core::command::{CommitPart, Outcome, Refusal, StopPartition};
+use tidemill_core::wait::Wait;
 use tidemill_core::{CommitId, Epoch, PartId, PipeId, SchemaVersion, ShardId, SpanKey};
 use tidemill_storage::memtable::{Cut, Extent, Memtable};
 use tidemill_storage::part::{WrittenPart, write_parts, write_rejects};
@@ -56,7 +57,7 @@ pub trait Committer: Send + Sync {
 pub type TopicChecks = Arc<Mutex<BTreeMap<PipeId, Arc<TopicCheck>>>>;
 
 /// What keeps the parts of a task from becoming durable, if anything does.
-pub type Trouble = Arc<Mutex<Option<String>>>;
+pub type Trouble = Arc<Mutex<Option<Wait>>>;
 
 /// How a flush ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub struct ShardWriter {
     pub account: Account,
     /// Whether the topics are still what they were.
     pub topics: TopicChecks,
-    /// What keeps its parts from becoming durable, for people.
+    /// What keeps its parts from becoming durable.
     pub trouble: Trouble,
     /// Whether a pipe is being paused, so that what was read has to be committed at once.
     pub hurry: Arc<AtomicBool>,
@@ -276,15 +277,15 @@ impl ShardWriter {
                 }
                 Err(why) => {
                     error!(shard = %self.shard, "a part cannot be made durable, trying again: {why}");
-                    self.be_in_trouble(Some(format!("its parts to become durable: {why}")));
+                    self.be_in_trouble(Some(Wait::PartStore(why.to_string())));
                 }
             }
             backoff.wait().await;
         }
     }
 
-    fn be_in_trouble(&self, why: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    fn be_in_trouble(&self, wait: Option<Wait>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = wait;
     }
 
     /// Proposes `commit` until the catalog has decided.

@@ -313,6 +313,7 @@ fn node_progress(report: NodeReport) -> NodeProgress {
             reading: p.reading,
             record_bytes: p.record_bytes,
             read_to_ms: p.read_to_ms,
+            wait: p.wait().into(),
             waiting_for: p.waiting_for,
         }));
     }

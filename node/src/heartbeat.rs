@@ -10,7 +10,7 @@ use tidemill_core::catalog::Addresses;
 use tidemill_core::{BootId, DiskId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
 use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
-use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress, Wait};
 use tidemill_raft::Catalog;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -161,7 +161,8 @@ impl Heart {
                     incarnation: p.key.incarnation.0,
                     position: p.position.0,
                     end: p.end.map(|end| end.0),
-                    waiting_for: p.waiting_for,
+                    wait: Wait::from(p.wait.as_ref().map(|wait| wait.kind())).into(),
+                    waiting_for: p.wait.map(|wait| wait.to_string()).unwrap_or_default(),
                     reading: p.reading,
                     record_bytes: p.record_bytes,
                     read_to_ms: p.read_to_ms,

@@ -1,6 +1,7 @@
 //! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`.
 
 use crate::heartbeat::Contact;
+use crate::manager::Reports;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::parts::KeeperState;
@@ -23,6 +24,8 @@ pub struct Pages {
     pub supervisor: Arc<Supervisor>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What the manager knows, where it is here.
+    pub reports: Arc<Reports>,
     /// Who uses how much memory.
     pub memory: Arc<Memory>,
     /// What the keeper of parts counts.
@@ -64,9 +67,7 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(pages): State<Pages>) -> (StatusCode, String) {
-    let text = pages
-        .metrics
-        .text(&pages.catalog, &pages.supervisor, &pages.parts, &pages.memory);
+    let text = pages.metrics.text(&pages);
     match text {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

@@ -6,9 +6,14 @@
 //! declares anybody down: until then it has not had the chance to hear them. Only of the leader before it does it know
 //! since when that is silent.
 
+mod replace;
 mod reports;
+mod stuck;
 
 pub use reports::Reports;
+
+use replace::keep_away;
+use stuck::Stuck;
 
 use crate::adapters::propose;
 use crate::collector;
@@ -70,6 +75,9 @@ struct Term {
     ready_since: BTreeMap<NodeId, Instant>,
     /// Changes of replicas that were refused, and when: they are not asked for again at once.
     refused: BTreeMap<(ShardId, NodeId), Instant>,
+    /// Which tasks stand still, and when that was last looked at.
+    stuck: Stuck,
+    progress_seen: Instant,
     /// The step of membership that is under way; one at a time.
     membership: Option<JoinHandle<Result<Plan, MembershipError>>>,
 }
@@ -132,6 +140,8 @@ impl Manager {
                 chores_version: Version(0),
                 ready_since: BTreeMap::new(),
                 refused: BTreeMap::new(),
+                stuck: Stuck::default(),
+                progress_seen: now,
                 membership: None,
             };
             while leadership.borrow().is_self {
@@ -322,7 +332,7 @@ impl Manager {
             .filter(|table| table.wal == WalMode::Local)
             .map(|table| table.id)
             .collect();
-        let problem = Problem {
+        let mut problem = Problem {
             candidates: nodes
                 .iter()
                 .filter(|n| n.state == NodeState::Ready)
@@ -340,13 +350,15 @@ impl Manager {
                 })
                 .collect(),
         };
+        self.replace_stuck(term, state, &problem).await?;
+        keep_away(&term.stuck, &mut problem);
         // A node that has just come is not given shards that others serve well.
         let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
         let mut assignments = Vec::new();
         for m in place(&problem) {
             if m.reason == MoveReason::Balance {
-                if !may_balance {
+                if !may_balance || m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to)) {
                     continue;
                 }
                 term.balanced = Instant::now();

@@ -1,8 +1,8 @@
 //! The node's metrics, each declared here with its unit and meaning.
 
+use crate::http::Pages;
 use crate::memory::{Memory, resident};
 use crate::parts::KeeperState;
-use crate::supervisor::Supervisor;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -33,6 +33,7 @@ pub struct Metrics {
     memory_used: Family<Labels, Gauge>,
     memory_resident: Gauge,
     shards_led: Gauge,
+    shards_stuck: Gauge,
     partition_position: Family<Labels, Gauge>,
     partition_lag: Family<Labels, Gauge>,
     partition_waiting: Family<Labels, Gauge>,
@@ -129,6 +130,7 @@ impl Default for Metrics {
             memory_used: Family::default(),
             memory_resident: Gauge::default(),
             shards_led: Gauge::default(),
+            shards_stuck: Gauge::default(),
             partition_position: Family::default(),
             partition_lag: Family::default(),
             partition_waiting: Family::default(),
@@ -180,6 +182,11 @@ impl Metrics {
             self.shards_led.clone(),
         );
         r.register(
+            "tidemill_shards_stuck",
+            "Shards that do not get on at any node that may lead them; from the Raft leader",
+            self.shards_stuck.clone(),
+        );
+        r.register(
             "tidemill_partition_position",
             "Next source offset to be read",
             self.partition_position.clone(),
@@ -191,7 +198,7 @@ impl Metrics {
         );
         r.register(
             "tidemill_partition_waiting",
-            "1 if something keeps the partition from going on",
+            "1 if something keeps the partition from going on, with what it waits for",
             self.partition_waiting.clone(),
         );
         r.register(
@@ -359,16 +366,12 @@ impl Metrics {
     }
 
     /// The text that Prometheus scrapes, as of now.
-    pub fn text(
-        &self,
-        catalog: &Catalog,
-        supervisor: &Supervisor,
-        parts: &KeeperState,
-        memory: &Memory,
-    ) -> Result<String, std::fmt::Error> {
-        self.set_parts(parts);
+    pub fn text(&self, of: &Pages) -> Result<String, std::fmt::Error> {
+        let (catalog, supervisor) = (&of.catalog, &of.supervisor);
+        self.shards_stuck.set(of.reports.stuck() as i64);
+        self.set_parts(&of.parts);
         self.wal.set(supervisor.wal().stats());
-        self.set_memory(memory);
+        self.set_memory(&of.memory);
         let raft = catalog.status();
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());
@@ -385,9 +388,15 @@ impl Metrics {
                 ("partition".into(), p.key.partition.to_string()),
             ];
             self.partition_position.get_or_create(&labels).set(p.position.0 as i64);
+            let mut waiting = labels.clone();
+            waiting.extend(
+                p.wait
+                    .as_ref()
+                    .map(|wait| ("wait".to_owned(), wait.kind().name().to_owned())),
+            );
             self.partition_waiting
-                .get_or_create(&labels)
-                .set((!p.waiting_for.is_empty()).into());
+                .get_or_create(&waiting)
+                .set(p.wait.is_some().into());
             if let Some(end) = p.end {
                 self.partition_lag
                     .get_or_create(&labels)

@@ -349,6 +349,7 @@ impl Running {
             catalog: self.catalog.clone(),
             supervisor: self.supervisor.clone(),
             metrics: self.metrics.clone(),
+            reports: self.reports.clone(),
             memory: self.memory.clone(),
             parts: self.parts.state.clone(),
             contact: self.contact.clone(),

@@ -6,6 +6,8 @@ pub mod raft {
     tonic::include_proto!("tidemill.raft.v1");
 }
 
+mod wait;
+
 /// Clients, fresh scans and heartbeats (`api.proto`).
 #[allow(missing_docs, clippy::all)]
 pub mod api {

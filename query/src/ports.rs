@@ -11,6 +11,7 @@ use thiserror::Error;
 use tidemill_core::catalog::{Holder, KafkaSource, Node, PartFile, Pipe, RejectPart, Table};
 use tidemill_core::command::UsedRejects;
 use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::wait::WaitKind;
 use tidemill_core::{
     Command, Epoch, NodeId, Offset, Outcome, PartitionId, PipeId, ShardId, SpanKey, TableId, TopicId, Version,
 };
@@ -125,6 +126,8 @@ pub struct PartitionProgress {
     pub record_bytes: Option<f64>,
     /// The time of the newest record that was read, milliseconds since 1970.
     pub read_to_ms: Option<i64>,
+    /// The kind of what the task waits for.
+    pub wait: Option<WaitKind>,
     /// What the task waits for; empty when it waits for nothing.
     pub waiting_for: String,
 }

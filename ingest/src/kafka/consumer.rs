@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::{Pipe, Table};
 use tidemill_core::stop::StopReason;
+use tidemill_core::wait::Wait;
 use tidemill_core::{Offset, PartitionId, SpanKey, TopicId};
 use tidemill_storage::memtable::{Chunk, Memtable};
 use tokio::sync::Notify;
@@ -238,14 +239,14 @@ impl ConsumerThread {
         if self.options.account.is_spent() {
             self.claim.progressed();
             self.troubled = Some(Instant::now());
-            self.wait_all("memory: the rows of this node that are not committed are at their limit");
+            self.wait_all(Some(Wait::Memory));
             self.options.wake.notify_one();
             std::thread::sleep(POLL / 4);
             return true;
         }
         if self.troubled.is_some_and(|at| at.elapsed() > TROUBLE) {
             self.troubled = None;
-            self.wait_all("");
+            self.wait_all(None);
         }
         let (run, fault) = poll_run(reader, POLL, self.fetching.payload());
         let mut intact = true;
@@ -259,7 +260,8 @@ impl ConsumerThread {
     /// The partitions in which there is something to be read, as far as is known.
     fn behind(&self) -> Vec<&Place> {
         let ends = lock(&self.shared.ends);
-        let is_behind = |(n, place): &(&i32, &Place)| ends.get(n).is_none_or(|ends| place.next < ends.stable);
+        let is_behind =
+            |(n, place): &(&i32, &Place)| ends.get(n).is_none_or(|ends| !ends.known || place.next < ends.stable);
         self.places.iter().filter(is_behind).map(|(_, place)| place).collect()
     }
 
@@ -275,9 +277,8 @@ impl ConsumerThread {
     fn wait_for_turn(&mut self) {
         let mut waits = false;
         for place in self.behind() {
-            if self.shared.waits.of(&place.key).is_none_or(|why| why.is_empty()) {
-                let why = "its turn: other partitions of this node, whose records expire soon, are read first";
-                self.shared.waits.set(place.key, why);
+            if self.shared.waits.of(&place.key).is_none() {
+                self.shared.waits.set(place.key, Some(Wait::Turn));
                 waits = true;
             }
         }
@@ -316,15 +317,16 @@ impl ConsumerThread {
             match (assigned.start, current) {
                 (None, Some(current)) => {
                     places.insert(partition, current);
-                    waits.insert(assigned.key, String::new());
+                    waits.insert(assigned.key, None);
                 }
                 (Some(start), _) => {
                     places.insert(partition, Place::begin(&assigned, start));
-                    waits.insert(assigned.key, String::new());
+                    waits.insert(assigned.key, None);
                 }
                 (None, None) => {
-                    let why = self.shared.waits.of(&assigned.key);
-                    waits.insert(assigned.key, why.unwrap_or_else(|| "an offset to begin at".into()));
+                    let before = self.shared.waits.of(&assigned.key);
+                    let wait = before.unwrap_or_else(|| Wait::Assignment("an offset to begin at".into()));
+                    waits.insert(assigned.key, Some(wait));
                 }
             }
         }
@@ -346,7 +348,7 @@ impl ConsumerThread {
             Ok(reader) => self.reader = Some(reader),
             Err(error) => {
                 error!(pipe = %self.options.pipe.name, %error, "the Kafka client cannot be set up");
-                self.wait_all(&format!("the Kafka client: {error}"));
+                self.wait_all(Some(Wait::Client(error.to_string())));
             }
         }
     }
@@ -402,7 +404,7 @@ impl ConsumerThread {
         // All of the run at once: its partitions share the wait for the disk. Nothing is shown that could be forgotten.
         let logged = self.options.log.append(&chunks).map_err(|error| {
             error!(pipe = %self.options.pipe.name, %error, "a run cannot be logged");
-            format!("the write-ahead log: {error}")
+            Wait::Assignment(format!("the write-ahead log: {error}"))
         });
         let (mut chunks, mut intact) = (chunks.into_iter(), true);
         for (partition, taken, count, done) in decoded {
@@ -432,20 +434,18 @@ impl ConsumerThread {
         match done {
             Ok(()) if place.is_complete() => {
                 self.places.remove(&partition);
-                self.shared
-                    .waits
-                    .set(key, "nothing: everything that it shall read is read");
+                self.shared.waits.set(key, Some(Wait::Done));
                 // The client would go on fetching it.
                 return false;
             }
             Ok(()) => {
-                self.shared.waits.set(key, "");
+                self.shared.waits.set(key, None);
                 return true;
             }
             Err(Halt::Stop(reason)) => self.stop(partition, reason),
-            Err(Halt::Wait(why)) => {
+            Err(Halt::Wait(wait)) => {
                 self.places.remove(&partition);
-                self.shared.waits.set(key, &why);
+                self.shared.waits.set(key, Some(wait));
             }
         }
         // The rest of what the client fetched for it must not follow.
@@ -468,7 +468,7 @@ impl ConsumerThread {
             code if passes_by_itself(code) => {
                 warn!(%pipe, error = %fault.reason, "the Kafka client reports a fault and tries on");
                 self.troubled = Some(Instant::now());
-                self.wait_all(&format!("the broker: {}", fault.reason));
+                self.wait_all(Some(Wait::Broker(fault.reason.clone())));
                 true
             }
             // A batch that fails its checksum or cannot be decompressed is skipped by the client, which goes on
@@ -476,7 +476,7 @@ impl ConsumerThread {
             _ => {
                 error!(%pipe, error = %fault.reason, "the Kafka client cannot read on here; it is asked again");
                 self.troubled = Some(Instant::now());
-                self.wait_all(&format!("records that can be read: {}", fault.reason));
+                self.wait_all(Some(Wait::Client(fault.reason.clone())));
                 std::thread::sleep(CONNECT_AGAIN);
                 false
             }
@@ -503,9 +503,8 @@ impl ConsumerThread {
                 Some(reason) => self.stop(place.key.partition.0 as i32, reason),
                 None => {
                     warn!(partition = %place.key.partition, reason = %fault.reason, "cannot tell what the source lost; it is asked again");
-                    self.shared
-                        .waits
-                        .set(place.key, &format!("the broker: {}", fault.reason));
+                    let wait = Wait::Broker(fault.reason.clone());
+                    self.shared.waits.set(place.key, Some(wait));
                     std::thread::sleep(CONNECT_AGAIN);
                 }
             }
@@ -532,6 +531,7 @@ impl ConsumerThread {
     fn highs(&self) -> BTreeMap<i32, i64> {
         lock(&self.shared.ends)
             .iter()
+            .filter(|(_, ends)| ends.known)
             .map(|(p, ends)| (*p, ends.high))
             .collect()
     }
@@ -564,16 +564,16 @@ impl ConsumerThread {
             // On which side of the break these rows lie is not known: they are read again, if they are there.
             self.options.memtable.close_partition(key.pipe, key.partition);
         }
-        self.shared.waits.set(key, &why);
+        self.shared.waits.set(key, Some(Wait::Operator(why)));
         // Nobody listens any more when the task has ended; the next one finds the same.
         _ = self.options.stops.send((key, reason));
         self.options.wake.notify_one();
     }
 
     /// Says for all partitions that still go on what they wait for.
-    fn wait_all(&self, why: &str) {
+    fn wait_all(&self, wait: Option<Wait>) {
         for place in self.places.values() {
-            self.shared.waits.set(place.key, why);
+            self.shared.waits.set(place.key, wait.clone());
         }
     }
 }

@@ -5,8 +5,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Partition, Statistics};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Takes what the client of one consumer thread calls back.
@@ -30,6 +31,7 @@ impl ClientContext for Context {
                     .or_default()
                     .observe(p.lo_offset, stable, p.hi_offset);
             }
+            ends.entry(*partition).or_default().hear(heard(&statistics, p));
         }
     }
 
@@ -48,3 +50,17 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// How long ago the broker that leads the partition was heard. A reader that has nothing left in its queue asks for more all the
+/// time, and is answered after `fetch.wait.max.ms` even if there is none; one that has does not need an answer.
+fn heard(statistics: &Statistics, partition: &Partition) -> Option<Duration> {
+    if partition.fetchq_cnt > 0 {
+        return Some(Duration::ZERO);
+    }
+    // Nobody leads it: -1, which is also the number of brokers that were only configured.
+    let of_leader = |nodeid: i32| nodeid >= 0 && nodeid == partition.leader;
+    let leader = statistics.brokers.values().find(|broker| of_leader(broker.nodeid))?;
+    // It is -1 where nothing was heard since the client connected.
+    let micros = u64::try_from(leader.rxidle).ok()?;
+    (leader.state == "UP").then_some(Duration::from_micros(micros))
+}

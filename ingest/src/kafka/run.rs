@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::OnError;
 use tidemill_core::stop::StopReason;
+use tidemill_core::wait::Wait;
 use tidemill_core::{Counts, Offset, Span, SpanKey, TopicId};
 use tidemill_storage::memtable::{AppendError, Chunk};
 use tracing::error;
@@ -128,7 +129,7 @@ pub(super) enum Halt {
     /// It stops until an operator says how it goes on.
     Stop(StopReason),
     /// It waits; the task sets it going again.
-    Wait(String),
+    Wait(Wait),
 }
 
 /// Appends runs for one pipe.
@@ -161,9 +162,8 @@ impl Runs {
                 Taken::Record(record) if record.offset() < place.next => {}
                 Taken::Record(record) if record.offset() < end => {
                     let at = record.offset();
-                    return Err(Halt::Wait(format!(
-                        "the client gave records out of order near offset {at}"
-                    )));
+                    let why = format!("the client gave records out of order near offset {at}");
+                    return Err(Halt::Wait(Wait::Assignment(why)));
                 }
                 // Behind the end of a backfill: its last offsets held no record.
                 Taken::Record(record) if record.offset() >= limit => end = limit,
@@ -208,9 +208,8 @@ impl Runs {
             let (records, sources) = (&records[done..], &sources[done..]);
             let (decoded, taken) = self.decoder.decode_some(partition, sources).map_err(|e| {
                 let from = place.next;
-                Halt::Wait(format!(
-                    "a run of records from offset {from} cannot be put into columns: {e}"
-                ))
+                let why = format!("a run of records from offset {from} cannot be put into columns: {e}");
+                Halt::Wait(Wait::Assignment(why))
             })?;
             if options.pipe.settings.on_error == OnError::Halt
                 && let Some((offset, error)) = first_rejected(&decoded)
@@ -302,12 +301,12 @@ pub(super) fn show(options: &ConsumerOptions, chunks: Vec<Chunk>) -> Result<(), 
         match options.memtable.append(chunk) {
             Ok(()) => {}
             Err(AppendError::Closed | AppendError::NotOpen | AppendError::OtherIncarnation) => {
-                return Err(Halt::Wait("being assigned anew".into()));
+                return Err(Halt::Wait(Wait::Assignment("being assigned anew".into())));
             }
             Err(other) => {
                 error!(pipe = %options.pipe.name, partition = %key.partition, error = %other, "the memtable refused a chunk");
                 options.memtable.close_partition(key.pipe, key.partition);
-                return Err(Halt::Wait(other.to_string()));
+                return Err(Halt::Wait(Wait::Assignment(other.to_string())));
             }
         }
     }

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tidemill_core::wait::Wait;
 use tidemill_core::{Offset, SpanKey};
+
+/// For how long a broker that should answer may be silent before that is said.
+const SILENT: Duration = Duration::from_secs(3);
 
 /// How far a partition is.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,11 +22,11 @@ pub struct PartitionStatus {
     pub record_bytes: Option<f64>,
     /// The time of the newest record that was read, milliseconds since 1970.
     pub read_to_ms: Option<i64>,
-    /// What keeps it from going on; empty if nothing does.
-    pub waiting_for: String,
+    /// What keeps it from going on.
+    pub wait: Option<Wait>,
 }
 
-/// How far the source goes, as the broker last said.
+/// How far the source goes, as the broker last said, and when it last said anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ends {
     /// The oldest offset.
@@ -31,8 +35,14 @@ pub(crate) struct Ends {
     pub stable: i64,
     /// One past the newest record, committed or not.
     pub high: i64,
+    /// Whether the broker has said.
+    pub known: bool,
     /// Since when a transaction has kept the two apart.
     open_since: Option<Instant>,
+    /// When the broker that leads the partition was last heard, or was not asked for anything.
+    heard: Option<Instant>,
+    /// For how long it had been silent when the client last told.
+    silent: Duration,
 }
 
 impl Ends {
@@ -43,13 +53,38 @@ impl Ends {
             (true, _) => Some(Instant::now()),
             (false, _) => None,
         };
-        (self.low, self.stable, self.high) = (low, stable, high);
+        (self.low, self.stable, self.high, self.known) = (low, stable, high, true);
+    }
+
+    /// Takes note of when its broker was last heard, so long ago; `None` where that is not known. Clients forget it when they
+    /// connect again, so it is kept here.
+    pub fn hear(&mut self, ago: Option<Duration>) {
+        let now = Instant::now();
+        let heard = ago.and_then(|ago| now.checked_sub(ago)).max(self.heard).unwrap_or(now);
+        (self.heard, self.silent) = (Some(heard), now.duration_since(heard));
+    }
+
+    /// What the source lets it wait for.
+    fn wait(&self) -> Option<Wait> {
+        let open = self.open_since.map(|since| since.elapsed().as_secs());
+        match open {
+            _ if self.silent >= SILENT => {
+                let seconds = self.silent.as_secs();
+                Some(Wait::Broker(format!("it has not answered for {seconds} s")))
+            }
+            Some(seconds) if seconds >= 2 => Some(Wait::Transaction {
+                seconds,
+                offsets: self.high - self.stable,
+                from: self.stable,
+            }),
+            _ => None,
+        }
     }
 }
 
 /// What each partition waits for.
 #[derive(Debug, Default)]
-pub(super) struct Waits(Mutex<BTreeMap<SpanKey, String>>);
+pub(super) struct Waits(Mutex<BTreeMap<SpanKey, Option<Wait>>>);
 
 /// What the records of a partition are like, as far as they were read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,23 +108,21 @@ impl Read {
 }
 
 impl Waits {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SpanKey, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SpanKey, Option<Wait>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn of(&self, key: &SpanKey) -> Option<String> {
-        self.lock().get(key).cloned()
+    pub fn of(&self, key: &SpanKey) -> Option<Wait> {
+        self.lock().get(key).cloned().flatten()
     }
 
-    pub fn replace(&self, waits: BTreeMap<SpanKey, String>) {
+    pub fn replace(&self, waits: BTreeMap<SpanKey, Option<Wait>>) {
         *self.lock() = waits;
     }
 
-    pub fn set(&self, key: SpanKey, why: &str) {
-        if let Some(wait) = self.lock().get_mut(&key)
-            && wait != why
-        {
-            why.clone_into(wait);
+    pub fn set(&self, key: SpanKey, wait: Option<Wait>) {
+        if let Some(known) = self.lock().get_mut(&key) {
+            *known = wait;
         }
     }
 
@@ -99,25 +132,16 @@ impl Waits {
         read: &BTreeMap<i32, Read>,
         reading: bool,
     ) -> Vec<PartitionStatus> {
-        let status = |(key, why): (&SpanKey, &String)| {
+        let status = |(key, wait): (&SpanKey, &Option<Wait>)| {
             let ends = ends.get(&(key.partition.0 as i32));
             let read = read.get(&(key.partition.0 as i32));
-            let waiting_for = match ends.and_then(|ends| Some((ends, ends.open_since?))) {
-                Some((ends, since)) if why.is_empty() && since.elapsed().as_secs() >= 2 => format!(
-                    "a transaction at the source that has been open for {} s: it holds back {} offsets from {} on",
-                    since.elapsed().as_secs(),
-                    ends.high - ends.stable,
-                    ends.stable
-                ),
-                _ => why.clone(),
-            };
             PartitionStatus {
                 key: *key,
-                end: ends.map(|ends| Offset(ends.stable as u64)),
+                end: ends.filter(|ends| ends.known).map(|ends| Offset(ends.stable as u64)),
                 reading,
                 record_bytes: read.and_then(|read| read.record_bytes),
                 read_to_ms: read.and_then(|read| read.to_ms),
-                waiting_for,
+                wait: wait.clone().or_else(|| ends.and_then(Ends::wait)),
             }
         };
         self.lock().iter().map(status).collect()

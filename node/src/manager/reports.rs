@@ -2,8 +2,9 @@
 
 use super::SILENT;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
 use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
@@ -19,6 +20,10 @@ pub struct Reports {
     since: Mutex<Option<Instant>>,
     /// What a change of membership waits for.
     waiting: Mutex<Option<String>>,
+    /// How many shards stand still on every node that may lead them.
+    stuck: AtomicUsize,
+    /// When brokers last answered this node.
+    answered: Mutex<BTreeMap<String, Instant>>,
 }
 
 #[derive(Clone, Debug)]
@@ -28,7 +33,7 @@ pub(super) struct Report {
     pub(super) addresses: Addresses,
     pub(super) disk: Option<DiskId>,
     pub(super) draining: bool,
-    progress: NodeProgress,
+    pub(super) progress: NodeProgress,
     pub(super) at: Instant,
 }
 
@@ -68,6 +73,27 @@ impl Reports {
     /// What is known of sources: for each partition with unread records, how long until the oldest of them expires.
     pub fn know_headroom(&self, headroom: Vec<Headroom>) {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
+    }
+
+    /// How many shards stand still on every node that may lead them; none where this node is not the manager.
+    pub fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn know_stuck(&self, shards: usize) {
+        self.stuck.store(shards, Ordering::Relaxed);
+    }
+
+    /// `brokers` have answered this node.
+    pub fn know_answer(&self, brokers: &str) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.insert(brokers.to_owned(), Instant::now());
+    }
+
+    /// Whether `brokers` answered this node not long ago.
+    pub(super) fn has_answered(&self, brokers: &str, within: Duration) -> bool {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.get(brokers).is_some_and(|at| at.elapsed() < within)
     }
 
     /// Those whose oldest unread record is in danger.
@@ -150,6 +176,7 @@ impl Reports {
 
     pub(super) fn end(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.know_stuck(0);
         self.wait_for(None);
     }
 }

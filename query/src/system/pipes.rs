@@ -109,6 +109,10 @@ pub(super) fn partitions(
             "stopped",
             all().map(|p| p.stop.as_ref().map(|stop| stop.reason.name().to_owned())),
         )
+        .text(
+            "wait",
+            all().map(|p| of(p).and_then(|said| said.wait).map(|kind| kind.name().to_owned())),
+        )
         .text("waiting_for", all().map(waits))
         .time("committed_at", all().map(|p| p.committed_at_ms))
         .finish()

@@ -84,6 +84,7 @@ async fn partitions_show_what_their_leaders_say() {
             record_bytes: Some(10.0),
             read_to_ms: None,
             end: (p.partition.0 == 0).then_some(Offset(100)),
+            wait: None,
             waiting_for: String::new(),
         };
         NodeProgress {
