@@ -9,6 +9,7 @@ pub mod direct;
 pub mod events;
 pub mod failover;
 pub mod reader;
+pub mod saturation;
 pub mod scenario;
 pub mod script;
 pub mod stage;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{direct, failover, scenario, throughput, visibility};
+use tidemill_chaos_tests::{direct, failover, saturation, scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -49,6 +49,12 @@ enum Command {
     Writes(direct::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput(throughput::Options),
+    /// Keep all cores full, and count who is taken for gone
+    Saturation {
+        /// How long
+        #[arg(default_value_t = 300)]
+        seconds: u64,
+    },
 }
 
 #[tokio::main]
@@ -99,6 +105,24 @@ async fn main() -> anyhow::Result<()> {
             line("a fresh count shows all again", |r| r.visible);
         }
         Command::Writes(options) => direct::measure(&options).await?,
+        Command::Saturation { seconds } => {
+            let s = saturation::measure(seconds).await?;
+            let percent = |share: f64| share * 100.0;
+            println!(
+                "{:.0} s with the cores {:.0} % busy, {:.0} % by nodes; {} rows read, {} queries answered, {} refused",
+                s.took.as_secs_f64(),
+                percent(s.busy),
+                percent(s.busy_nodes),
+                s.rows,
+                s.queries.answered,
+                s.queries.refused
+            );
+            println!(
+                "{} elections, {} nodes taken for down, {} shards moved",
+                s.elections, s.downs, s.moves
+            );
+            s.check()?;
+        }
         Command::Throughput(options) => {
             let t = throughput::measure(&options).await?;
             let seconds = t.took.as_secs_f64();

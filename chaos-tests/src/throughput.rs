@@ -61,6 +61,15 @@ pub struct Queries {
     pub failed: Vec<String>,
 }
 
+impl Queries {
+    /// Takes what came of others.
+    pub fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.failed.extend(other.failed);
+    }
+}
+
 /// Produces the rows first, then reads them.
 pub async fn measure(options: &Options) -> anyhow::Result<Throughput> {
     let mut world = World::with_broker()?;

@@ -236,12 +236,6 @@ impl World {
         }
     }
 
-    /// The metrics of node `i`.
-    pub fn metrics(&self, i: usize) -> anyhow::Result<String> {
-        let port = self.base_port + 200 + i as u16 + 1;
-        output(Command::new("curl").args(["-sSf", &format!("http://127.0.0.1:{port}/metrics")]))
-    }
-
     /// Where everything lies.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -74,7 +74,10 @@ async fn a_node_that_its_broker_does_not_answer_loses_its_shards_once() {
     moved.await.unwrap();
     println!("{shards} shards of {name} moved after {:?}", began.elapsed());
     let told = "SELECT text FROM system.events WHERE kind = 'stuck' ORDER BY number DESC LIMIT 1";
-    println!("{}", text(&rows(&world.client().unwrap(), told).await.unwrap()).unwrap());
+    println!(
+        "{}",
+        text(&rows(&world.client().unwrap(), told).await.unwrap()).unwrap()
+    );
     assert!(began.elapsed() > Duration::from_secs(25), "a moment is no reason");
     // The others go on with its partitions, and the node is not down: it only has nothing to read from.
     caught_up(&world).await;

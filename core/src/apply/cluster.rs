@@ -1,6 +1,6 @@
 //! Founding, the life of nodes, and who leads which shard.
 
-use super::{At, Verdict, replicas};
+use super::{At, Verdict, events, replicas};
 use crate::catalog::{Assigned, Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
 use crate::command::{AssignLeader, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
 use crate::ids::*;
@@ -111,6 +111,8 @@ pub(super) fn set_node_state(state: &mut Overlay<'_>, at: At, c: &SetNodeState) 
     }
     if c.state == NodeState::Down {
         depose(state, at, c.node, format!("node '{}' is down", node.name))?;
+        let text = format!("node '{}' is silent: its shards get other leaders", node.name);
+        events::note(state, at, "down", &node.name, None, text)?;
     }
     node.state = c.state;
     state.put(&node.id, &node)?;

@@ -71,7 +71,10 @@ async fn a_query_that_gets_no_memory_is_refused_until_others_have_ended() {
     };
     assert_eq!((running.len(), refused.kind), (3, ErrorKind::Unavailable), "{refused}");
     let message = &refused.message;
-    assert!(message.contains("needs more memory than queries have here"), "{message}");
+    assert!(
+        message.contains("needs more memory than queries have here"),
+        "{message}"
+    );
     // Queries give back what they have when their rows are dropped.
     running.pop();
     running.push(run().await.unwrap());

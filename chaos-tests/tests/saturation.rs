@@ -1,0 +1,13 @@
+//! Full cores are no reason to take anybody for gone. Five minutes of it are `scripts/bench saturation`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use tidemill_chaos_tests::saturation::measure;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_cores_cause_no_election_and_nobody_is_taken_for_down() {
+    let seen = measure(45).await.unwrap();
+    println!("{seen:?}");
+    seen.check().unwrap();
+    assert!(seen.busy > 0.8, "the cores were not full");
+}
