@@ -10,8 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::events::{Events, Plan};
-use tidemill_chaos_tests::reader::{Reader, count};
+use tidemill_chaos_tests::reader::{Reader, busiest_node, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
+use tidemill_chaos_tests::script::Script;
 use tidemill_chaos_tests::stage::{Stage, TOPIC};
 use tidemill_chaos_tests::world::World;
 
@@ -144,17 +145,23 @@ async fn power_cuts_lose_and_double_nothing() {
     forgotten.await.unwrap();
 }
 
-/// The topic has lost rows that were seen, and some that were not, while all nodes were down.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_expired_meanwhile_come_from_the_log() {
-    let mut stage = Stage::new(1, &[], false).await.unwrap();
+/// A topic of one partition, a table that logs what it has and flushes nothing, a pipe; gives a producer.
+async fn logged() -> (Stage, Script) {
+    let stage = Stage::new(1, &[], false).await.unwrap();
     stage.topic(1, &[]).unwrap();
     let table = "CREATE TABLE t (id BIGINT NOT NULL) WITH (shards = 1, flush_age = '1h', wal = 'local')";
     stage.run(table).await.unwrap();
     let brokers = &stage.world.brokers;
     let pipe = format!("CREATE PIPE p INTO t FROM KAFKA (brokers = '{brokers}', topic = '{TOPIC}')");
     stage.run(&pipe).await.unwrap();
-    let mut source = stage.source().unwrap();
+    let source = stage.source().unwrap();
+    (stage, source)
+}
+
+/// The topic has lost rows that were seen, and some that were not, while all nodes were down.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_expired_meanwhile_come_from_the_log() {
+    let (mut stage, mut source) = logged().await;
     source.write_ids(0, 0..100).unwrap();
     stage.caught_up().await.unwrap();
 
@@ -167,7 +174,10 @@ async fn rows_that_expired_meanwhile_come_from_the_log() {
     let logs: Vec<String> = (0..3).map(|node| stage.world.log(node).unwrap()).collect();
     let said = |line: &&str| line.contains("replayed from the write-ahead log") && line.contains("from=0 to=100");
     let line = logs.iter().flat_map(|log| log.lines()).find(said);
-    eprintln!("{}", line.expect("nobody says that it replayed its log"));
+    eprintln!(
+        "{}",
+        line.unwrap_or_else(|| panic!("nobody says that it replayed its log"))
+    );
     stage.wait("SELECT count(*) FROM t", 100).await.unwrap();
     stage.run("ALTER PIPE p REPAIR").await.unwrap();
     stage.caught_up().await.unwrap();
@@ -176,5 +186,44 @@ async fn rows_that_expired_meanwhile_come_from_the_log() {
         (0..100).sum::<i64>() + (150..200).sum::<i64>()
     );
     assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await.unwrap(), 50);
+    stage.finish().await.unwrap();
+}
+
+/// A log that rots does not let its node start, and says what to do; done so, every row is there, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_told_and_not_skipped() {
+    let (mut stage, mut source) = logged().await;
+    for round in 0..20 {
+        source.write_ids(0, round * 50..(round + 1) * 50).unwrap();
+        stage.caught_up().await.unwrap();
+    }
+    let leader = busiest_node(&stage.world.client().unwrap()).await.unwrap();
+    let node = stage.world.index_of(&leader).unwrap();
+    stage.world.kill_node(node).unwrap();
+    let (file, length) = growing_file(&stage.world, node);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[length as usize / 2] ^= 0x10;
+    fs::write(&file, bytes).unwrap();
+
+    stage.world.start_node(node).unwrap();
+    let ended_well = stage.world.wait_for_end(node, PATIENCE).await.unwrap();
+    let log = stage.world.log(node).unwrap();
+    let said = log
+        .lines()
+        .find(|line| line.contains("the write-ahead log in") && line.contains("is damaged"));
+    eprintln!(
+        "{}",
+        said.unwrap_or_else(|| panic!("it does not say that its log is damaged: {log}"))
+    );
+    assert!(!ended_well && log.contains("Move this folder away"), "{log}");
+
+    let folder = file.parent().unwrap();
+    fs::rename(folder, folder.with_extension("damaged")).unwrap();
+    stage.world.start_node(node).unwrap();
+    stage.caught_up().await.unwrap();
+    assert_eq!(
+        stage.ask("SELECT sum(id) FROM t").await.unwrap(),
+        (0..1000).sum::<i64>()
+    );
     stage.finish().await.unwrap();
 }

@@ -43,7 +43,7 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
             }
         };
         if asked {
-            reports.know_answer(&pipe.source.brokers);
+            reports.know_answer(pipe.source.brokers());
         }
         for unread in found {
             let Some(Room { seconds, half_used }) = room(&unread, now_ms()) else {

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe};
@@ -58,7 +59,7 @@ struct WalMetrics {
     appended_bytes: Gauge,
     appends: Gauge,
     syncs: Gauge,
-    sync_seconds: FloatGauge,
+    sync_seconds: Gauge<f64, AtomicU64>,
     replayed_rows: Gauge,
 }
 

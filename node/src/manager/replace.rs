@@ -97,7 +97,9 @@ impl Manager {
             .map(|n| n.id)
             .collect();
         let running = state.list::<Pipe>(&[])?.into_iter();
-        let running: Vec<Pipe> = running.filter(|pipe| pipe.state == PipeState::Running).collect();
+        let running: Vec<Pipe> = running
+            .filter(|pipe| pipe.state == PipeState::Running && pipe.source.kafka().is_some())
+            .collect();
         let said = said(&reports);
         let answering = answering(&reports, &running);
         let mut partitions: BTreeMap<ShardId, Vec<(Partition, String)>> = BTreeMap::new();
@@ -117,7 +119,7 @@ impl Manager {
                     answers_others: false,
                 };
                 let of_shard = partitions.entry(p.shard).or_default();
-                of_shard.push((partition, pipe.source.brokers.clone()));
+                of_shard.push((partition, pipe.source.brokers().to_owned()));
             }
         }
         let mut led = Vec::new();
@@ -255,7 +257,7 @@ fn answering(reports: &[NodeReport], pipes: &[Pipe]) -> BTreeMap<String, BTreeSe
             let wait: Option<WaitKind> = p.wait().into();
             let hears = p.reading && p.end.is_some() && wait.is_none();
             if let Some(pipe) = pipes.iter().find(|pipe| hears && pipe.id.0 == p.pipe) {
-                let nodes = answering.entry(pipe.source.brokers.clone()).or_default();
+                let nodes = answering.entry(pipe.source.brokers().to_owned()).or_default();
                 nodes.insert(NodeId(report.node));
             }
         }
