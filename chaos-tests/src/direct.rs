@@ -147,8 +147,8 @@ pub struct Options {
     /// How many writers at a time
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     pub writers: Vec<u64>,
-    /// When a row counts as written: all or none
-    #[arg(long, value_delimiter = ',', default_value = "all,none")]
+    /// When a row counts as written: all, leader or none
+    #[arg(long, value_delimiter = ',', default_value = "all,leader,none")]
     pub acks: Vec<String>,
     /// Rows of a writer that are on their way at a time
     #[arg(long, value_delimiter = ',', default_value = "1,1000")]
@@ -166,12 +166,17 @@ pub async fn measure(options: &Options) -> anyhow::Result<()> {
     for acks in &options.acks {
         let level = match acks.as_str() {
             "all" => Acks::All,
+            "leader" => Acks::Leader,
             "none" => Acks::None,
-            other => anyhow::bail!("acks is all or none, not '{other}'"),
+            other => anyhow::bail!("acks is all, leader or none, not '{other}'"),
         };
         for writers in &options.writers {
             for ahead in &options.ahead {
-                world.run(&create("shards = 3")).await?;
+                let settings = match level {
+                    Acks::Leader => "shards = 3, wal = 'local'",
+                    _ => "shards = 3",
+                };
+                world.run(&create(settings)).await?;
                 let client = world.client()?;
                 let writer_options = WriterOptions {
                     acks: level,

@@ -266,6 +266,118 @@ async fn what_was_acknowledged_too_early_and_lost_is_counted() {
     );
 }
 
+/// With `acks = leader` rows are in the log of the leader: they outlive the process of every node at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_leaders_have_logged_outlives_all_nodes() {
+    let mut world = three_nodes("shards = 2, flush_age = '60s', wal = 'local'").await;
+    let options = WriterOptions {
+        acks: Acks::Leader,
+        ..WriterOptions::default()
+    };
+    let client = world.client().unwrap();
+    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for node in 0..3 {
+        world.kill_node(node).unwrap();
+    }
+    for node in 0..3 {
+        world.start_node(node).unwrap();
+    }
+    all_ready(&world).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let told = writing.finish().await.unwrap();
+    all_is_there(&world, &told).await;
+    assert_eq!(
+        world
+            .ask("SELECT coalesce(sum(lost), 0) FROM system.ledger")
+            .await
+            .unwrap(),
+        0
+    );
+}
+
+/// The log of a leader that died is offered to the next one when its node is back: before that the rows are missing, after
+/// it they are there, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stranded_in_a_log_comes_back_with_its_node() {
+    let mut world = three_nodes("shards = 2, flush_age = '60s', wal = 'local'").await;
+    let options = WriterOptions {
+        acks: Acks::Leader,
+        ..WriterOptions::default()
+    };
+    let client = world.client().unwrap();
+    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap();
+    let busiest = busiest_node(&client).await.unwrap();
+    let victim = world.index_of(&busiest).unwrap();
+    world.kill_node(victim).unwrap();
+    let led = world.wait_for("the others to lead all shards", PATIENCE, async |world| {
+        let sql = format!("SELECT count(*) FROM system.shards WHERE leader <> '{busiest}'");
+        Ok(world.ask(&sql).await? == 2)
+    });
+    led.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.start_node(victim).unwrap();
+    all_ready(&world).await;
+    let back = world.wait_for("the stranded rows", PATIENCE, async |world| {
+        Ok(world.log(victim)?.contains("stranded rows were taken"))
+    });
+    back.await.unwrap();
+    assert!(world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap() >= before);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let told = writing.finish().await.unwrap();
+    all_is_there(&world, &told).await;
+    assert_eq!(
+        world
+            .ask("SELECT coalesce(sum(lost), 0) FROM system.ledger")
+            .await
+            .unwrap(),
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_needed_where_it_is_relied_upon() {
+    let world = three_nodes("shards = 1").await;
+    let client = world.client().unwrap();
+    let options = WriterOptions {
+        acks: Acks::Leader,
+        ..WriterOptions::default()
+    };
+    let refused = client.writer(TABLE, options.clone()).await.unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("ALTER TABLE {TABLE} SET (wal = 'local')")),
+        "{refused}"
+    );
+    world
+        .run(&format!("ALTER TABLE {TABLE} SET (wal = 'local')"))
+        .await
+        .unwrap();
+    let writer = client.writer(TABLE, options).await.unwrap();
+    writer
+        .write_json(r#"{"writer": 0, "n": 0}"#)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let refused = world
+        .run(&format!("ALTER TABLE {TABLE} SET (wal = 'off')"))
+        .await
+        .unwrap_err();
+    assert!(format!("{refused:#}").contains("1 writers of table"), "{refused:#}");
+    writer.close().await.unwrap();
+    world
+        .run(&format!("ALTER TABLE {TABLE} SET (wal = 'off')"))
+        .await
+        .unwrap();
+    assert_eq!(world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_row_fails_alone_and_says_why() {
     let world = three_nodes("shards = 1").await;

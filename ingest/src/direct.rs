@@ -6,13 +6,14 @@
 //! - *A row that is sent again.* The history of the partition says how far the rows are here: what is below is not taken a
 //!   second time, what is beyond is a gap and refused. After a change of leader the history begins where the commits end,
 //!   so that whatever was not committed is taken anew, and the old leader's rows cannot be committed any more.
-//! - *Acknowledging.* With `acks = all` a row is acknowledged when the commit with it is known to be applied, and not
+//! - *Acknowledging.* With `acks = leader` a row is acknowledged when it is in the write-ahead log. With `acks = all` a row is acknowledged when the commit with it is known to be applied, and not
 //!   shown before: it could still go away.
 //! - *Refusing.* Nothing is rejected later: rows that are none of the table are refused at once, with the number of the
 //!   first that is wrong, and nothing of the request is taken.
 
 use crate::budget::Account;
 use crate::decode::{JsonDecoder, SourceRecord, first_rejected};
+use crate::log::ShardLog;
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
 };
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
-use tidemill_core::catalog::{DIRECT, Table, Writer};
+use tidemill_core::catalog::{Acks, DIRECT, Table, Writer};
 use tidemill_core::format::{JsonFormat, OnUnknownField};
 use tidemill_core::{Counts, Offset, PartitionId, ShardId, Span};
 use tidemill_storage::memtable::{AppendError, Chunk, Memtable, PinnedPartition};
@@ -89,6 +90,7 @@ pub(crate) struct Door {
     pub table: watch::Receiver<Arc<Table>>,
     pub memtable: Arc<Memtable>,
     pub account: Account,
+    pub log: ShardLog,
     /// Wakes the writer of the task.
     pub wake: Arc<Notify>,
     /// Has the writer commit everything soon.
@@ -118,10 +120,21 @@ impl Door {
             let table = self.table.borrow().clone();
             let (body, known) = (incoming.body.clone(), (history.to.0 - given.0) as usize);
             let place = (history.key.partition, history.to);
-            let decoding = move || decode(&table, place, &body, rows as usize, known);
-            let batch = tokio::task::spawn_blocking(decoding).await;
-            let batch = batch.map_err(|error| WriteError::Retry(format!("the rows were not read: {error}")))??;
-            match self.memtable.append(chunk(&history, end, batch)) {
+            let (log, logs) = (self.log.clone(), writer.acks != Acks::All);
+            let prepare = move || {
+                let batch = decode(&table, place, &body, rows as usize, known)?;
+                let chunk = chunk(&history, end, batch);
+                if logs {
+                    // The order is law: what a query may see, and a writer be told, is in the log before. Rows that wait for
+                    // their commit need none: until then nobody is told.
+                    let logged = log.append(std::slice::from_ref(&chunk));
+                    logged.map_err(|error| WriteError::Retry(format!("the write-ahead log: {error}")))?;
+                }
+                Ok(chunk)
+            };
+            let chunk = tokio::task::spawn_blocking(prepare).await;
+            let chunk = chunk.map_err(|error| WriteError::Retry(format!("the rows were not read: {error}")))??;
+            match self.memtable.append(chunk) {
                 Ok(()) => {
                     let stats = self.memtable.stats();
                     self.account.report(stats.bytes, stats.uncut_bytes);

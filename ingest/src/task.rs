@@ -253,10 +253,18 @@ impl ShardTask {
             let number = Writer::number_of(p.partition, shards);
             let writer = writers.iter().find(|writer| writer.number == number);
             let show = match writer.map(|writer| writer.acks) {
-                Some(Acks::None) => Show::AtOnce,
+                Some(Acks::None | Acks::Leader) => Show::AtOnce,
                 Some(Acks::All) | None => Show::WhenCommitted,
             };
             self.memtable.open(p.key(), show, p.offset);
+            let start = Start {
+                offset: p.offset,
+                source_epoch: None,
+            };
+            if let Err(error) = self.log.replay(&self.memtable, p.key(), start) {
+                error!(shard = %self.shard, key = ?p.key(), "the writer is not served: {error}");
+                self.memtable.close_partition(p.pipe, p.partition);
+            }
         }
     }
 
@@ -272,6 +280,7 @@ impl ShardTask {
             table: self.table.subscribe(),
             memtable: self.memtable.clone(),
             account: self.account.clone(),
+            log: self.log.clone(),
             wake: self.wake.clone(),
             barrier: self.barrier.clone(),
             settled: self.settled.subscribe(),

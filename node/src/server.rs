@@ -18,6 +18,7 @@ use crate::replay::Decode;
 use crate::services::{
     ApiService, FreshService, MAX_REQUEST, ManagerService, MembershipService, PartsService, WritesService,
 };
+use crate::stranded;
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -414,6 +415,12 @@ impl Running {
         let mut heart_task = tokio::spawn(self.heart.clone().run(refused));
         let mut manager_task = tokio::spawn(manager.run());
         let mut keeper_task = ingest.spawn(self.clone().keep());
+        let mut stranded_task = ingest.spawn(stranded::run(
+            self.catalog.node_id(),
+            self.catalog.clone(),
+            self.supervisor.clone(),
+            self.progress.connections.clone(),
+        ));
         info!(node = %config.own.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
 
         let mut raft_stopped = self.catalog.stopped();
@@ -443,6 +450,7 @@ impl Running {
             ended = &mut api_task => return Err(anyhow!("the api server has ended: {ended:?}")),
             ended = &mut supervisor_task => return Err(anyhow!("the supervisor has ended: {ended:?}")),
             ended = &mut heart_task => return Err(anyhow!("the heartbeats have ended: {ended:?}")),
+            ended = &mut stranded_task => return Err(anyhow!("the look for stranded rows has ended: {ended:?}")),
             ended = &mut keeper_task => return Err(anyhow!("the keeper of parts has ended: {ended:?}")),
             ended = &mut manager_task => return Err(anyhow!("the manager has ended: {ended:?}")),
         }

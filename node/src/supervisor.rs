@@ -224,7 +224,7 @@ impl Supervisor {
     }
 
     /// The write-ahead log of this node.
-    pub fn wal(&self) -> &Wal {
+    pub fn wal(&self) -> &Arc<Wal> {
         &self.context.wal
     }
 

@@ -124,7 +124,7 @@ impl Lane {
             }
             self.send();
         }
-        if self.shared.options.acks == Acks::None && self.acknowledged > 0 {
+        if self.shared.options.acks != Acks::All && self.acknowledged > 0 {
             self.settle().await;
         }
         self.former.push(self.closed());

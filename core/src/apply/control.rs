@@ -6,7 +6,7 @@
 
 use super::deletion::{delete_rows, forget_skips};
 use super::events::note;
-use super::{At, Stop, Verdict, definitions};
+use super::{At, Stop, Verdict, definitions, writers};
 use crate::catalog::*;
 use crate::command::{
     AlterPipe, AlterTable, Backfill, OldRows, Refusal, ResetOffsets, ResetTarget, Response, SetPipeState, StopPartition,
@@ -260,6 +260,9 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     (table.flush, table.min_insync_replicas, table.wal) = (c.flush, c.min_insync_replicas, c.wal);
     if table == before {
         return Ok(Response::Unchanged);
+    }
+    if table.wal == WalMode::Off {
+        writers::check_log_is_not_needed(state, &table)?;
     }
     state.put(&table.id, &table)?;
     note(

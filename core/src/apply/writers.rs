@@ -19,6 +19,13 @@ pub(super) fn open(state: &mut Overlay<'_>, at: At, c: &OpenWriter) -> Verdict {
     if let Some(writer) = known.iter().find(|writer| writer.token == c.token) {
         return Ok(Response::Writer(writer.id));
     }
+    if c.acks == Acks::Leader && table.wal == WalMode::Off {
+        return Err(Refusal::Definition(format!(
+            "acks = leader is answered from the write-ahead log, and table '{}' has none: ALTER TABLE {} SET (wal = 'local')",
+            table.name, table.name
+        ))
+        .into());
+    }
     if known.len() >= MAX_WRITERS {
         return Err(Refusal::TooManyWriters {
             table: table.name,
@@ -125,6 +132,19 @@ pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict
     }
     state.delete::<Writer>(&writer.id);
     Ok(Response::Done)
+}
+
+/// Refuses to take the log away from a table whose writers rely on it.
+pub(super) fn check_log_is_not_needed(state: &Overlay<'_>, table: &Table) -> Result<(), Stop> {
+    let writers = state.writers_of(table.id)?;
+    match writers.iter().filter(|writer| writer.acks == Acks::Leader).count() {
+        0 => Ok(()),
+        count => Err(Refusal::Definition(format!(
+            "{count} writers of table '{}' have acks = leader, which needs its log; close them first",
+            table.name
+        ))
+        .into()),
+    }
 }
 
 /// Forgets the writers of a table that is dropped, and their pipe.

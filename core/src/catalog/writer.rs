@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum Acks {
     /// As soon as the leader of the shard has them in memory: they are lost with it.
     None,
+    /// When they are in the write-ahead log of the leader of the shard: they survive its process and a power cut, not its disk.
+    Leader,
     /// When they are in a committed part, which `min_insync_replicas` disks hold.
     #[default]
     All,
@@ -23,6 +25,7 @@ impl Acks {
     pub fn name(self) -> &'static str {
         match self {
             Acks::None => "none",
+            Acks::Leader => "leader",
             Acks::All => "all",
         }
     }

@@ -32,6 +32,8 @@ pub struct Args {
 pub enum AcksArg {
     /// When the leader of its shard has it in memory
     None,
+    /// When it is in the write-ahead log of that leader
+    Leader,
     /// When it is committed
     All,
 }
@@ -55,6 +57,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = WriterOptions {
         acks: match args.acks {
             AcksArg::None => Acks::None,
+            AcksArg::Leader => Acks::Leader,
             AcksArg::All => Acks::All,
         },
         delivery_timeout: Duration::from_secs(args.timeout),

@@ -52,6 +52,7 @@ impl Writes for WritesService {
         let asked = request.into_inner();
         let acks = match asked.acks() {
             api::Acks::None => Acks::None,
+            api::Acks::Leader => Acks::Leader,
             api::Acks::All | api::Acks::Unspecified => Acks::All,
         };
         let token = asked.token.parse();
