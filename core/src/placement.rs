@@ -1,8 +1,9 @@
 //! Placement: which node leads which shard, as a pure function from a problem to moves.
 //!
 //! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go back to the
-//! node that has their rows in its log, else to the one with the least load; then, as long as moving one shard makes the fullest and the emptiest
-//! node more even, one is moved. So nodes that come and go move only what must move (MOV-1).
+//! node that has their rows in its log, else to the one with the least load; then, as long as moving
+//! one shard makes the fullest and the emptiest node more even, one is moved. So nodes that come and go
+//! move only what must move (MOV-1).
 
 use crate::ids::{NodeId, ShardId};
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Starting a node, in order, and ending it, in order.
 //!
-//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the write-ahead log, the
-//! admission of a node that joins, Raft, and the founding; then heartbeats and, once the cluster knows this run of the process, tasks.
+//! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the
+//! write-ahead log, the admission of a node that joins, Raft, and the founding; then heartbeats and, once the cluster knows this run
+//! of the process, tasks.
 //! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on,
 //! and only then do the servers stop.
 

@@ -384,8 +384,7 @@ impl ConsumerThread {
         for taken in run {
             by_partition.entry(taken.partition()).or_default().push(taken);
         }
-        let mut chunks = Vec::new();
-        let mut decoded = Vec::new();
+        let (mut chunks, mut decoded) = (Vec::new(), Vec::new());
         for (partition, taken) in by_partition {
             let Some(place) = self.places.get_mut(&partition) else {
                 continue;
@@ -404,6 +403,10 @@ impl ConsumerThread {
         // All of the run at once: its partitions share the wait for the disk. Nothing is shown that could be forgotten.
         let logged = self.options.log.append(&chunks).map_err(|error| {
             error!(pipe = %self.options.pipe.name, %error, "a run cannot be logged");
+            // They begin anew, at the latest in the next process.
+            for key in chunks.iter().map(|chunk| chunk.span.key) {
+                self.options.memtable.close_partition(key.pipe, key.partition);
+            }
             Wait::Assignment(format!("the write-ahead log: {error}"))
         });
         let (mut chunks, mut intact) = (chunks.into_iter(), true);
@@ -414,8 +417,8 @@ impl ConsumerThread {
                 Err(why) => Err(Halt::Wait(why.clone())),
             };
             if shown.is_ok() && done.is_ok() {
-                let freshness = &self.options.freshness;
-                freshness.observe(taken.iter().filter_map(Taken::timestamp_ms));
+                let times = taken.iter().filter_map(Taken::timestamp_ms);
+                self.options.freshness.observe(times);
             }
             intact &= self.went_on(partition, shown.and(done));
         }
@@ -435,8 +438,6 @@ impl ConsumerThread {
             Ok(()) if place.is_complete() => {
                 self.places.remove(&partition);
                 self.shared.waits.set(key, Some(Wait::Done));
-                // The client would go on fetching it.
-                return false;
             }
             Ok(()) => {
                 self.shared.waits.set(key, None);
@@ -448,7 +449,7 @@ impl ConsumerThread {
                 self.shared.waits.set(key, Some(wait));
             }
         }
-        // The rest of what the client fetched for it must not follow.
+        // The rest of what the client fetched for it must not follow, and it would go on fetching it.
         false
     }
 
