@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidemill_proto::api::write_detail::Reason;
 use tidemill_proto::api::writes_client::WritesClient;
 use tidemill_proto::api::{
-    Acks, CloseWriterRequest, FindLeadersRequest, OpenWriterReply, OpenWriterRequest, WriteDetail,
+    Acks, CloseWriterRequest, FindLeadersRequest, OpenWriterReply, OpenWriterRequest, PassGapRequest, WriteDetail,
 };
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -44,6 +44,13 @@ impl Client {
         };
         self.ask_writes(call).await?;
         Ok(())
+    }
+
+    /// To be asked at the leader of the shard, by way of `channel`.
+    pub(crate) async fn pass_gap(channel: Channel, request: PassGapRequest) -> Result<(), Status> {
+        let asked = timeout(ANSWER, WritesClient::new(channel).pass_gap(request)).await;
+        let asked = asked.unwrap_or_else(|_| Err(Status::unavailable(format!("no answer within {ANSWER:?}"))));
+        asked.map(drop)
     }
 
     pub(crate) async fn find_leaders(&self, table: u64) -> Result<Vec<String>, ClientError> {

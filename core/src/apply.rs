@@ -112,5 +112,6 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::SetHoldings(c) => replicas::set_holdings(state, at, c),
         Command::OpenWriter(c) => writers::open(state, at, c),
         Command::CloseWriter(c) => writers::close(state, at, c),
+        Command::PassGap(c) => writers::pass_gap(state, at, c),
     }
 }

@@ -15,6 +15,7 @@ pub mod invariants;
 pub mod ledger;
 pub mod membership;
 pub mod placement;
+mod refusal;
 pub mod replication;
 pub mod schema;
 pub mod span;

@@ -4,6 +4,7 @@
 //! from the catalog, never from the broker's store; and no default of the client decides where to
 //! read (`auto.offset.reset=error`).
 
+mod assignment;
 mod consumer;
 mod context;
 mod inspect;
@@ -15,7 +16,8 @@ mod run;
 mod status;
 mod topic;
 
-pub use consumer::{Assigned, Assignment, Consumer, ConsumerOptions, Start};
+pub use assignment::{Assigned, Assignment, Start};
+pub use consumer::{Consumer, ConsumerOptions};
 pub use inspect::{SourceOffsets, StartPosition, added_partitions, start_offsets};
 pub use mock::{MOCK_PARTITION_BYTES, MOCK_PARTITION_MESSAGES, MockBroker};
 pub use retention::{Unread, unread};

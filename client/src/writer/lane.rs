@@ -7,6 +7,7 @@
 
 use super::batch::{Batch, Item};
 use super::{Shared, WriteError};
+use crate::client::Client;
 use prost::Message;
 use std::collections::VecDeque;
 use std::error::Error;
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemill_proto::api::write_detail::Reason;
 use tidemill_proto::api::writes_client::WritesClient;
-use tidemill_proto::api::{Acks, WriteDetail, WriteReply, WriteRequest};
+use tidemill_proto::api::{Acks, PassGapRequest, WriteDetail, WriteReply, WriteRequest};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// How many batches are on their way at a time.
@@ -27,6 +29,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a leader may take to take a stream.
 const BEGIN: Duration = Duration::from_secs(2);
+/// How long rows that were acknowledged by a leader's log and are missing are waited for: they come back with its node.
+const GAP: Duration = Duration::from_secs(10);
 /// How long closing waits for rows that were acknowledged before they were committed.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -71,6 +75,8 @@ pub(super) struct Lane {
     again_at: Instant,
     /// What went wrong last.
     trouble: String,
+    /// The number of the first row that was acknowledged and is missing, and since when that is known.
+    gap: Option<(u64, Instant)>,
     /// Another writer has to be opened before anything is sent.
     orphaned: bool,
     former: Vec<Closed>,
@@ -101,6 +107,7 @@ impl Lane {
             pause: FIRST_PAUSE,
             again_at: Instant::now(),
             trouble: "no answer".to_owned(),
+            gap: None,
             orphaned: false,
             former: Vec::new(),
         }
@@ -204,6 +211,7 @@ impl Lane {
     }
 
     fn acknowledge(&mut self, end: u64) {
+        self.gap = None;
         while self.queue.front().is_some_and(|batch| batch.end() <= end) {
             if let Some(batch) = self.queue.pop_front() {
                 self.acknowledged = batch.end();
@@ -240,12 +248,8 @@ impl Lane {
             Reason::Invalid => self.give_up_row(&detail, words),
             // What this writer was told to be there is not: it went with a leader. Nothing behind it was taken.
             Reason::Gap if detail.expected < self.acknowledged => {
-                tracing::warn!(
-                    shard = self.place.shard,
-                    rows = self.acknowledged - detail.expected,
-                    "rows that were acknowledged before they were committed were lost with the leader"
-                );
-                self.orphaned = true;
+                let since = self.gap.map_or_else(Instant::now, |(_, since)| since);
+                self.gap = Some((detail.expected, since));
             }
             Reason::NoWriter => {
                 self.give_up_sent(words);
@@ -317,7 +321,12 @@ impl Lane {
         if self.orphaned && !self.reopen().await {
             return;
         }
-        match self.try_connect().await {
+        let connected = async {
+            let (address, channel) = self.find_leader().await?;
+            self.pass_gap(&channel).await?;
+            self.begin(address, channel).await
+        };
+        match connected.await {
             Ok(link) => self.link = Some(link),
             Err(why) => self.disconnect(&why),
         }
@@ -349,7 +358,7 @@ impl Lane {
         }
     }
 
-    async fn try_connect(&mut self) -> Result<Link, String> {
+    async fn find_leader(&mut self) -> Result<(String, Channel), String> {
         let shared = self.shared.clone();
         let address = match self.hint.take() {
             Some(address) => address,
@@ -366,8 +375,40 @@ impl Lane {
                 }
             }
         };
-        let nodes = shared.client.nodes();
-        let channel = nodes.at(&address).await.map_err(|why| format!("{address}: {why}"))?;
+        let channel = shared.client.nodes().at(&address).await;
+        let channel = channel.map_err(|why| format!("{address}: {why}"))?;
+        Ok((address, channel))
+    }
+
+    /// Gives up rows that are missing, once they were waited for: the cluster writes them down as lost, and goes on behind them.
+    /// The rows behind keep their numbers, so that wherever they are found again they are known.
+    async fn pass_gap(&mut self, channel: &Channel) -> Result<(), String> {
+        let Some((expected, since)) = self.gap else {
+            return Ok(());
+        };
+        if self.shared.options.acks == Acks::Leader && since.elapsed() < GAP {
+            return Ok(());
+        }
+        // Whether it is taken or not, who leads is asked again for the next number.
+        self.gap = None;
+        let request = PassGapRequest {
+            writer: self.place.writer,
+            shard: self.place.shard,
+            expected,
+            to: self.acknowledged,
+        };
+        let passed = Client::pass_gap(channel.clone(), request).await;
+        passed.map_err(|status| format!("lost rows are not passed over yet: {}", status.message()))?;
+        tracing::warn!(
+            shard = self.place.shard,
+            rows = self.acknowledged - expected,
+            "rows that were acknowledged before they were committed were lost with a leader"
+        );
+        Ok(())
+    }
+
+    async fn begin(&self, address: String, channel: Channel) -> Result<Link, String> {
+        let nodes = self.shared.client.nodes();
         let (requests, sending) = mpsc::channel(AHEAD + 1);
         let mut client = WritesClient::new(channel);
         let begun = timeout(BEGIN, client.write(ReceiverStream::new(sending))).await;

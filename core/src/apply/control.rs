@@ -286,7 +286,12 @@ pub(super) fn check_settings(settings: &PipeSettings) -> Result<(), Refusal> {
 }
 
 /// Ends the present life of a partition at its offset, keeps its ledger if it passed anything, and begins the next.
-fn begin_life(state: &mut Overlay<'_>, at: At, partition: &mut SourcePartition, ended_by: &str) -> Result<(), Stop> {
+pub(super) fn begin_life(
+    state: &mut Overlay<'_>,
+    at: At,
+    partition: &mut SourcePartition,
+    ended_by: &str,
+) -> Result<(), Stop> {
     if partition.offset > partition.ledger.start {
         close_life(state, at, partition, ended_by)?;
     }

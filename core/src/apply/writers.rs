@@ -3,7 +3,7 @@
 use super::events::note;
 use super::{At, Stop, Verdict, control, definitions};
 use crate::catalog::*;
-use crate::command::{CloseWriter, OpenWriter, Refusal, Response};
+use crate::command::{CloseWriter, OpenWriter, PassGap, Refusal, Response};
 use crate::format::JsonFormat;
 use crate::ids::{Offset, PipeId, WriterId};
 use crate::ledger::ClosedLedger;
@@ -110,20 +110,8 @@ pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict
     }
     for mut partition in partitions {
         let told = c.acknowledged.iter().find(|(shard, _)| *shard == partition.shard.index);
-        if let Some(lost) = told.and_then(|(_, end)| end.0.checked_sub(partition.offset.0))
-            && lost > 0
-        {
-            partition.ledger.lost += lost;
-            let text = format!(
-                "{lost} rows of writer {} from {} on were acknowledged with acks = {} and not committed before the leader \
-                 of shard {} was lost",
-                writer.id,
-                partition.offset,
-                writer.acks.name(),
-                partition.shard
-            );
-            partition.offset = Offset(partition.offset.0 + lost);
-            note(state, at, "lost", &table.name, Some(partition.partition), text)?;
+        if let Some((_, end)) = told {
+            lose(state, at, &table, &writer, &mut partition, *end)?;
         }
         if partition.offset > partition.ledger.start {
             control::close_life(state, at, &partition, "the writer was closed")?;
@@ -131,6 +119,53 @@ pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict
         state.delete::<SourcePartition>(&(partition.pipe, partition.partition));
     }
     state.delete::<Writer>(&writer.id);
+    Ok(Response::Done)
+}
+
+/// Passes over the rows of `writer` from the next one up to `end`, if there are any: nobody has them.
+fn lose(
+    state: &mut Overlay<'_>,
+    at: At,
+    table: &Table,
+    writer: &Writer,
+    partition: &mut SourcePartition,
+    end: Offset,
+) -> Result<(), Stop> {
+    let lost = end.0.saturating_sub(partition.offset.0);
+    if lost == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{lost} rows of writer {} from {} on were acknowledged with acks = {} and not committed before the leader of shard {} \
+         was lost",
+        writer.id,
+        partition.offset,
+        writer.acks.name(),
+        partition.shard
+    );
+    partition.ledger.lost += lost;
+    partition.offset = end;
+    note(state, at, "lost", &table.name, Some(partition.partition), text)
+}
+
+pub(super) fn pass_gap(state: &mut Overlay<'_>, at: At, c: &PassGap) -> Verdict {
+    let writer = state.get::<Writer>(&c.writer)?.ok_or(Refusal::NoWriter(c.writer))?;
+    let table = definitions::table_of(state, writer.table)?;
+    let number = writer.partition(&table, c.shard);
+    let known = number.map(|number| state.get::<SourcePartition>(&(writer.pipe, number)));
+    let partition = known.transpose()?.flatten();
+    let mut partition = partition.ok_or(Refusal::NoWriter(c.writer))?;
+    if partition.offset != c.from || c.to <= c.from {
+        return Err(Refusal::Definition(format!(
+            "the next row of writer {} in shard {} is number {}, not {}",
+            writer.id, partition.shard, partition.offset, c.from
+        ))
+        .into());
+    }
+    lose(state, at, &table, &writer, &mut partition, c.to)?;
+    // Another life: whoever still has something of this one, in memory or in a log, must not go on with it.
+    control::begin_life(state, at, &mut partition, "rows were lost with a leader")?;
+    state.put(&(writer.pipe, partition.partition), &partition)?;
     Ok(Response::Done)
 }
 

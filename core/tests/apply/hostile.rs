@@ -102,6 +102,11 @@ enum Act {
         which: u64,
         acknowledged: u64,
     },
+    PassGap {
+        which: u64,
+        behind: u64,
+        width: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +196,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0u128..6).prop_map(Act::OpenWriter),
         4 => (1u64..20, 0u64..2).prop_map(|(width, ahead)| Act::WriteDirectly { width, ahead }),
         1 => (1u64..6, 0u64..40).prop_map(|(which, acknowledged)| Act::CloseWriter { which, acknowledged }),
+        1 => (1u64..6, 0u64..2, 0u64..9).prop_map(|(which, behind, width)| Act::PassGap { which, behind, width }),
     ]
 }
 
@@ -395,6 +401,19 @@ fn step(world: &mut World, i: usize, act: Act) {
             };
             let outcome = world.write_directly(&partition, ahead, width, id);
             assert!(outcome.is_err() || ahead == 0, "rows were passed over: {outcome:?}");
+        }
+        Act::PassGap { which, behind, width } => {
+            let Some(writer) = world.state.get::<Writer>(&WriterId(which)).unwrap() else {
+                return;
+            };
+            let from = world.partitions_of_writer(&writer)[0].offset.0 + behind;
+            let outcome = world.apply(Command::PassGap(PassGap {
+                writer: writer.id,
+                shard: 0,
+                from: Offset(from),
+                to: Offset(from + width),
+            }));
+            assert_eq!(outcome.is_ok(), behind == 0 && width > 0, "{outcome:?}");
         }
         Act::CloseWriter { which, acknowledged } => {
             let close = CloseWriter {

@@ -167,3 +167,41 @@ fn a_table_may_ask_for_more_replicas_than_the_cluster() {
     refused(world.apply(commit(&world, all[..2].to_vec())), "on 2 of 3 disks");
     world.apply(commit(&world, all)).unwrap();
 }
+
+#[test]
+fn a_gap_is_passed_where_it_is_and_ends_the_life_of_what_was_before() {
+    let mut world = World::replicating();
+    let writer = open(&mut world, 1);
+    let before = partitions(&world, &writer).remove(0);
+    write(&mut world, &before, 100, 10).unwrap();
+    let pass = |from, to| {
+        Command::PassGap(PassGap {
+            writer: writer.id,
+            shard: 0,
+            from: Offset(from),
+            to: Offset(to),
+        })
+    };
+    refused(world.apply(pass(9, 20)), "is number 10, not 9");
+    refused(world.apply(pass(10, 10)), "is number 10");
+    world.apply(pass(10, 25)).unwrap();
+    refused(world.apply(pass(10, 25)), "is number 25, not 10");
+    let after = partitions(&world, &writer).remove(0);
+    assert_eq!(
+        (after.offset, after.incarnation),
+        (Offset(25), before.incarnation.next())
+    );
+    let closed: Vec<ClosedLedger> = world.state.closed_ledgers_of(writer.pipe).unwrap();
+    let lines: Vec<_> = closed
+        .iter()
+        .map(|c| (c.ledger.counts.stored, c.ledger.lost, c.end.0))
+        .collect();
+    assert_eq!(lines, [(10, 15, 25)]);
+    // What the old leader still has of these rows cannot be committed behind them.
+    let late = SourcePartition {
+        offset: Offset(25),
+        ..before
+    };
+    refused(write(&mut world, &late, 101, 5), "it is at incarnation 2");
+    write(&mut world, &after, 102, 5).unwrap();
+}

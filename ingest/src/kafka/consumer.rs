@@ -9,6 +9,7 @@
 //! When the source is not what it was, the partition stops here at once, and the reason is handed to the task, which
 //! writes it into the catalog. The thread decides nothing about where to go on.
 
+use super::assignment::Assignment;
 use super::context::Context;
 use super::native::{Fault, Position, Reader};
 use super::run::{self, Halt, Place, Runs, Taken, poll_run};
@@ -46,31 +47,6 @@ const CONNECT_AGAIN: Duration = Duration::from_secs(1);
 const TELL_GROUP: Duration = Duration::from_secs(1);
 /// How long the broker may take to compare leader epochs when an assignment begins.
 const SEEK: Duration = Duration::from_secs(5);
-
-/// The partitions that a consumer reads.
-pub type Assignment = Vec<Assigned>;
-
-/// A partition to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assigned {
-    /// The partition and its life.
-    pub key: SpanKey,
-    /// Where to begin; `None` goes on where the thread is.
-    pub start: Option<Start>,
-    /// The offset at which it is read no further.
-    pub until: Option<Offset>,
-    /// The topic that its offsets belong to, where known.
-    pub topic: Option<TopicId>,
-}
-
-/// Where a partition begins to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// The next offset.
-    pub offset: Offset,
-    /// Leader epoch of the source at the record before it, if known.
-    pub source_epoch: Option<i32>,
-}
 
 /// What a consumer thread needs.
 pub struct ConsumerOptions {

@@ -4,7 +4,8 @@
 //! *absent* by the gaps between their offsets. What the decoder says of them comes third; the memtable refuses a chunk
 //! whose terms do not add up.
 
-use super::consumer::{Assigned, ConsumerOptions, Start};
+use super::assignment::{Assigned, Start};
+use super::consumer::ConsumerOptions;
 use super::native::{Fault, Polled, Reader, Record};
 use crate::decode::{Decoded, JsonDecoder, SourceRecord, first_rejected};
 use std::collections::VecDeque;

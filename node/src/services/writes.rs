@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::{Acks, CatalogQuestions, Node, Shard, Table, Writer};
-use tidemill_core::command::{CloseWriter, OpenWriter};
+use tidemill_core::command::{CloseWriter, OpenWriter, PassGap};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{Command, NodeId, Offset, Refusal, Response as Applied, ShardId, TableId, WriterId};
 use tidemill_ingest::direct::{Body, Incoming, WriteError};
@@ -17,7 +17,7 @@ use tidemill_proto::api::write_request::Body as SentBody;
 use tidemill_proto::api::writes_server::Writes;
 use tidemill_proto::api::{
     self, CloseWriterReply, CloseWriterRequest, FindLeadersReply, FindLeadersRequest, OpenWriterReply,
-    OpenWriterRequest, WriteDetail, WriteReply, WriteRequest,
+    OpenWriterRequest, PassGapReply, PassGapRequest, WriteDetail, WriteReply, WriteRequest,
 };
 use tidemill_raft::{Catalog, ProposeError};
 use tokio::sync::mpsc;
@@ -89,6 +89,24 @@ impl Writes for WritesService {
         Ok(Response::new(CloseWriterReply {}))
     }
 
+    async fn pass_gap(&self, request: Request<PassGapRequest>) -> Result<Response<PassGapReply>, Status> {
+        let asked = request.into_inner();
+        let desk = self.desk();
+        let writer = desk.writer(WriterId(asked.writer)).await?;
+        let (task, _) = desk.task(&writer, asked.shard, asked.expected)?;
+        // What is here of it comes first; the gap is behind that.
+        let settled = task.committed(&writer, Offset(asked.expected), true).await;
+        settled.map_err(|error| status_of(&error, asked.expected))?;
+        let pass = Command::PassGap(PassGap {
+            writer: writer.id,
+            shard: asked.shard,
+            from: Offset(asked.expected),
+            to: Offset(asked.to),
+        });
+        self.decide(pass).await?;
+        Ok(Response::new(PassGapReply {}))
+    }
+
     async fn find_leaders(&self, request: Request<FindLeadersRequest>) -> Result<Response<FindLeadersReply>, Status> {
         let table = TableId(request.into_inner().table);
         let state = self.catalog.snapshot().map_err(not_now)?;
@@ -106,18 +124,21 @@ impl Writes for WritesService {
         let requests = request.into_inner();
         let (taken, waiting) = mpsc::channel(AHEAD);
         let (answers, replies) = mpsc::channel(AHEAD);
-        let desk = Desk {
-            node: self.node,
-            catalog: self.catalog.clone(),
-            supervisor: self.supervisor.clone(),
-        };
-        tokio::spawn(desk.take_all(requests, taken));
+        tokio::spawn(self.desk().take_all(requests, taken));
         tokio::spawn(acknowledge(waiting, answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
 }
 
 impl WritesService {
+    fn desk(&self) -> Desk {
+        Desk {
+            node: self.node,
+            catalog: self.catalog.clone(),
+            supervisor: self.supervisor.clone(),
+        }
+    }
+
     async fn decide(&self, command: Command) -> Result<Applied, Status> {
         match propose(&self.catalog, command, DECIDE).await {
             Ok((_, Ok(applied))) => Ok(applied),
@@ -168,45 +189,12 @@ impl Desk {
     }
 
     async fn take(&self, known: &mut Option<Arc<Writer>>, request: WriteRequest) -> Taken {
-        let refused = |reason, leader: String, why: String| {
-            status(
-                Code::Unavailable,
-                why,
-                WriteDetail {
-                    reason: reason as i32,
-                    leader,
-                    sequence: request.sequence,
-                    ..WriteDetail::default()
-                },
-            )
-        };
         let writer = match known.as_ref().filter(|writer| writer.id.0 == request.writer) {
             Some(writer) => writer.clone(),
             None => self.writer(WriterId(request.writer)).await?,
         };
         *known = Some(writer.clone());
-        let id = ShardId {
-            table: writer.table,
-            index: request.shard,
-        };
-        let state = self.catalog.snapshot().map_err(not_now)?;
-        let Some(shard) = state.get::<Shard>(&id).map_err(broken)? else {
-            return Err(Status::not_found(format!(
-                "there is no shard {id}: was the table dropped?"
-            )));
-        };
-        let task = self.supervisor.task(id).filter(|task| !task.has_ended());
-        let Some(task) = task.filter(|_| shard.leader == Some(self.node)) else {
-            let leader = leader_of(&*state, &shard).map_err(broken)?.unwrap_or_default();
-            let why = match leader.is_empty() {
-                true => format!("shard {id} has no leader at the moment"),
-                false if shard.leader == Some(self.node) => {
-                    format!("this node shall lead shard {id} and does not: it has just begun, or hears no manager")
-                }
-                false => format!("shard {id} is led at {leader}"),
-            };
-            return Err(refused(Reason::NotLeader, leader, why));
-        };
+        let (task, state) = self.task(&writer, request.shard, request.sequence)?;
         let awaited = |end, wait| Awaited {
             task: task.clone(),
             writer: writer.clone(),
@@ -217,9 +205,9 @@ impl Desk {
             return Ok(awaited(Offset(request.sequence), Wait::ForCommitSoon));
         }
         if writer.acks == Acks::All
-            && let Some(why) = too_few_in_sync(&*state, &shard).map_err(broken)?
+            && let Some(why) = too_few_in_sync(&*state, &writer, request.shard).map_err(broken)?
         {
-            return Err(refused(Reason::Retry, String::new(), why));
+            return Err(status(Code::Unavailable, why, detail(Reason::Retry)));
         }
         let body = match request.body {
             Some(SentBody::JsonLines(lines)) => Body::JsonLines(lines),
@@ -242,6 +230,43 @@ impl Desk {
             )),
             Err(error) => Err(status_of(&error, request.sequence)),
         }
+    }
+
+    /// The task of a shard that `writer` writes to, if it is led here.
+    fn task(
+        &self,
+        writer: &Writer,
+        shard: u32,
+        sequence: u64,
+    ) -> Result<(Arc<ShardTask>, Arc<dyn CatalogSnapshot>), Status> {
+        let id = ShardId {
+            table: writer.table,
+            index: shard,
+        };
+        let state = self.catalog.snapshot().map_err(not_now)?;
+        let Some(shard) = state.get::<Shard>(&id).map_err(broken)? else {
+            return Err(Status::not_found(format!(
+                "there is no shard {id}: was the table dropped?"
+            )));
+        };
+        let task = self.supervisor.task(id).filter(|task| !task.has_ended());
+        if let Some(task) = task.filter(|_| shard.leader == Some(self.node)) {
+            return Ok((task, state));
+        }
+        let leader = leader_of(&*state, &shard).map_err(broken)?.unwrap_or_default();
+        let why = match leader.is_empty() {
+            true => format!("shard {id} has no leader at the moment"),
+            false if shard.leader == Some(self.node) => {
+                format!("this node shall lead shard {id} and does not: it has just begun, or hears no manager")
+            }
+            false => format!("shard {id} is led at {leader}"),
+        };
+        let detail = WriteDetail {
+            leader,
+            sequence,
+            ..detail(Reason::NotLeader)
+        };
+        Err(status(Code::Unavailable, why, detail))
     }
 
     async fn writer(&self, id: WriterId) -> Result<Arc<Writer>, Status> {
@@ -290,9 +315,13 @@ impl Awaited {
     }
 }
 
-/// Why rows of `shard` could not become as safe as they must, if so: a commit would wait for replicas to come back.
-fn too_few_in_sync(state: &dyn CatalogSnapshot, shard: &Shard) -> Result<Option<String>, ViewError> {
-    let Some(rule) = state.replication()? else {
+/// Why rows of a shard could not become as safe as they must, if so: a commit would wait for replicas to come back.
+fn too_few_in_sync(state: &dyn CatalogSnapshot, writer: &Writer, shard: u32) -> Result<Option<String>, ViewError> {
+    let id = ShardId {
+        table: writer.table,
+        index: shard,
+    };
+    let (Some(rule), Some(shard)) = (state.replication()?, state.get::<Shard>(&id)?) else {
         return Ok(None);
     };
     let table = state.get::<Table>(&shard.id.table)?;
