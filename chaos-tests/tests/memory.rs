@@ -1,8 +1,6 @@
 //! Nodes with little memory read a backlog while heavy queries run. What they do not have, they do not use: consumers wait,
 //! memtables are flushed early, queries spill or are refused.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use tidemill_chaos_tests::throughput::{Options, measure};
 
 #[tokio::test(flavor = "multi_thread")]

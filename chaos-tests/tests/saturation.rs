@@ -1,7 +1,5 @@
 //! Full cores are no reason to take anybody for gone. Five minutes of it are `scripts/bench saturation`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use tidemill_chaos_tests::saturation::measure;
 
 #[tokio::test(flavor = "multi_thread")]

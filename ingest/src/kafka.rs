@@ -43,12 +43,13 @@ pub fn group_of(cluster: &str, pipe: &str) -> String {
 const NOTE_BYTES: u64 = 512;
 /// The most bytes that are fetched of a partition at once.
 const FETCH_BYTES: u64 = 1 << 20;
-/// What a client takes for the longest message; it refuses to fetch less at once.
+/// What a client takes for the longest message where a pipe says nothing; it refuses to fetch less at once.
 const MESSAGE_BYTES: u64 = 1_000_000;
 
 /// Has a client fetch about `payload` bytes ahead, whatever a pipe says: that is a matter of the node's memory. A record that
 /// is longer than what is fetched at once is given alone.
 fn limit_fetching(config: &mut ClientConfig, payload: u64) {
+    let longest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
     config
         .set("queued.max.messages.kbytes", (payload >> 10).max(1).to_string())
         .set(
@@ -56,7 +57,10 @@ fn limit_fetching(config: &mut ClientConfig, payload: u64) {
             (payload / NOTE_BYTES).clamp(1_000, 100_000).to_string(),
         )
         .set("fetch.message.max.bytes", payload.min(FETCH_BYTES).to_string())
-        .set("fetch.max.bytes", payload.max(MESSAGE_BYTES).to_string());
+        .set(
+            "fetch.max.bytes",
+            payload.max(longest.unwrap_or(MESSAGE_BYTES)).to_string(),
+        );
 }
 
 /// The client's settings for `source`. Those that exactly-once depends on cannot be overridden.

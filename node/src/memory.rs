@@ -12,9 +12,9 @@ use tidemill_query::Engine;
 use tidemill_raft::Catalog;
 
 /// The least that a node works with.
-const LEAST: u64 = 256 << 20;
+const LEAST: u64 = 320 << 20;
 /// What is left to what nobody counts: a fifth, but at least so much.
-const UNCOUNTED: u64 = 160 << 20;
+const UNCOUNTED: u64 = 192 << 20;
 /// The most that the databases of the Raft log and of the catalog make use of.
 const CATALOG: u64 = tidemill_raft::DEFAULT_MEMORY;
 
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_shares_fit_the_limit_and_everybody_has_one() {
-        for limit in [256, 300, 512, 2 << 10, 64 << 10].map(|mib| mib * MIB) {
+        for limit in [320, 400, 512, 2 << 10, 64 << 10].map(|mib| mib * MIB) {
             let s = Shares::of(limit, None).unwrap();
             assert!(
                 s.catalog + s.queries + s.decoding + s.rows + UNCOUNTED <= limit,
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn too_little_is_refused() {
         let few = Shares::of(100 * MIB, None).unwrap_err().to_string();
-        assert_eq!(few, "[memory] limit: a node needs 256MiB at least");
+        assert_eq!(few, "[memory] limit: a node needs 320MiB at least");
         let all = Shares::of(512 * MIB, Some(300 * MIB)).unwrap_err().to_string();
         assert!(
             all.contains("queries = 300MiB leaves too little for ingestion"),

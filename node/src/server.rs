@@ -7,6 +7,7 @@
 //! and only then do the servers stop.
 
 use crate::adapters::{ClusterProgress, ClusterRows, Connections, KafkaSources, SharedCatalog};
+use crate::allocator;
 use crate::config::{NodeConfig, PartStoreConfig};
 use crate::heartbeat::{Contact, Heart};
 use crate::http::{self, Pages};
@@ -422,6 +423,7 @@ impl Running {
             self.supervisor.clone(),
             self.progress.connections.clone(),
         ));
+        ingest.spawn(allocator::give_back(config.memory.limit));
         info!(node = %config.own.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");
 
         let mut raft_stopped = self.catalog.stopped();

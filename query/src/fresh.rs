@@ -47,7 +47,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, SourcePartition, Table};
 use tidemill_core::schema::OFFSET;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
-use tidemill_core::{NodeId, Offset, PartitionId, PipeId, ShardId};
+use tidemill_core::{Offset, PartitionId, PipeId, ShardId};
 use tidemill_storage::memtable::PinnedShard;
 use tidemill_storage::schema::arrow_schema;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -216,11 +216,11 @@ impl Reader {
         deadline: Instant,
     ) -> Result<BTreeMap<ShardId, Wait>, QueryError> {
         let mut waits = BTreeMap::new();
-        let mut asked: Vec<(Shard, NodeId, Arc<Option<BTreeSet<String>>>)> = Vec::new();
+        let mut asked = Vec::new();
         for name in names {
             // A table that is not there yet may be there in the snapshot; that is found out then.
             let Some(table) = plan.table_named(name)? else { continue };
-            let wanted = Arc::new(columns.map(|columns| columns_of(&table, columns)));
+            let wanted = columns.map(|columns| Arc::new(columns_of(&table, columns)));
             for shard in fed_shards(plan, &table)?.into_values() {
                 if pins.get(&shard.id).is_some_and(|pin| pin.epoch == shard.epoch) {
                     continue;
@@ -232,7 +232,7 @@ impl Reader {
             }
         }
         let pinning = asked.iter().map(|(shard, leader, wanted)| {
-            let pin = self.fresh.pin(*leader, shard.id, shard.epoch, (**wanted).as_ref());
+            let pin = self.fresh.pin(*leader, shard.id, shard.epoch, wanted.as_deref());
             async move { (shard, timeout_at(deadline, pin).await) }
         });
         for (shard, pinned) in join_all(pinning).await {

@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
         "memory",
         "limit",
         "half of the machine's, or of the control group's",
-        "What this node may use, 256MiB at least: for ingestion, where consumers wait at the limit, for queries, for the catalog, and a fifth \
+        "What this node may use, 320MiB at least: for ingestion, where consumers wait at the limit, for queries, for the catalog, and a fifth \
          for what nobody counts. Say it when several nodes, or other programs, share a machine.",
     ),
     setting(
