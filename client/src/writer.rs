@@ -29,7 +29,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use batch::{Item, Payload};
 use lane::{Closed, Lane, Place};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -44,6 +44,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// For how long rows without a key go to the same shard, so that batches are full.
 const SAME_SHARD: Duration = Duration::from_secs(1);
+/// The longest delivery timeout.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many rows of a shard may wait to be put into a batch.
 const WAITING_ROWS: usize = 8192;
 
@@ -83,6 +85,9 @@ impl WriterOptions {
         };
         if !(1..=8 << 20).contains(&self.batch_bytes) {
             return wrong("batch_bytes is a number from 1 to 8388608");
+        }
+        if self.delivery_timeout > LONGEST || self.linger > self.delivery_timeout {
+            return wrong("delivery_timeout is at most a day, and linger no longer than that");
         }
         if self.buffer_bytes < self.batch_bytes || self.buffer_bytes > u32::MAX as usize {
             return wrong("buffer_bytes is a number from batch_bytes to 4294967295");
@@ -169,7 +174,7 @@ impl Client {
     /// [`ClientError::Server`] when there is no such table or it has too many writers.
     pub async fn writer(&self, table: &str, options: WriterOptions) -> Result<Writer, ClientError> {
         options.check()?;
-        let opened = self.open_writer(table, options.acks).await?;
+        let opened = self.open_writer(table, options.acks, rand::random()).await?;
         let shared = Arc::new(Shared {
             client: self.clone(),
             table_name: table.to_owned(),
@@ -246,24 +251,40 @@ impl Writer {
     /// Waits until everything is delivered and committed, and tells the cluster that this writer is done.
     ///
     /// # Errors
-    /// What went wrong first since the last flush, if anything did. The writer is closed in any case.
+    /// What went wrong first since the last flush, if anything did; [`WriteError::Unknown`] when rows that were acknowledged
+    /// before they were committed (`acks` other than all) still are not. There is no writer any more in any case.
     pub async fn close(self) -> Result<(), WriteError> {
         let flushed = self.flush().await;
         let mut acknowledged: BTreeMap<u64, BTreeMap<u32, u64>> = BTreeMap::new();
+        let mut unsettled = BTreeSet::new();
         for (items, lane) in self.lanes {
             drop(items);
-            for closed in lane.await.unwrap_or_default() {
+            let closed = lane.await;
+            for closed in
+                closed.map_err(|error| WriteError::Unknown(format!("a lane of the writer has failed: {error}")))?
+            {
                 let of_writer = acknowledged.entry(closed.writer).or_default();
                 of_writer.insert(closed.shard, closed.acknowledged);
+                if !closed.settled {
+                    unsettled.insert(closed.writer);
+                }
             }
         }
+        acknowledged.retain(|writer, _| !unsettled.contains(writer));
         for (writer, acknowledged) in acknowledged {
             // A writer that nobody closes is closed when it has been idle for long.
             if let Err(error) = self.shared.client.close_writer(writer, acknowledged).await {
                 tracing::warn!(writer, %error, "the writer is not closed");
             }
         }
-        flushed
+        flushed?;
+        match unsettled.is_empty() {
+            true => Ok(()),
+            // Closed, they would count as lost; left open, they are committed when that is possible again.
+            false => Err(WriteError::Unknown(
+                "rows that were acknowledged could not be committed yet; the cluster goes on trying".to_owned(),
+            )),
+        }
     }
 
     async fn json(&self, key: Option<&[u8]>, row: Vec<u8>) -> Result<Delivery, WriteError> {

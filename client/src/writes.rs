@@ -20,11 +20,17 @@ use tonic::{Response, Status};
 const ANSWER: Duration = Duration::from_secs(10);
 
 impl Client {
-    pub(crate) async fn open_writer(&self, table: &str, acks: Acks) -> Result<OpenWriterReply, ClientError> {
+    /// `token` is chosen at random; a repetition has the same.
+    pub(crate) async fn open_writer(
+        &self,
+        table: &str,
+        acks: Acks,
+        token: u128,
+    ) -> Result<OpenWriterReply, ClientError> {
         let request = OpenWriterRequest {
             table: table.to_owned(),
             acks: acks.into(),
-            token: format!("{:032x}", rand::random::<u128>()),
+            token: format!("{token:032x}"),
         };
         let call = move |mut node: WritesClient<Channel>| {
             let request = request.clone();

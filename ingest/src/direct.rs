@@ -113,27 +113,35 @@ impl Door {
                     given,
                 });
             }
-            if end <= history.to {
-                return Ok(end);
+            if end > history.to {
+                self.wait_for_memory().await?;
             }
-            self.wait_for_memory().await?;
             let table = self.table.borrow().clone();
-            let (body, known) = (incoming.body.clone(), (history.to.0 - given.0) as usize);
-            let place = (history.key.partition, history.to);
+            let body = incoming.body.clone();
+            let place = (history.key.partition, given);
             let (log, logs) = (self.log.clone(), writer.acks != Acks::All);
             let prepare = move || {
-                let batch = decode(&table, place, &body, rows as usize, known)?;
-                let chunk = chunk(&history, end, batch);
+                // All of it, also what is here already: a request that was refused once must be refused for ever, since the
+                // rows behind what was wrong with it have other numbers by now.
+                let batch = decode(&table, place, &body, rows as usize)?;
+                if end <= history.to {
+                    return Ok(None);
+                }
+                let known = (history.to.0 - given.0) as usize;
+                let chunk = chunk(&history, end, batch.slice(known, batch.num_rows() - known));
                 if logs {
                     // The order is law: what a query may see, and a writer be told, is in the log before. Rows that wait for
                     // their commit need none: until then nobody is told.
                     let logged = log.append(std::slice::from_ref(&chunk));
                     logged.map_err(|error| WriteError::Retry(format!("the write-ahead log: {error}")))?;
                 }
-                Ok(chunk)
+                Ok(Some(chunk))
             };
             let chunk = tokio::task::spawn_blocking(prepare).await;
             let chunk = chunk.map_err(|error| WriteError::Retry(format!("the rows were not read: {error}")))??;
+            let Some(chunk) = chunk else {
+                return Ok(end);
+            };
             match self.memtable.append(chunk) {
                 Ok(()) => {
                     let stats = self.memtable.stats();
@@ -257,15 +265,8 @@ fn chunk(history: &PinnedPartition, end: Offset, batch: RecordBatch) -> Chunk {
     }
 }
 
-/// The rows behind the first `known` of a request that says it has `rows`, as rows of the table: the next number is
-/// `place`'s.
-fn decode(
-    table: &Table,
-    place: (PartitionId, Offset),
-    body: &Body,
-    rows: usize,
-    known: usize,
-) -> Result<RecordBatch, WriteError> {
+/// The rows of a request that says it has `rows`, as rows of the table; `place` has the number of the first.
+fn decode(table: &Table, place: (PartitionId, Offset), body: &Body, rows: usize) -> Result<RecordBatch, WriteError> {
     let (partition, from) = (place.0.0 as i32, place.1.0 as i64);
     match body {
         Body::JsonLines(text) => {
@@ -273,13 +274,12 @@ fn decode(
             let text = text.strip_suffix(b"\n").unwrap_or(text);
             let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
             check_count(rows, lines.len())?;
-            decode_json(table, partition, from, &lines[known..]).map_err(|error| shifted(error, known))
+            decode_json(table, partition, from, &lines)
         }
         Body::Arrow(ipc) => {
             let batch = read_ipc(ipc)?;
             check_count(rows, batch.num_rows())?;
-            let batch = batch.slice(known, rows - known);
-            convert(table, partition, from, &batch).map_err(|error| shifted(error, known))
+            convert(table, partition, from, &batch)
         }
     }
 }
@@ -290,17 +290,6 @@ fn check_count(said: usize, there: usize) -> Result<(), WriteError> {
         false => Err(invalid(&format!(
             "the request says that it has {said} rows, there are {there}"
         ))),
-    }
-}
-
-/// Rows are counted from the first of the request.
-fn shifted(error: WriteError, known: usize) -> WriteError {
-    match error {
-        WriteError::Invalid { row: Some(row), why } => WriteError::Invalid {
-            row: Some(row + known as u32),
-            why,
-        },
-        other => other,
     }
 }
 
@@ -410,4 +399,134 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
 fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use tidemill_core::catalog::WalMode;
+    use tidemill_core::schema::{Column, ColumnType};
+    use tidemill_core::{Epoch, Incarnation, PipeId, SchemaVersion, SpanKey, TableId, WriterId, WriterToken};
+    use tidemill_storage::memtable::Show;
+    use tidemill_storage::wal::{Wal, WalOptions};
+
+    const SHARD: ShardId = ShardId {
+        table: TableId(1),
+        index: 0,
+    };
+
+    fn table() -> Table {
+        Table {
+            id: TableId(1),
+            name: "t".into(),
+            columns: vec![Column {
+                name: "n".into(),
+                data_type: ColumnType::Int64,
+                nullable: false,
+                default: None,
+            }],
+            schema_version: SchemaVersion(1),
+            min_schema: SchemaVersion(1),
+            order_by: vec![],
+            partition_by: None,
+            shards: 1,
+            flush: Default::default(),
+            min_insync_replicas: None,
+            wal: WalMode::Off,
+            deleted: vec![],
+            former: vec![],
+            created_at_ms: 0,
+        }
+    }
+
+    fn writer() -> Writer {
+        Writer {
+            id: WriterId(1),
+            table: TableId(1),
+            pipe: PipeId(1),
+            number: 0,
+            acks: Acks::All,
+            token: WriterToken(1),
+            opened_at_ms: 0,
+        }
+    }
+
+    fn lines(sequence: u64, rows: &[&str]) -> Incoming {
+        Incoming {
+            sequence: Offset(sequence),
+            rows: rows.len() as u32,
+            body: Body::JsonLines(rows.join("\n").into_bytes().into()),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_once_is_refused_for_ever_and_what_is_here_is_not_taken_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = Arc::new(Wal::open(folder.path(), WalOptions::default()).unwrap());
+        let (_table, known) = watch::channel(Arc::new(table()));
+        let (_settled, settled) = watch::channel(());
+        let memtable = Arc::new(Memtable::new(SHARD, Epoch(1)));
+        let key = SpanKey {
+            pipe: PipeId(1),
+            partition: PartitionId(0),
+            incarnation: Incarnation(1),
+        };
+        memtable.open(key, Show::WhenCommitted, Offset(0));
+        let door = Door {
+            shard: SHARD,
+            table: known.clone(),
+            memtable: memtable.clone(),
+            account: Arc::new(Budget::new(1 << 20, 0)).open(),
+            log: ShardLog::new(wal, SHARD, Epoch(1), known),
+            wake: Arc::default(),
+            barrier: Arc::default(),
+            settled,
+        };
+        let bad = lines(0, &[r#"{"n": 1}"#, r#"{"n": "x"}"#, r#"{"n": 3}"#]);
+        let is_refused = |taken: Result<Offset, WriteError>| {
+            assert!(
+                matches!(taken, Err(WriteError::Invalid { row: Some(1), .. })),
+                "{taken:?}"
+            );
+        };
+        is_refused(door.take(&writer(), bad.clone()).await);
+        // Without the bad row the others have the numbers 0 and 1. A late copy of the first request has them, too, for others.
+        let good = lines(0, &[r#"{"n": 1}"#, r#"{"n": 3}"#]);
+        assert_eq!(door.take(&writer(), good.clone()).await, Ok(Offset(2)));
+        is_refused(door.take(&writer(), bad.clone()).await);
+        assert_eq!(door.take(&writer(), good).await, Ok(Offset(2)));
+        assert_eq!(
+            door.take(&writer(), lines(1, &[r#"{"n": 3}"#, r#"{"n": 4}"#])).await,
+            Ok(Offset(3))
+        );
+        is_refused(door.take(&writer(), bad).await);
+        assert_eq!(memtable.stats().rows, 3);
+        let gap = door.take(&writer(), lines(9, &[r#"{"n": 9}"#])).await;
+        assert!(
+            matches!(
+                gap,
+                Err(WriteError::Gap {
+                    expected: Offset(3),
+                    ..
+                })
+            ),
+            "{gap:?}"
+        );
+        let miscounted = Incoming {
+            rows: 2,
+            ..lines(3, &[r#"{"n": 4}"#])
+        };
+        assert!(matches!(
+            door.take(&writer(), miscounted).await,
+            Err(WriteError::Invalid { row: None, .. })
+        ));
+        // It can be closed for passing over a gap only when nothing of it is here.
+        assert!(!memtable.close_if_empty_at(PipeId(1), PartitionId(0), Offset(3)));
+        memtable.cut().unwrap();
+        memtable.commit_cut();
+        assert!(!memtable.close_if_empty_at(PipeId(1), PartitionId(0), Offset(2)));
+        assert!(memtable.close_if_empty_at(PipeId(1), PartitionId(0), Offset(3)));
+        assert!(memtable.history(PipeId(1), PartitionId(0)).is_none());
+    }
 }

@@ -20,7 +20,7 @@ use tidemill_core::catalog::{Acks, Pipe, PipeState, SourcePartition, Table, Writ
 use tidemill_core::command::{Refusal, StopPartition};
 use tidemill_core::stop::StopReason;
 use tidemill_core::wait::Wait;
-use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
+use tidemill_core::{Epoch, Offset, PartitionId, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Extent, Memtable, Show};
 use tidemill_storage::store::PartStore;
 use tidemill_storage::wal::Wal;
@@ -103,6 +103,8 @@ pub struct ShardTask {
     hurry: Arc<AtomicBool>,
     barrier: Arc<AtomicBool>,
     settled: watch::Sender<()>,
+    /// Partitions of writers that stay closed for the moment.
+    held: Mutex<BTreeSet<(PipeId, PartitionId)>>,
     /// The pipe of direct rows, once there is one.
     direct: OnceLock<PipeId>,
     trouble: Trouble,
@@ -166,6 +168,7 @@ impl ShardTask {
             hurry,
             barrier,
             settled,
+            held: Mutex::default(),
             direct: OnceLock::new(),
             trouble,
             stops,
@@ -249,7 +252,10 @@ impl ShardTask {
     fn admit(&self, pipe: &Pipe, partitions: &[SourcePartition], writers: &[Writer], open: &BTreeSet<SpanKey>) {
         self.direct.get_or_init(|| pipe.id);
         let shards = self.table.borrow().shards;
-        for p in partitions.iter().filter(|p| !open.contains(&p.key())) {
+        // Held while they are opened: whoever holds one back has closed it before.
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = |p: &&SourcePartition| !open.contains(&p.key()) && !held.contains(&(p.pipe, p.partition));
+        for p in partitions.iter().filter(closed) {
             let number = Writer::number_of(p.partition, shards);
             let writer = writers.iter().find(|writer| writer.number == number);
             let show = match writer.map(|writer| writer.acks) {
@@ -306,6 +312,18 @@ impl ShardTask {
             door.hurry();
         }
         door.committed(writer, end).await
+    }
+
+    /// Keeps the partition of `writer` closed until the answer is dropped, if it is empty and ends at `end`: nothing is taken
+    /// for it meanwhile, from whomever. Then it is opened as the catalog says by that time.
+    pub fn hold(self: &Arc<Self>, writer: &Writer, end: Offset) -> Option<Held> {
+        let place = (writer.pipe, writer.partition(&self.table.borrow(), self.shard.index)?);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = self.memtable.close_if_empty_at(place.0, place.1, end) && held.insert(place);
+        closed.then(|| Held {
+            task: self.clone(),
+            place,
+        })
     }
 
     /// Has `pipe` read those of `partitions` that may be read; `open` are the histories that go on.
@@ -461,6 +479,20 @@ impl Drop for ShardTask {
     fn drop(&mut self) {
         self.stop();
         info!(shard = %self.shard, epoch = %self.epoch, "the task has ended");
+    }
+}
+
+/// See [`ShardTask::hold`].
+pub struct Held {
+    task: Arc<ShardTask>,
+    place: (PipeId, PartitionId),
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.task.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&self.place);
+        self.task.context.attention.notify_one();
     }
 }
 

@@ -22,7 +22,9 @@ use crate::idle_writers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table, WalMode};
+use tidemill_core::catalog::{
+    Acks, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table, WalMode, Writer,
+};
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
@@ -355,10 +357,17 @@ impl Manager {
         // A node that has just come is not given shards that others serve well.
         let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
+        // Rows that were acknowledged before they are committed stay behind when a shard moves: not for evenness.
+        let early = state.list::<Writer>(&[])?.into_iter();
+        let early: BTreeSet<TableId> = early
+            .filter(|writer| writer.acks != Acks::All)
+            .map(|writer| writer.table)
+            .collect();
         let mut assignments = Vec::new();
         for m in place(&problem) {
             if m.reason == MoveReason::Balance {
-                if !may_balance || m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to)) {
+                let to_a_stuck_one = m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to));
+                if !may_balance || to_a_stuck_one || early.contains(&m.shard.table) {
                     continue;
                 }
                 term.balanced = Instant::now();

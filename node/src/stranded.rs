@@ -2,10 +2,11 @@
 //!
 //! With `acks = leader` they were acknowledged, and nobody else has them. So they are offered to whoever leads the shard now,
 //! under their numbers, as their writer would send them again: what is there already is passed over, the rest is taken. What
-//! cannot be taken, because the writer was closed before this node came back, was written down as lost when it was.
+//! cannot be taken, because the writer has passed over it or was closed before this node came back, was written down as lost then.
 
 use crate::adapters::Connections;
 use crate::supervisor::Supervisor;
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
@@ -26,6 +27,8 @@ use tracing::{debug, info, warn};
 
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_secs(1);
+/// About how many bytes are sent at a time; a leader takes four times as much.
+const PIECE: usize = 4 << 20;
 /// How long a leader may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -62,11 +65,9 @@ async fn offer(
         let (Some(shard), Some(table)) = (state.get::<Shard>(id)?, state.get::<Table>(&id.table)?) else {
             continue;
         };
+        let place = state.get::<SourcePartition>(&(*pipe, *partition))?;
         let number = Writer::number_of(*partition, table.shards);
-        let (Some(writer), Some(place)) = (
-            writers.get(&(*pipe, number)),
-            state.get::<SourcePartition>(&(*pipe, *partition))?,
-        ) else {
+        let (Some(writer), Some(place)) = (writers.get(&(*pipe, number)), place) else {
             continue;
         };
         let Some(leader) = shard.leader.filter(|leader| *leader != node) else {
@@ -75,15 +76,12 @@ async fn offer(
         let Some(leader) = state.get::<Node>(&leader)? else {
             continue;
         };
-        let (wal, key, offset, shard) = (supervisor.wal().clone(), place.key(), place.offset, *id);
-        let recovered = tokio::task::spawn_blocking(move || wal.recover(shard, key, offset)).await??;
-        if recovered.chunks.is_empty() {
-            continue;
-        }
-        let channel = connections.to(&leader.addresses.api).map_err(anyhow::Error::msg)?;
-        match tokio::time::timeout(ANSWER, send(channel, *id, &table, writer, recovered.chunks)).await {
+        let channel = connections.to(&leader.addresses.api);
+        let offered = offer_one(supervisor, channel, *id, &table, writer, &place);
+        match tokio::time::timeout(ANSWER, offered).await {
+            Ok(Ok(0)) => {}
             Ok(Ok(rows)) => {
-                info!(shard = %id, writer = %writer.id, rows, "stranded rows were taken by node '{}'", leader.name)
+                info!(shard = %id, writer = %writer.id, rows, "stranded rows were taken by node '{}'", leader.name);
             }
             // It is tried again, until the catalog says that they are committed or can never be.
             Ok(Err(why)) => debug!(shard = %id, writer = %writer.id, "stranded rows are not taken: {why:#}"),
@@ -91,6 +89,32 @@ async fn offer(
         }
     }
     Ok(())
+}
+
+/// Gives how many rows the leader has taken, or has already.
+async fn offer_one(
+    supervisor: &Supervisor,
+    channel: Result<Channel, String>,
+    shard: ShardId,
+    table: &Table,
+    writer: &Writer,
+    place: &SourcePartition,
+) -> anyhow::Result<u64> {
+    let (wal, key, offset) = (supervisor.wal().clone(), place.key(), place.offset);
+    let recovered = tokio::task::spawn_blocking(move || wal.recover(shard, key, offset)).await??;
+    match recovered.chunks.is_empty() {
+        true => Ok(0),
+        false => {
+            send(
+                channel.map_err(anyhow::Error::msg)?,
+                shard,
+                table,
+                writer,
+                recovered.chunks,
+            )
+            .await
+        }
+    }
 }
 
 async fn send(
@@ -104,14 +128,21 @@ async fn send(
     let mut requests = Vec::with_capacity(chunks.len());
     let mut rows = 0;
     for chunk in &chunks {
-        rows += chunk.span.counts.rows;
-        requests.push(WriteRequest {
-            writer: writer.id.0,
-            shard: shard.index,
-            sequence: chunk.span.start.0,
-            rows: chunk.span.counts.rows as u32,
-            body: Some(Body::ArrowIpc(encode(&declared, chunk)?.into())),
-        });
+        let Some(batch) = &chunk.rows else { continue };
+        rows += batch.num_rows() as u64;
+        let pieces = batch.get_array_memory_size().div_ceil(PIECE).max(1);
+        let rows_of_piece = batch.num_rows().div_ceil(pieces).max(1);
+        for from in (0..batch.num_rows()).step_by(rows_of_piece) {
+            let piece = batch.slice(from, rows_of_piece.min(batch.num_rows() - from));
+            requests.push(WriteRequest {
+                writer: writer.id.0,
+                shard: shard.index,
+                // Each row of a writer is one offset.
+                sequence: chunk.span.start.0 + from as u64,
+                rows: piece.num_rows() as u32,
+                body: Some(Body::ArrowIpc(encode(&declared, &piece)?.into())),
+            });
+        }
     }
     let count = requests.len();
     let mut client = WritesClient::new(channel);
@@ -123,11 +154,9 @@ async fn send(
 }
 
 /// The columns that the writer gave; the others are of the leader that took them.
-fn encode(declared: &SchemaRef, chunk: &Chunk) -> Result<Vec<u8>, ArrowError> {
+fn encode(declared: &SchemaRef, rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), declared)?;
-    if let Some(rows) = &chunk.rows {
-        let own: Vec<usize> = (0..declared.fields().len()).collect();
-        writer.write(&rows.project(&own)?)?;
-    }
+    let own: Vec<usize> = (0..declared.fields().len()).collect();
+    writer.write(&rows.project(&own)?)?;
     writer.into_inner()
 }

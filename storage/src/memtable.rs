@@ -300,6 +300,18 @@ impl Memtable {
         })
     }
 
+    /// Closes a partition of which nothing is here, if it ends at `end`; returns whether it did.
+    pub fn close_if_empty_at(&self, pipe: PipeId, partition: PartitionId, end: Offset) -> bool {
+        let mut state = self.lock();
+        let place = (pipe, partition);
+        let is_there = |lane: &Lane| lane.from == end && lane.to == end;
+        let closes = state.lanes.get(&place).is_some_and(is_there);
+        if closes {
+            state.lanes.remove(&place);
+        }
+        closes
+    }
+
     /// Ends serving: everything is forgotten, and from now on nothing is taken and nothing is shown.
     pub fn close(&self) {
         let forgotten = {

@@ -47,6 +47,8 @@ pub(super) struct Closed {
     pub shard: u32,
     pub writer: u64,
     pub acknowledged: u64,
+    /// Whether all of that is committed, or written down as lost.
+    pub settled: bool,
 }
 
 /// A stream to the leader.
@@ -79,6 +81,8 @@ pub(super) struct Lane {
     gap: Option<(u64, Instant)>,
     /// Another writer has to be opened before anything is sent.
     orphaned: bool,
+    /// By what it is asked for.
+    token: Option<u128>,
     former: Vec<Closed>,
 }
 
@@ -109,6 +113,7 @@ impl Lane {
             trouble: "no answer".to_owned(),
             gap: None,
             orphaned: false,
+            token: None,
             former: Vec::new(),
         }
     }
@@ -131,11 +136,16 @@ impl Lane {
             }
             self.send();
         }
-        if self.shared.options.acks != Acks::All && self.acknowledged > 0 {
-            self.settle().await;
+        let mut all = std::mem::take(&mut self.former);
+        all.push(self.closed());
+        if self.shared.options.acks != Acks::All {
+            for closed in &mut all {
+                (self.place.writer, self.acknowledged) = (closed.writer, closed.acknowledged);
+                (self.gap, self.orphaned) = (None, false);
+                closed.settled = closed.acknowledged == 0 || self.settle().await;
+            }
         }
-        self.former.push(self.closed());
-        self.former
+        all
     }
 
     fn closed(&self) -> Closed {
@@ -143,6 +153,8 @@ impl Lane {
             shard: self.place.shard,
             writer: self.place.writer,
             acknowledged: self.acknowledged,
+            // With acks = all, what is acknowledged is committed.
+            settled: self.shared.options.acks == Acks::All,
         }
     }
 
@@ -335,10 +347,16 @@ impl Lane {
     /// Goes on as another writer. What was acknowledged as the one before is accounted for when this is closed.
     async fn reopen(&mut self) -> bool {
         let shared = self.shared.clone();
-        match shared.client.open_writer(&shared.table_name, shared.options.acks).await {
+        // One wish until it is answered: a repetition must not open another.
+        let token = *self.token.get_or_insert_with(rand::random);
+        let opened = shared
+            .client
+            .open_writer(&shared.table_name, shared.options.acks, token);
+        match opened.await {
             Ok(opened) if opened.table == shared.table => {
                 self.former.push(self.closed());
                 self.place.writer = opened.writer;
+                self.token = None;
                 self.acknowledged = 0;
                 self.orphaned = false;
                 for batch in &mut self.queue {
@@ -428,8 +446,8 @@ impl Lane {
         })
     }
 
-    /// Waits until everything that was acknowledged is committed, as far as it is still there.
-    async fn settle(&mut self) {
+    /// Waits until everything that was acknowledged is committed, or written down as lost; returns whether that is so.
+    async fn settle(&mut self) -> bool {
         let until = Instant::now() + SETTLE;
         while Instant::now() < until && !self.orphaned {
             if self.link.is_none() {
@@ -448,13 +466,15 @@ impl Lane {
                 self.disconnect("the stream has ended");
                 continue;
             }
-            match timeout(until - Instant::now(), link.replies.message()).await {
-                Ok(Ok(Some(_))) => return,
+            match timeout(until.saturating_duration_since(Instant::now()), link.replies.message()).await {
+                Ok(Ok(Some(_))) => return true,
                 Ok(Ok(None)) => self.disconnect("the node has ended the stream"),
                 Ok(Err(status)) => self.refused(&status),
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
+        // A writer that is not there any more has been accounted for.
+        self.orphaned
     }
 }
 

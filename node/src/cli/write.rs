@@ -1,7 +1,7 @@
 //! `tidemill write`: rows from the standard input into a table, one JSON object in each line.
 
 use super::{Connect, exit_code};
-use anyhow::Context;
+use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tidemill_client::{Acks, ClientError, Delivery, WriteError, Writer, WriterOptions};
@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "all")]
     acks: AcksArg,
     /// How long a row is tried, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
@@ -52,7 +52,7 @@ struct Count {
 /// Writes until the input ends.
 ///
 /// # Errors
-/// When the input cannot be read. What the cluster refuses is shown and becomes the exit code.
+/// Never; what goes wrong is shown and becomes the exit code.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = WriterOptions {
         acks: match args.acks {
@@ -73,9 +73,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let began = Instant::now();
-    let count = write(&writer).await?;
-    // What failed has been counted and shown, row by row.
-    _ = writer.close().await;
+    let mut count = write(&writer).await;
+    // What failed has been counted and shown row by row, and is not told once more.
+    if let Err(WriteError::Unknown(why)) = writer.close().await
+        && count.unknown == 0
+    {
+        eprintln!("{why}");
+        count.unknown = count.written;
+    }
     eprintln!(
         "{} rows written in {:.1} s",
         count.written,
@@ -98,10 +103,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The lines of the standard input, read on a thread of their own.
-fn lines() -> mpsc::Receiver<std::io::Result<String>> {
+fn lines() -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
     let (sender, lines) = mpsc::channel(1024);
     std::thread::spawn(move || {
-        for line in std::io::stdin().lines() {
+        for line in std::io::stdin().lock().split(b'\n') {
             if sender.blocking_send(line).is_err() {
                 return;
             }
@@ -110,15 +115,23 @@ fn lines() -> mpsc::Receiver<std::io::Result<String>> {
     lines
 }
 
-async fn write(writer: &Writer) -> anyhow::Result<Count> {
+async fn write(writer: &Writer) -> Count {
     let mut lines = lines();
     let mut count = Count::default();
     let mut waiting: std::collections::VecDeque<(u64, Delivery)> = std::collections::VecDeque::new();
     let mut number = 0;
     while let Some(line) = lines.recv().await {
-        let line = line.context("the standard input cannot be read")?;
         number += 1;
-        if line.trim().is_empty() {
+        let line = match line {
+            Ok(line) => line.trim_ascii_end().to_vec(),
+            // What came before is written all the same.
+            Err(error) => {
+                eprintln!("line {number}: the standard input cannot be read: {error}");
+                count.refused += 1;
+                break;
+            }
+        };
+        if line.is_empty() {
             continue;
         }
         match writer.write_json(line).await {
@@ -134,7 +147,7 @@ async fn write(writer: &Writer) -> anyhow::Result<Count> {
     for (number, delivery) in waiting {
         count.add(number, delivery.await.map(drop));
     }
-    Ok(count)
+    count
 }
 
 impl Count {

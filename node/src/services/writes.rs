@@ -62,7 +62,7 @@ impl Writes for WritesService {
             acks,
             token,
         });
-        let Applied::Writer(writer) = self.decide(open).await? else {
+        let Applied::Writer(writer) = decide(&self.catalog, open).await? else {
             return Err(Status::internal("a writer was not answered with its id"));
         };
         // The catalog here may be behind the one that has decided.
@@ -85,30 +85,22 @@ impl Writes for WritesService {
             acknowledged: acknowledged.map(|(shard, end)| (shard, Offset(end))).collect(),
             if_idle_since_ms: None,
         });
-        self.decide(close).await?;
+        decide(&self.catalog, close).await?;
         Ok(Response::new(CloseWriterReply {}))
     }
 
     async fn pass_gap(&self, request: Request<PassGapRequest>) -> Result<Response<PassGapReply>, Status> {
-        let asked = request.into_inner();
         let desk = self.desk();
-        let writer = desk.writer(WriterId(asked.writer)).await?;
-        let (task, _) = desk.task(&writer, asked.shard, asked.expected)?;
-        // What is here of it comes first; the gap is behind that.
-        let settled = task.committed(&writer, Offset(asked.expected), true).await;
-        settled.map_err(|error| status_of(&error, asked.expected))?;
-        let pass = Command::PassGap(PassGap {
-            writer: writer.id,
-            shard: asked.shard,
-            from: Offset(asked.expected),
-            to: Offset(asked.to),
-        });
-        self.decide(pass).await?;
+        // In a task of its own: it must come to its end also when the client goes away.
+        let passed = tokio::spawn(desk.pass_gap(request.into_inner())).await;
+        passed.map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(PassGapReply {}))
     }
 
     async fn find_leaders(&self, request: Request<FindLeadersRequest>) -> Result<Response<FindLeadersReply>, Status> {
         let table = TableId(request.into_inner().table);
+        // A node that is cut off must not send anybody anywhere.
+        self.catalog.read_index(DECIDE).await.map_err(not_now)?;
         let state = self.catalog.snapshot().map_err(not_now)?;
         let mut leaders = Vec::new();
         for shard in state.shards_of(table).map_err(broken)? {
@@ -130,23 +122,23 @@ impl Writes for WritesService {
     }
 }
 
+/// Proposes a command of a writer. Repeated, each of them does no more than once.
+async fn decide(catalog: &Catalog, command: Command) -> Result<Applied, Status> {
+    match propose(catalog, command, DECIDE).await {
+        Ok((_, Ok(applied))) => Ok(applied),
+        Ok((_, Err(no @ (Refusal::NoTable(_) | Refusal::NoWriter(_))))) => Err(Status::not_found(no.to_string())),
+        Ok((_, Err(no))) => Err(Status::failed_precondition(no.to_string())),
+        Err(error @ ProposeError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
+        Err(error) => Err(not_now(error)),
+    }
+}
+
 impl WritesService {
     fn desk(&self) -> Desk {
         Desk {
             node: self.node,
             catalog: self.catalog.clone(),
             supervisor: self.supervisor.clone(),
-        }
-    }
-
-    async fn decide(&self, command: Command) -> Result<Applied, Status> {
-        match propose(&self.catalog, command, DECIDE).await {
-            Ok((_, Ok(applied))) => Ok(applied),
-            Ok((_, Err(no @ (Refusal::NoTable(_) | Refusal::NoWriter(_))))) => Err(Status::not_found(no.to_string())),
-            Ok((_, Err(no))) => Err(Status::failed_precondition(no.to_string())),
-            Err(error @ ProposeError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
-            // Repeated, each of these commands does no more than once.
-            Err(error) => Err(not_now(error)),
         }
     }
 }
@@ -232,6 +224,29 @@ impl Desk {
         }
     }
 
+    async fn pass_gap(self, asked: PassGapRequest) -> Result<(), Status> {
+        let writer = self.writer(WriterId(asked.writer)).await?;
+        let (task, _) = self.task(&writer, asked.shard, asked.expected)?;
+        // What is here of it comes first; the gap is behind that.
+        let expected = Offset(asked.expected);
+        let settled = task.committed(&writer, expected, true).await;
+        settled.map_err(|error| status_of(&error, asked.expected))?;
+        // Rows may have come back meanwhile. From here on none can, until this is decided and known here: what is taken by
+        // then is taken for the life behind the gap.
+        let held = task.hold(&writer, expected);
+        let held = held.ok_or_else(|| not_now("the rows are not missing any more, or are being passed over"))?;
+        let pass = Command::PassGap(PassGap {
+            writer: writer.id,
+            shard: asked.shard,
+            from: expected,
+            to: Offset(asked.to),
+        });
+        let decided = decide(&self.catalog, pass).await;
+        while !task.has_ended() && self.catalog.read_index(DECIDE).await.is_err() {}
+        drop(held);
+        decided.map(drop)
+    }
+
     /// The task of a shard that `writer` writes to, if it is led here.
     fn task(
         &self,
@@ -253,12 +268,11 @@ impl Desk {
         if let Some(task) = task.filter(|_| shard.leader == Some(self.node)) {
             return Ok((task, state));
         }
-        let leader = leader_of(&*state, &shard).map_err(broken)?.unwrap_or_default();
+        let elsewhere = (shard.leader != Some(self.node)).then(|| leader_of(&*state, &shard));
+        let leader = elsewhere.transpose().map_err(broken)?.flatten().unwrap_or_default();
         let why = match leader.is_empty() {
-            true => format!("shard {id} has no leader at the moment"),
-            false if shard.leader == Some(self.node) => {
-                format!("this node shall lead shard {id} and does not: it has just begun, or hears no manager")
-            }
+            true if shard.leader.is_none() => format!("shard {id} has no leader at the moment"),
+            true => format!("this node shall lead shard {id} and does not: it has just begun, or hears no manager"),
             false => format!("shard {id} is led at {leader}"),
         };
         let detail = WriteDetail {
@@ -294,7 +308,11 @@ impl Desk {
 async fn acknowledge(mut waiting: mpsc::Receiver<Taken>, answers: mpsc::Sender<Result<WriteReply, Status>>) {
     while let Some(taken) = waiting.recv().await {
         let answer = match taken {
-            Ok(awaited) => awaited.settle().await,
+            Ok(awaited) => tokio::select! {
+                answer = awaited.settle() => answer,
+                // Nobody waits any more.
+                () = answers.closed() => return,
+            },
             Err(status) => Err(status),
         };
         let failed = answer.is_err();
