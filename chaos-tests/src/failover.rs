@@ -10,7 +10,6 @@ use crate::reader::{busiest_node, count, number, rows, text};
 use crate::scenario::{TABLE, statements, wait_until_read};
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tidemill_client::Client;
 
@@ -136,7 +135,7 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
     let mut cut = None;
     match fault {
         Fault::Kill | Fault::KillRaft => world.kill_node(victim)?,
-        Fault::Pause => signal(world, victim, "STOP")?,
+        Fault::Pause => world.signal(victim, "STOP")?,
         Fault::Cut => cut = Some(Cut::off(world.user(victim))?),
     }
     let watched = tokio::join!(takeover(&others, shard, &name, began), seen(&others, before, began));
@@ -145,7 +144,7 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
         Fault::Kill | Fault::KillRaft => world.start_node(victim)?,
         Fault::Pause => {
             tokio::time::sleep(absence).await;
-            signal(world, victim, "CONT")?;
+            world.signal(victim, "CONT")?;
         }
         Fault::Cut => {
             tokio::time::sleep(absence).await;
@@ -161,11 +160,6 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
         committed,
         visible,
     })
-}
-
-fn signal(world: &World, node: usize, signal: &str) -> anyhow::Result<()> {
-    let pid = world.pid(node).context("the node does not run")?;
-    crate::world::output(Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string())).map(drop)
 }
 
 /// When the shard has lost its leader, has another one, and that one has committed.

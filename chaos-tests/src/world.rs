@@ -173,11 +173,25 @@ impl World {
         for i in 0..self.nodes.len() {
             self.start_node(i)?;
         }
+        self.all_ready().await?;
+        let founded = self.client()?.cluster_status().await?.nodes.len();
+        ensure!(founded == nodes as usize, "the cluster has {founded} nodes");
+        Ok(())
+    }
+
+    /// Waits until every node of the cluster works.
+    pub async fn all_ready(&self) -> anyhow::Result<()> {
         self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
             let status = world.client()?.cluster_status().await?;
-            Ok(status.nodes.len() == nodes as usize && status.nodes.iter().all(|n| n.state == "Ready"))
+            Ok(!status.nodes.is_empty() && status.nodes.iter().all(|node| node.state == "Ready"))
         })
         .await
+    }
+
+    /// Sends a signal, such as STOP, to node `i`.
+    pub fn signal(&self, i: usize, signal: &str) -> anyhow::Result<()> {
+        let pid = self.pid(i).context("the node does not run")?;
+        output(Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string())).map(drop)
     }
 
     /// Runs `scripts/kafka` for this world's brokers.
@@ -273,7 +287,7 @@ impl World {
     }
 
     /// The metrics of node `i`, as text.
-    pub fn metrics(&self, i: usize) -> anyhow::Result<String> {
+    fn metrics(&self, i: usize) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.base_port + 201 + i as u16))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;

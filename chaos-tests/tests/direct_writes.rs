@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::direct::{TABLE, Told, Writers, check, create};
 use tidemill_chaos_tests::reader::{busiest_node, number, rows, text};
-use tidemill_chaos_tests::world::{World, binary, output};
+use tidemill_chaos_tests::world::{World, binary};
 use tidemill_client::{Acks, Client, ClientConfig, WriteError, WriterOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -17,14 +17,6 @@ async fn three_nodes(settings: &str) -> World {
     world.start_cluster(3).await.unwrap();
     world.run(&create(settings)).await.unwrap();
     world
-}
-
-async fn all_ready(world: &World) {
-    let ready = world.wait_for("every node to be ready", PATIENCE, async |world| {
-        let status = world.client()?.cluster_status().await?;
-        Ok(status.nodes.iter().all(|node| node.state == "Ready"))
-    });
-    ready.await.unwrap();
 }
 
 /// Every acknowledged row is there once, and the ledgers agree with the files.
@@ -38,11 +30,7 @@ async fn all_is_there(world: &World, told: &[Told]) {
         0,
         "acknowledged rows are missing"
     );
-    let wrong = world
-        .ask("SELECT count(*) FROM system.check WHERE NOT ok")
-        .await
-        .unwrap();
-    assert_eq!(wrong, 0, "a ledger does not agree with the files");
+    ledgers_agree_with_files(world).await;
 }
 
 /// Of the table's only shard, once it has one.
@@ -57,9 +45,33 @@ async fn leader_of_the_shard(world: &World) -> usize {
     world.index_of(&text(&leader).unwrap()).unwrap()
 }
 
-fn signal(world: &World, node: usize, signal: &str) {
-    let pid = world.pid(node).unwrap().to_string();
-    output(Command::new("kill").args([&format!("-{signal}"), &pid])).unwrap();
+/// Four writers, each with 50 rows on their way.
+async fn writing(world: &World, options: WriterOptions) -> Writers {
+    let client = world.client().unwrap();
+    let started = Writers::start(&client, 4, 50, Duration::from_millis(1), options);
+    started.await.unwrap()
+}
+
+fn with_acks(acks: Acks) -> WriterOptions {
+    WriterOptions {
+        acks,
+        ..WriterOptions::default()
+    }
+}
+
+async fn lost(world: &World) -> i64 {
+    let sql = "SELECT coalesce(sum(lost), 0) FROM system.ledger";
+    world.ask(sql).await.unwrap()
+}
+
+async fn rows_seen(world: &World) -> i64 {
+    world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap()
+}
+
+async fn ledgers_agree_with_files(world: &World) {
+    let sql = "SELECT count(*) FROM system.check WHERE NOT ok";
+    let wrong = world.ask(sql).await.unwrap();
+    assert_eq!(wrong, 0, "a ledger does not agree with the files");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,15 +85,15 @@ async fn rows_are_there_once_while_every_node_dies_and_stands_still() {
         world.kill_node(node).unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
         world.start_node(node).unwrap();
-        all_ready(&world).await;
+        world.all_ready().await.unwrap();
     }
     // One that stands still is deposed, and comes back with rows that nobody wants any more.
     let busiest = busiest_node(&client).await.unwrap();
     let victim = world.index_of(&busiest).unwrap();
-    signal(&world, victim, "STOP");
+    world.signal(victim, "STOP").unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    signal(&world, victim, "CONT");
-    all_ready(&world).await;
+    world.signal(victim, "CONT").unwrap();
+    world.all_ready().await.unwrap();
     let told = writing.finish().await.unwrap();
     assert!(
         told.iter()
@@ -99,9 +111,7 @@ async fn rows_are_there_once_while_every_node_dies_and_stands_still() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_a_no_op_after_all_nodes_have_died() {
     let mut world = three_nodes("shards = 2").await;
-    let client = world.client().unwrap();
-    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), WriterOptions::default());
-    let writing = writing.await.unwrap();
+    let writing = writing(&world, WriterOptions::default()).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     for node in 0..3 {
         world.kill_node(node).unwrap();
@@ -110,7 +120,7 @@ async fn a_retry_is_a_no_op_after_all_nodes_have_died() {
     for node in 0..3 {
         world.start_node(node).unwrap();
     }
-    all_ready(&world).await;
+    world.all_ready().await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let told = writing.finish().await.unwrap();
     assert!(told.iter().all(|told| told.unknown.is_empty()), "a row was given up");
@@ -127,10 +137,7 @@ async fn an_old_follower_that_returns_first_loses_nothing() {
         delivery_timeout: Duration::from_secs(6),
         ..WriterOptions::default()
     };
-    let client = world.client().unwrap();
-    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
-        .await
-        .unwrap();
+    let writing = writing(&world, options).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.kill_node(first).unwrap();
     // Two of three are in sync: rows go on being acknowledged.
@@ -165,7 +172,7 @@ async fn an_old_follower_that_returns_first_loses_nothing() {
     back.await.unwrap();
     all_is_there(&world, &told).await;
     world.start_node(leader).unwrap();
-    all_ready(&world).await;
+    world.all_ready().await.unwrap();
     all_is_there(&world, &told).await;
 }
 
@@ -222,31 +229,22 @@ async fn writes_are_refused_while_too_few_replicas_are_in_sync() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_too_early_and_lost_is_counted() {
     let mut world = three_nodes("shards = 2, flush_age = '60s'").await;
-    let options = WriterOptions {
-        acks: Acks::None,
-        ..WriterOptions::default()
-    };
     let client = world.client().unwrap();
-    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
-        .await
-        .unwrap();
+    let writing = writing(&world, with_acks(Acks::None)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     // They are seen at once, long before they are committed.
-    let seen = world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap();
+    let seen = rows_seen(&world).await;
     assert!(seen > 0);
     let busiest = busiest_node(&client).await.unwrap();
     let victim = world.index_of(&busiest).unwrap();
     world.kill_node(victim).unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     world.start_node(victim).unwrap();
-    all_ready(&world).await;
+    world.all_ready().await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let told = writing.finish().await.unwrap();
     let missing = check(&client, &told).await.unwrap();
-    let lost = world
-        .ask("SELECT coalesce(sum(lost), 0) FROM system.ledger")
-        .await
-        .unwrap();
+    let lost = lost(&world).await;
     println!("{missing} acknowledged rows are missing, the ledger says {lost}");
     assert!(missing > 0, "nothing was lost: this test shows nothing");
     assert_eq!(missing as i64, lost);
@@ -254,27 +252,14 @@ async fn what_was_acknowledged_too_early_and_lost_is_counted() {
         .await
         .unwrap();
     println!("{}", text(&said).unwrap());
-    assert_eq!(
-        world
-            .ask("SELECT count(*) FROM system.check WHERE NOT ok")
-            .await
-            .unwrap(),
-        0
-    );
+    ledgers_agree_with_files(&world).await;
 }
 
 /// With `acks = leader` rows are in the log of the leader: they outlive the process of every node at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_leaders_have_logged_outlives_all_nodes() {
     let mut world = three_nodes("shards = 2, flush_age = '60s', wal = 'local'").await;
-    let options = WriterOptions {
-        acks: Acks::Leader,
-        ..WriterOptions::default()
-    };
-    let client = world.client().unwrap();
-    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
-        .await
-        .unwrap();
+    let writing = writing(&world, with_acks(Acks::Leader)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     for node in 0..3 {
         world.kill_node(node).unwrap();
@@ -282,17 +267,11 @@ async fn what_the_leaders_have_logged_outlives_all_nodes() {
     for node in 0..3 {
         world.start_node(node).unwrap();
     }
-    all_ready(&world).await;
+    world.all_ready().await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let told = writing.finish().await.unwrap();
     all_is_there(&world, &told).await;
-    assert_eq!(
-        world
-            .ask("SELECT coalesce(sum(lost), 0) FROM system.ledger")
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(lost(&world).await, 0);
 }
 
 /// The log of a leader that died is offered to the next one when its node is back: before that the rows are missing, after
@@ -300,16 +279,10 @@ async fn what_the_leaders_have_logged_outlives_all_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stranded_in_a_log_comes_back_with_its_node() {
     let mut world = three_nodes("shards = 2, flush_age = '60s', wal = 'local'").await;
-    let options = WriterOptions {
-        acks: Acks::Leader,
-        ..WriterOptions::default()
-    };
     let client = world.client().unwrap();
-    let writing = Writers::start(&client, 4, 50, Duration::from_millis(1), options)
-        .await
-        .unwrap();
+    let writing = writing(&world, with_acks(Acks::Leader)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = world.ask(&format!("SELECT count(*) FROM {TABLE}")).await.unwrap();
+    let before = rows_seen(&world).await;
     let busiest = busiest_node(&client).await.unwrap();
     let victim = world.index_of(&busiest).unwrap();
     world.kill_node(victim).unwrap();
@@ -320,7 +293,7 @@ async fn what_is_stranded_in_a_log_comes_back_with_its_node() {
     led.await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.start_node(victim).unwrap();
-    all_ready(&world).await;
+    world.all_ready().await.unwrap();
     // Each of its writers and shards by itself; by now the gaps would have been passed over.
     let back = world.wait_for("the stranded rows", Duration::from_secs(9), async |world| {
         let count = world.ask(&format!("SELECT count(*) FROM {TABLE}")).await?;
@@ -330,23 +303,14 @@ async fn what_is_stranded_in_a_log_comes_back_with_its_node() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let told = writing.finish().await.unwrap();
     all_is_there(&world, &told).await;
-    assert_eq!(
-        world
-            .ask("SELECT coalesce(sum(lost), 0) FROM system.ledger")
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(lost(&world).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_needed_where_it_is_relied_upon() {
     let world = three_nodes("shards = 1").await;
     let client = world.client().unwrap();
-    let options = WriterOptions {
-        acks: Acks::Leader,
-        ..WriterOptions::default()
-    };
+    let options = with_acks(Acks::Leader);
     let refused = client.writer(TABLE, options.clone()).await.unwrap_err().to_string();
     assert!(
         refused.contains(&format!("ALTER TABLE {TABLE} SET (wal = 'local')")),

@@ -63,16 +63,6 @@ fn truncate(file: &Path, length: u64) {
         .unwrap();
 }
 
-/// A metric of a node.
-fn metric(world: &World, node: usize, name: &str) -> u64 {
-    let text = world.metrics(node).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    value
-        .unwrap_or_else(|| panic!("no {name} in {text}"))
-        .parse::<f64>()
-        .unwrap() as u64
-}
-
 /// Waits until so many rows are to be seen again.
 async fn wait_for_rows(world: &World, rows: i64) {
     let began = Instant::now();
@@ -112,7 +102,7 @@ async fn power_cuts_lose_and_double_nothing() {
     cut_power(world, &[node], &mut rng);
     world.start_node(node).unwrap();
     wait_for_rows(world, 25_000).await;
-    let replayed = metric(world, node, "tidemill_wal_replayed_rows");
+    let replayed = world.metric(node, "tidemill_wal_replayed_rows").unwrap() as u64;
     eprintln!("n{} replayed {replayed} rows", node + 1);
 
     wait_for_rows(world, 40_000).await;
@@ -121,7 +111,7 @@ async fn power_cuts_lose_and_double_nothing() {
     (0..3).for_each(|node| world.start_node(node).unwrap());
     wait_for_rows(world, before).await;
     let replayed: u64 = (0..3)
-        .map(|node| metric(world, node, "tidemill_wal_replayed_rows"))
+        .map(|node| world.metric(node, "tidemill_wal_replayed_rows").unwrap() as u64)
         .sum();
     eprintln!("{replayed} rows were replayed, {before} were seen before");
     // All but the last moments, and what was waiting in Kafka when they were cut.
@@ -140,7 +130,7 @@ async fn power_cuts_lose_and_double_nothing() {
     let counted = count(&world.client().unwrap(), TABLE).await.unwrap();
     check(world, &produced, &counted, &findings).await.unwrap();
     let forgotten = world.wait_for("the logs to be trimmed", PATIENCE, async |world| {
-        Ok((0..3).all(|node| metric(world, node, "tidemill_wal_entries") == 0))
+        Ok((0..3).all(|node| world.metric(node, "tidemill_wal_entries").unwrap() == 0.0))
     });
     forgotten.await.unwrap();
 }

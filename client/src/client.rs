@@ -13,11 +13,12 @@ use crate::sql;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tidemill_proto::api::tidemill_client::TidemillClient;
 use tidemill_proto::api::{ClusterStatusReply, ClusterStatusRequest, QueryRequest};
 use tokio::time::timeout;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// A connection to a cluster. Clones are cheap and share connections and session settings.
 #[derive(Clone)]
@@ -123,6 +124,32 @@ impl Client {
             Some(value) => self.session().insert(name, value),
             None => self.session().remove(&name),
         };
+    }
+
+    /// Asks node after node until one answers: for calls that may be repeated. A node has `patience` to answer; `failure_of`
+    /// says what a failed call means.
+    pub(crate) async fn ask_any<T, F>(
+        &self,
+        patience: Duration,
+        failure_of: fn(&Status) -> Failure,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut course = Course::new(&self.nodes, true);
+        loop {
+            let channel = course.channel().await?;
+            let failure = match timeout(patience, call(channel)).await {
+                Ok(Ok(reply)) => {
+                    course.answered();
+                    return Ok(reply.into_inner());
+                }
+                Ok(Err(status)) => failure_of(&status),
+                Err(_) => Failure::Lost(format!("no answer within {patience:?}")),
+            };
+            course.failed(failure).await?;
+        }
     }
 
     pub(crate) fn nodes(&self) -> &Nodes {

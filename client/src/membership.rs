@@ -4,13 +4,9 @@
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::failure::Failure;
-use crate::nodes::Course;
 use std::time::Duration;
 use tidemill_proto::api::membership_client::MembershipClient;
 use tidemill_proto::api::{FindNodeRequest, Intent, JoinRequest, NodeReply, SetIntentRequest};
-use tokio::time::timeout;
-use tonic::transport::Channel;
-use tonic::{Response, Status};
 
 /// A node passes a call on to the manager, which may have to wait for a quorum: longer than this, nobody answers.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -21,8 +17,11 @@ impl Client {
     /// # Errors
     /// [`ClientError::Server`] when the cluster refuses; [`ClientError::Unavailable`] when nobody could decide.
     pub async fn join(&self, request: JoinRequest) -> Result<u64, ClientError> {
-        let call = async |mut node: MembershipClient<Channel>| node.join(request.clone()).await;
-        Ok(self.ask_membership(call).await?.node)
+        let call = |channel| {
+            let request = request.clone();
+            async move { MembershipClient::new(channel).join(request).await }
+        };
+        Ok(self.ask_any(ANSWER, Failure::from_status, call).await?.node)
     }
 
     /// The node called `name`; if only removed ones had that name, the last of them.
@@ -34,8 +33,11 @@ impl Client {
             name: name.to_owned(),
             passed_on: false,
         };
-        let call = async |mut node: MembershipClient<Channel>| node.find_node(request.clone()).await;
-        self.ask_membership(call).await
+        let call = |channel| {
+            let request = request.clone();
+            async move { MembershipClient::new(channel).find_node(request).await }
+        };
+        self.ask_any(ANSWER, Failure::from_status, call).await
     }
 
     /// Says what is wanted of the node with this id, and answers how far that is. Asked again, it changes nothing.
@@ -48,26 +50,7 @@ impl Client {
             intent: intent.into(),
             passed_on: false,
         };
-        let call = async |mut node: MembershipClient<Channel>| node.set_intent(request).await;
-        self.ask_membership(call).await
-    }
-
-    async fn ask_membership<T>(
-        &self,
-        call: impl AsyncFn(MembershipClient<Channel>) -> Result<Response<T>, Status>,
-    ) -> Result<T, ClientError> {
-        let mut course = Course::new(self.nodes(), true);
-        loop {
-            let channel = course.channel().await?;
-            let failure = match timeout(ANSWER, call(MembershipClient::new(channel))).await {
-                Ok(Ok(reply)) => {
-                    course.answered();
-                    return Ok(reply.into_inner());
-                }
-                Ok(Err(status)) => Failure::from_status(&status),
-                Err(_) => Failure::Lost(format!("no answer within {ANSWER:?}")),
-            };
-            course.failed(failure).await?;
-        }
+        let call = |channel| async move { MembershipClient::new(channel).set_intent(request).await };
+        self.ask_any(ANSWER, Failure::from_status, call).await
     }
 }

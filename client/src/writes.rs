@@ -3,7 +3,6 @@
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::failure::Failure;
-use crate::nodes::Course;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +12,8 @@ use tidemill_proto::api::{
     Acks, CloseWriterRequest, FindLeadersRequest, OpenWriterReply, OpenWriterRequest, PassGapRequest, WriteDetail,
 };
 use tokio::time::timeout;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
 
 /// How long a node may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -32,11 +31,11 @@ impl Client {
             acks: acks.into(),
             token: format!("{token:032x}"),
         };
-        let call = move |mut node: WritesClient<Channel>| {
+        let call = move |channel| {
             let request = request.clone();
-            async move { node.open_writer(request).await }
+            async move { WritesClient::new(channel).open_writer(request).await }
         };
-        self.ask_writes(call).await
+        self.ask_any(ANSWER, failure_of, call).await
     }
 
     pub(crate) async fn close_writer(&self, writer: u64, acknowledged: BTreeMap<u32, u64>) -> Result<(), ClientError> {
@@ -44,11 +43,11 @@ impl Client {
             writer,
             acknowledged: acknowledged.into_iter().collect(),
         };
-        let call = move |mut node: WritesClient<Channel>| {
+        let call = move |channel| {
             let request = request.clone();
-            async move { node.close_writer(request).await }
+            async move { WritesClient::new(channel).close_writer(request).await }
         };
-        self.ask_writes(call).await?;
+        self.ask_any(ANSWER, failure_of, call).await?;
         Ok(())
     }
 
@@ -61,27 +60,8 @@ impl Client {
 
     pub(crate) async fn find_leaders(&self, table: u64) -> Result<Vec<String>, ClientError> {
         let request = FindLeadersRequest { table };
-        let call = move |mut node: WritesClient<Channel>| async move { node.find_leaders(request).await };
-        Ok(self.ask_writes(call).await?.leaders)
-    }
-
-    async fn ask_writes<T, F>(&self, call: impl Fn(WritesClient<Channel>) -> F) -> Result<T, ClientError>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let mut course = Course::new(self.nodes(), true);
-        loop {
-            let channel = course.channel().await?;
-            let failure = match timeout(ANSWER, call(WritesClient::new(channel))).await {
-                Ok(Ok(reply)) => {
-                    course.answered();
-                    return Ok(reply.into_inner());
-                }
-                Ok(Err(status)) => failure_of(&status),
-                Err(_) => Failure::Lost(format!("no answer within {ANSWER:?}")),
-            };
-            course.failed(failure).await?;
-        }
+        let call = move |channel| async move { WritesClient::new(channel).find_leaders(request).await };
+        Ok(self.ask_any(ANSWER, failure_of, call).await?.leaders)
     }
 }
 

@@ -3,11 +3,13 @@
 mod part;
 mod pipe;
 mod replica;
+mod settings;
 mod writer;
 
 pub use part::*;
 pub use pipe::*;
 pub use replica::*;
+pub use settings::*;
 pub use writer::*;
 
 use crate::ids::*;
@@ -145,14 +147,9 @@ pub struct Table {
     pub partition_by: Option<PartitionBy>,
     /// How many shards it has, fixed at creation.
     pub shards: u32,
-    /// When its memtable is written out.
-    pub flush: FlushPolicy,
-    /// How many disks must hold each of its files before it is committed; `None` is as many as the cluster asks for.
-    #[serde(default)]
-    pub min_insync_replicas: Option<u32>,
-    /// Whether its memtable survives the end of the process.
-    #[serde(default)]
-    pub wal: WalMode,
+    /// What may be changed later.
+    #[serde(flatten)]
+    pub settings: TableSettings,
     /// Rows that are in its parts and count no more, in the order of versions.
     #[serde(default)]
     pub deleted: Vec<DeletedRows>,
@@ -199,56 +196,6 @@ pub struct FormerSource {
     pub id: Option<TopicId>,
     /// Where it was.
     pub brokers: String,
-}
-
-/// When the memtable of a shard is cut and written as parts: at whichever bound is reached first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FlushPolicy {
-    /// Rows.
-    pub rows: u64,
-    /// Bytes in memory.
-    pub bytes: u64,
-    /// Age of its oldest row in milliseconds.
-    pub age_ms: u64,
-    /// Age of its oldest row whose writer waits for the commit (`acks = all`), in milliseconds: for so long such rows gather
-    /// to be committed together.
-    pub acks_ms: u64,
-}
-
-impl Default for FlushPolicy {
-    fn default() -> Self {
-        Self {
-            rows: 1_000_000,
-            bytes: 128 << 20,
-            age_ms: 10_000,
-            acks_ms: 5,
-        }
-    }
-}
-
-/// Whether rows go to a write-ahead log before they go into the memtable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WalMode {
-    /// They do not: the source is read again from the committed offset.
-    #[default]
-    Off,
-    /// To the log of the node that leads the shard, on its own disk.
-    Local,
-}
-
-impl WalMode {
-    /// All of them.
-    pub const ALL: [WalMode; 2] = [WalMode::Off, WalMode::Local];
-}
-
-impl std::fmt::Display for WalMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            WalMode::Off => "off",
-            WalMode::Local => "local",
-        })
-    }
 }
 
 /// A shard.

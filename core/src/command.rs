@@ -1,8 +1,8 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
 use crate::catalog::{
-    Acks, Addresses, FlushPolicy, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState,
-    Replication, WalMode,
+    Acks, Addresses, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState, Replication,
+    TableSettings,
 };
 use crate::format::JsonFormat;
 use crate::ids::*;
@@ -174,14 +174,9 @@ pub struct CreateTable {
     pub partition_by: Option<PartitionBy>,
     /// Number of shards.
     pub shards: u32,
-    /// When memtables are written out.
-    pub flush: FlushPolicy,
-    /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
-    #[serde(default)]
-    pub min_insync_replicas: Option<u32>,
-    /// Whether memtables survive the end of the process.
-    #[serde(default)]
-    pub wal: WalMode,
+    /// What may be changed later.
+    #[serde(flatten)]
+    pub settings: TableSettings,
 }
 
 /// See [`Command::DropTable`] and [`Command::DropPipe`].
@@ -296,14 +291,9 @@ pub struct AlterPipe {
 pub struct AlterTable {
     /// The table.
     pub name: String,
-    /// When memtables are written out from now on.
-    pub flush: FlushPolicy,
-    /// How many disks must hold a file before it is committed, if not as many as the cluster asks for.
-    #[serde(default)]
-    pub min_insync_replicas: Option<u32>,
-    /// Whether what is read from now on survives the end of the process.
-    #[serde(default)]
-    pub wal: WalMode,
+    /// Its settings from now on.
+    #[serde(flatten)]
+    pub settings: TableSettings,
 }
 
 /// See [`Command::ReplayRejects`].

@@ -293,7 +293,7 @@ pub fn one_of<T: Copy>(option: &str, words: &[(&str, T)], value: &str) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{FlushPolicy, WalMode};
+    use crate::catalog::TableSettings;
     use crate::{SchemaVersion, TableId};
 
     fn table(columns: &[(&str, ColumnType, bool)]) -> Table {
@@ -312,9 +312,7 @@ mod tests {
             order_by: Vec::new(),
             partition_by: None,
             shards: 1,
-            flush: FlushPolicy::default(),
-            min_insync_replicas: None,
-            wal: WalMode::default(),
+            settings: TableSettings::default(),
             deleted: Vec::new(),
             former: Vec::new(),
             created_at_ms: 0,

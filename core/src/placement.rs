@@ -17,6 +17,13 @@ pub struct Problem {
     pub shards: Vec<ShardLoad>,
 }
 
+impl Problem {
+    /// How many shards `node` leads now.
+    pub fn leads(&self, node: NodeId) -> usize {
+        self.shards.iter().filter(|shard| shard.leader == Some(node)).count()
+    }
+}
+
 /// One shard to place.
 #[derive(Clone, Debug)]
 pub struct ShardLoad {

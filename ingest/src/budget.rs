@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tidemill_storage::memtable::{Memtable, MemtableStats};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The largest memtable is flushed before its time when what is in no cut yet, and that memtable once more for its
@@ -134,6 +135,13 @@ impl Budget {
 }
 
 impl Account {
+    /// Takes note of what its memtable holds now.
+    pub fn observe(&self, memtable: &Memtable) -> MemtableStats {
+        let stats = memtable.stats();
+        self.report(stats.bytes, stats.uncut_bytes);
+        stats
+    }
+
     /// Says how many bytes its memtable has now, and how many of them are not in a cut.
     pub fn report(&self, bytes: u64, uncut_bytes: u64) {
         self.holding.all.store(bytes, Ordering::Relaxed);

@@ -6,8 +6,8 @@
 //! - *A row that is sent again.* The history of the partition says how far the rows are here: what is below is not taken a
 //!   second time, what is beyond is a gap and refused. After a change of leader the history begins where the commits end,
 //!   so that whatever was not committed is taken anew, and the old leader's rows cannot be committed any more.
-//! - *Acknowledging.* With `acks = leader` a row is acknowledged when it is in the write-ahead log. With `acks = all` a row is acknowledged when the commit with it is known to be applied, and not
-//!   shown before: it could still go away.
+//! - *Acknowledging.* With `acks = leader` a row is acknowledged when it is in the write-ahead log. With `acks = all` it is
+//!   acknowledged when the commit with it is known to be applied, and not shown before: it could still go away.
 //! - *Refusing.* Nothing is rejected later: rows that are none of the table are refused at once, with the number of the
 //!   first that is wrong, and nothing of the request is taken.
 
@@ -144,8 +144,7 @@ impl Door {
             };
             match self.memtable.append(chunk) {
                 Ok(()) => {
-                    let stats = self.memtable.stats();
-                    self.account.report(stats.bytes, stats.uncut_bytes);
+                    self.account.observe(&self.memtable);
                     self.wake.notify_one();
                     return Ok(end);
                 }
@@ -405,9 +404,9 @@ fn now_ms() -> i64 {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use tidemill_core::catalog::WalMode;
+    use crate::testing;
     use tidemill_core::schema::{Column, ColumnType};
-    use tidemill_core::{Epoch, Incarnation, PipeId, SchemaVersion, SpanKey, TableId, WriterId, WriterToken};
+    use tidemill_core::{Epoch, Incarnation, PipeId, SpanKey, TableId, WriterId, WriterToken};
     use tidemill_storage::memtable::Show;
     use tidemill_storage::wal::{Wal, WalOptions};
 
@@ -417,27 +416,12 @@ mod tests {
     };
 
     fn table() -> Table {
-        Table {
-            id: TableId(1),
-            name: "t".into(),
-            columns: vec![Column {
-                name: "n".into(),
-                data_type: ColumnType::Int64,
-                nullable: false,
-                default: None,
-            }],
-            schema_version: SchemaVersion(1),
-            min_schema: SchemaVersion(1),
-            order_by: vec![],
-            partition_by: None,
-            shards: 1,
-            flush: Default::default(),
-            min_insync_replicas: None,
-            wal: WalMode::Off,
-            deleted: vec![],
-            former: vec![],
-            created_at_ms: 0,
-        }
+        testing::table(vec![Column {
+            name: "n".into(),
+            data_type: ColumnType::Int64,
+            nullable: false,
+            default: None,
+        }])
     }
 
     fn writer() -> Writer {

@@ -20,4 +20,6 @@ pub mod kafka;
 pub mod log;
 pub mod priority;
 pub mod task;
+#[cfg(test)]
+mod testing;
 pub mod writer;

@@ -38,7 +38,7 @@ impl ShardLog {
     /// # Errors
     /// See [`Wal::append`]; nothing of them may be shown then.
     pub fn append(&self, chunks: &[Chunk]) -> Result<(), WalError> {
-        let mode = self.table.borrow().wal;
+        let mode = self.table.borrow().settings.wal;
         match mode {
             WalMode::Off => Ok(()),
             WalMode::Local => self.wal.append(self.shard, self.epoch, chunks),
@@ -77,10 +77,11 @@ impl ShardLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use tempfile::TempDir;
     use tidemill_core::schema::OFFSET;
-    use tidemill_core::{Counts, Incarnation, Offset, PartitionId, PipeId, SchemaVersion, Span, TableId};
+    use tidemill_core::{Counts, Incarnation, Offset, PartitionId, PipeId, Span, TableId};
     use tidemill_storage::wal::WalOptions;
 
     const KEY: SpanKey = SpanKey {
@@ -107,22 +108,9 @@ mod tests {
     }
 
     fn table(wal: WalMode) -> Arc<Table> {
-        Arc::new(Table {
-            id: TableId(1),
-            name: "t".into(),
-            columns: vec![],
-            schema_version: SchemaVersion(1),
-            min_schema: SchemaVersion(1),
-            order_by: vec![],
-            partition_by: None,
-            shards: 1,
-            flush: Default::default(),
-            min_insync_replicas: None,
-            wal,
-            deleted: vec![],
-            former: vec![],
-            created_at_ms: 0,
-        })
+        let mut table = testing::table(vec![]);
+        table.settings.wal = wal;
+        Arc::new(table)
     }
 
     struct World {

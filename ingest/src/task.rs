@@ -207,7 +207,7 @@ impl ShardTask {
             changed
         });
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let positions = self.memtable.stats().positions;
+        let positions = self.memtable.positions();
         let open: BTreeSet<SpanKey> = positions.iter().map(|(key, _)| *key).collect();
         // A partition that lost its source begins another life, and what was read in the one before is dropped.
         let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.is_source_loss());
@@ -262,15 +262,12 @@ impl ShardTask {
                 Some(Acks::None | Acks::Leader) => Show::AtOnce,
                 Some(Acks::All) | None => Show::WhenCommitted,
             };
-            self.memtable.open(p.key(), show, p.offset);
-            let start = Start {
+            let mut start = Start {
                 offset: p.offset,
                 source_epoch: None,
             };
-            if let Err(error) = self.log.replay(&self.memtable, p.key(), start) {
-                error!(shard = %self.shard, key = ?p.key(), "the writer is not served: {error}");
-                self.memtable.close_partition(p.pipe, p.partition);
-            }
+            // What cannot be opened is not served, and tried again.
+            self.open(p.key(), show, &mut start);
         }
     }
 
@@ -294,7 +291,7 @@ impl ShardTask {
     }
 
     /// Takes rows that a program writes itself, those that are not there yet; gives the number behind the last of them.
-    /// They are in memory then, and no more than that.
+    /// They are in memory then, and in the log before if the table has one and `acks` is not all.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing was taken.
@@ -356,9 +353,12 @@ impl ShardTask {
             return;
         }
         // Open first, replay then, assign last: the thread's first chunk must find its history begun.
-        assignment.retain_mut(|a| a.start.as_mut().is_none_or(|start| self.open(a.key, start)));
-        let stats = self.memtable.stats();
-        self.account.report(stats.bytes, stats.uncut_bytes);
+        assignment.retain_mut(|a| {
+            a.start
+                .as_mut()
+                .is_none_or(|start| self.open(a.key, Show::AtOnce, start))
+        });
+        self.account.observe(&self.memtable);
         match self.consumer(consumers, pipe.clone(), keys) {
             Ok(consumer) => consumer.assign(pipe, assignment),
             Err(error) => {
@@ -370,12 +370,12 @@ impl ShardTask {
 
     /// Begins a history in the memtable, with what the log has of it; `start` is where the source is to be read from then.
     /// Returns whether that succeeded; if not, it is tried again at the next reconciliation.
-    fn open(&self, key: SpanKey, start: &mut Start) -> bool {
-        self.memtable.open_partition(key, start.offset);
+    fn open(&self, key: SpanKey, show: Show, start: &mut Start) -> bool {
+        self.memtable.open(key, show, start.offset);
         match self.log.replay(&self.memtable, key, *start) {
             Ok(next) => *start = next,
             Err(error) => {
-                error!(shard = %self.shard, ?key, "the partition is not read: {error}");
+                error!(shard = %self.shard, ?key, "the partition is not opened: {error}");
                 self.memtable.close_partition(key.pipe, key.partition);
                 return false;
             }
@@ -418,7 +418,7 @@ impl ShardTask {
 
     /// How far each partition is.
     pub fn progress(&self) -> Vec<PartitionProgress> {
-        let positions: BTreeMap<SpanKey, Offset> = self.memtable.stats().positions.into_iter().collect();
+        let positions: BTreeMap<SpanKey, Offset> = self.memtable.positions().into_iter().collect();
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         let status = consumers.values().flat_map(|reading| reading.consumer.status());
         let status: BTreeMap<SpanKey, PartitionStatus> = status.map(|status| (status.key, status)).collect();

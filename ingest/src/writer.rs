@@ -101,9 +101,8 @@ pub struct ShardWriter {
 impl ShardWriter {
     /// What of the memtable should be cut now, if anything.
     pub fn due(&self) -> Option<Extent> {
-        let stats = self.memtable.stats();
-        self.account.report(stats.bytes, stats.uncut_bytes);
-        let policy = self.table.borrow().flush;
+        let stats = self.account.observe(&self.memtable);
+        let policy = self.table.borrow().settings.flush;
         let has_something = stats.oldest_age.is_some();
         let all = has_something
             && (self.hurry.load(Ordering::Acquire)
@@ -128,7 +127,7 @@ impl ShardWriter {
     /// When it will be due for rows whose writers wait, if there are any.
     pub fn due_in(&self) -> Option<Duration> {
         let age = self.memtable.stats().awaited_age?;
-        Some(Duration::from_millis(self.table.borrow().flush.acks_ms).saturating_sub(age))
+        Some(Duration::from_millis(self.table.borrow().settings.flush.acks_ms).saturating_sub(age))
     }
 
     /// Cuts `extent` of the memtable and commits the cut. Returns only when its fate is known; drop the future to give up,
@@ -168,8 +167,7 @@ impl ShardWriter {
             match self.decide(commit).await {
                 Ok(()) => {
                     self.memtable.commit_cut();
-                    let left = self.memtable.stats();
-                    self.account.report(left.bytes, left.uncut_bytes);
+                    self.account.observe(&self.memtable);
                     return Flushed::Committed(lost);
                 }
                 Err(Refusal::Spans(refused)) => {
@@ -242,7 +240,7 @@ impl ShardWriter {
 
     async fn try_encode(&self, cut: &Cut) -> Result<Encoded, String> {
         let (table, shard, epoch, copy) = (self.table.borrow().clone(), self.shard, self.epoch, cut.clone());
-        let mut memory = self.account.encode(cut.memory() as u64).await;
+        let mut memory = self.account.encode(cut.memory).await;
         let files = tokio::task::spawn_blocking(move || encode(&table, shard, epoch, &copy));
         let files = files.await.map_err(|e| e.to_string())??;
         agree(&files.parts, cut)?;

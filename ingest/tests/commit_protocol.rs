@@ -167,9 +167,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         order_by: vec!["x".into()],
         partition_by: None,
         shards: 1,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
     };
     c.apply(Command::CreateTable(table)).unwrap();
     let source = KafkaSource {
@@ -227,14 +225,14 @@ async fn run(seed: u64) {
     let mut memtable = Arc::new(Memtable::new(SHARD, epoch));
     for _ in 0..60 {
         // Reconcile, as the task does.
-        let open: Vec<SpanKey> = memtable.stats().positions.into_iter().map(|(key, _)| key).collect();
+        let open: Vec<SpanKey> = memtable.positions().into_iter().map(|(key, _)| key).collect();
         for p in network.0.lock().unwrap().partitions() {
             if !open.contains(&key_of(&p)) {
                 memtable.open_partition(key_of(&p), p.offset);
             }
         }
         // Read on.
-        for (key, at) in memtable.stats().positions {
+        for (key, at) in memtable.positions() {
             let width = rng.random_range(0..40);
             if width > 0 {
                 let end = at.0 + width;

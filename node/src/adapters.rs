@@ -145,11 +145,8 @@ impl FreshRows for ClusterRows {
         columns: Option<&BTreeSet<String>>,
     ) -> Result<PinnedShard, PinError> {
         if leader == self.node {
-            let pinned = self.supervisor.pin(shard, epoch).ok_or(PinError::NotLeading)?;
-            return Ok(match columns {
-                Some(columns) => pinned.with_columns(columns),
-                None => pinned,
-            });
+            let pinned = self.supervisor.pin(shard, epoch, columns);
+            return pinned.ok_or(PinError::NotLeading);
         }
         let member = self
             .catalog

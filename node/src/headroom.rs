@@ -34,7 +34,9 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
             .filter(|p| p.stop.is_none() && !p.is_complete())
             .map(|p| (p.partition, p.offset))
             .collect();
-        let asked = !places.is_empty();
+        if places.is_empty() {
+            continue;
+        }
         let found = match tokio::task::spawn_blocking(move || unread(&source, &places)).await? {
             Ok(found) => found,
             Err(error) => {
@@ -42,9 +44,7 @@ pub async fn look(catalog: &Catalog, reports: &Reports, state: &dyn CatalogSnaps
                 continue;
             }
         };
-        if asked {
-            reports.know_answer(pipe.source.brokers());
-        }
+        reports.know_answer(pipe.source.brokers());
         for unread in found {
             let Some(Room { seconds, half_used }) = room(&unread, now_ms()) else {
                 continue;

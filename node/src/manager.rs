@@ -330,41 +330,40 @@ impl Manager {
             };
             replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
         };
-        let logged: BTreeSet<TableId> = (state.list::<Table>(&[])?.iter())
-            .filter(|table| table.wal == WalMode::Local)
-            .map(|table| table.id)
-            .collect();
+        let mut shards = Vec::new();
+        for s in state.list::<Shard>(&[])? {
+            // Where its rows may be in a log matters to a shard without a leader only.
+            let last = s.last_leader.filter(|_| s.leader.is_none());
+            let table = last.map(|_| state.get::<Table>(&s.id.table)).transpose()?.flatten();
+            let has_log = table.is_some_and(|table| table.settings.wal == WalMode::Local);
+            shards.push(ShardLoad {
+                shard: s.id,
+                able: able(&s),
+                leader: s.leader,
+                last_leader: last.filter(|_| has_log),
+                weight: 1,
+            });
+        }
         let mut problem = Problem {
             candidates: nodes
                 .iter()
                 .filter(|n| n.state == NodeState::Ready)
                 .map(|n| n.id)
                 .collect(),
-            shards: state
-                .list::<Shard>(&[])?
-                .iter()
-                .map(|s| ShardLoad {
-                    shard: s.id,
-                    able: able(s),
-                    leader: s.leader,
-                    last_leader: s.last_leader.filter(|_| logged.contains(&s.id.table)),
-                    weight: 1,
-                })
-                .collect(),
+            shards,
         };
         self.replace_stuck(term, state, &problem).await?;
         keep_away(&term.stuck, &mut problem);
         // A node that has just come is not given shards that others serve well.
         let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
-        // Rows that were acknowledged before they are committed stay behind when a shard moves: not for evenness.
-        let early = state.list::<Writer>(&[])?.into_iter();
-        let early: BTreeSet<TableId> = early
-            .filter(|writer| writer.acks != Acks::All)
-            .map(|writer| writer.table)
-            .collect();
+        let moves = place(&problem);
+        let early = match may_balance && moves.iter().any(|m| m.reason == MoveReason::Balance) {
+            true => tables_with_early_rows(state)?,
+            false => BTreeSet::new(),
+        };
         let mut assignments = Vec::new();
-        for m in place(&problem) {
+        for m in moves {
             if m.reason == MoveReason::Balance {
                 let to_a_stuck_one = m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to));
                 if !may_balance || to_a_stuck_one || early.contains(&m.shard.table) {
@@ -437,12 +436,19 @@ fn set_state(node: &Node, state: NodeState) -> Command {
     })
 }
 
+/// Tables with rows that may have been acknowledged before they are committed. These stay behind when a shard moves: it does
+/// not move for evenness.
+fn tables_with_early_rows(state: &dyn CatalogSnapshot) -> Result<BTreeSet<TableId>, ViewError> {
+    let writers = state.list::<Writer>(&[])?.into_iter();
+    let early = writers.filter(|writer| writer.acks != Acks::All);
+    Ok(early.map(|writer| writer.table).collect())
+}
+
 /// Why a shard moves, for people.
 fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String {
-    let leads = |node: NodeId| problem.shards.iter().filter(|s| s.leader == Some(node)).count();
     let node = |id: Option<NodeId>| nodes.iter().find(|node| Some(node.id) == id);
     let name = |id: Option<NodeId>| node(id).map_or_else(|| "nobody".to_owned(), |node| format!("'{}'", node.name));
-    let led = |id: Option<NodeId>| id.map_or(0, leads);
+    let led = |id: Option<NodeId>| id.map_or(0, |id| problem.leads(id));
     match m.reason {
         MoveReason::Unled => {
             let before = shard

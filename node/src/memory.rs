@@ -115,7 +115,12 @@ impl Memory {
 
 /// `MemTotal` of proc(5), in bytes.
 fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kib(meminfo, "MemTotal:")
+}
+
+/// The bytes behind `name` in a file of proc(5), which counts in KiB.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -138,9 +143,7 @@ fn group_limit(root: &Path, group: &str) -> Option<u64> {
 /// Bytes of memory that this process has now, files of code among them (`VmRSS` of proc(5)).
 pub fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+    kib(&status, "VmRSS:")
 }
 
 #[cfg(test)]

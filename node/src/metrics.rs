@@ -9,8 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe};
 use tidemill_core::view::CatalogRead;
@@ -334,7 +333,7 @@ impl Metrics {
             for p in state.partitions_of(pipe.id).map_err(|e| e.to_string())? {
                 self.add_ledger(&labels(p.partition), &p.ledger, p.offset);
                 let absent = p.ledger.counts.absent as i64;
-                self.ledger_absent.get_or_create(&labels(p.partition)).set(absent);
+                self.ledger_absent.get_or_create(&labels(p.partition)).inc_by(absent);
                 if let Some(stop) = &p.stop {
                     let mut labels = labels(p.partition);
                     labels.push(("reason".into(), stop.reason.name().into()));

@@ -7,13 +7,13 @@
 
 use crate::heartbeat::Contact;
 use crate::wal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, Source, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{BootId, Epoch, NodeId, ShardId};
+use tidemill_core::{BootId, Epoch, NodeId, ShardId, TableId};
 use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext, WantedPipe};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::PinnedShard;
@@ -128,10 +128,11 @@ impl Supervisor {
         for task in over {
             task.stop();
         }
+        let tables: BTreeSet<TableId> = wanted.keys().map(|shard| shard.table).collect();
         let pipes: Vec<Pipe> = state
             .list::<Pipe>(&[])?
             .into_iter()
-            .filter(|pipe| pipe.state != PipeState::Paused)
+            .filter(|pipe| pipe.state != PipeState::Paused && tables.contains(&pipe.table))
             .collect();
         let mut partitions = Vec::new();
         for pipe in pipes {
@@ -205,10 +206,14 @@ impl Supervisor {
         self.tasks().get(&shard).cloned()
     }
 
-    /// The uncommitted rows of `shard`, if this node leads it in `epoch`.
-    pub fn pin(&self, shard: ShardId, epoch: Epoch) -> Option<PinnedShard> {
-        let task = self.tasks().get(&shard).cloned()?;
-        (task.epoch() == epoch).then(|| task.memtable().pin()).flatten()
+    /// The uncommitted rows of `shard`, with these columns or all, if this node leads it in `epoch`.
+    pub fn pin(&self, shard: ShardId, epoch: Epoch, columns: Option<&BTreeSet<String>>) -> Option<PinnedShard> {
+        let task = self.task(shard).filter(|task| task.epoch() == epoch)?;
+        let pinned = task.memtable().pin()?;
+        Some(match columns {
+            Some(columns) => pinned.with_columns(columns),
+            None => pinned,
+        })
     }
 
     /// What every task has to say.

@@ -48,16 +48,13 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
     let Some(table) = snapshot.table_named(&named.name)? else {
         return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place));
     };
-    let (mut flush, mut min_insync_replicas, mut wal) = (table.flush, table.min_insync_replicas, table.wal);
+    let mut changed = table.settings;
     for given in settings {
-        create_table::set_later(&mut flush, &mut min_insync_replicas, &mut wal, &given.key, &given.value)
-            .map_err(|e| e.at(given.place))?;
+        create_table::set_later(&mut changed, &given.key, &given.value).map_err(|e| e.at(given.place))?;
     }
     let command = AlterTable {
         name: table.name.clone(),
-        flush,
-        min_insync_replicas,
-        wal,
+        settings: changed,
     };
     Ok(match propose(engine, Command::AlterTable(command)).await? {
         Response::Unchanged => format!("table '{}' has these settings already", table.name),

@@ -93,6 +93,14 @@ pub struct TableAtOnce {
     pub rows: Vec<RecordBatch>,
 }
 
+/// The rows of a shard that are not committed, and the memory that they count for.
+struct Pin {
+    rows: PinnedShard,
+    memory: MemoryReservation,
+}
+
+type Pins = BTreeMap<ShardId, Pin>;
+
 /// Why a shard cannot be read yet.
 #[derive(Clone, Debug)]
 enum Wait {
@@ -149,18 +157,11 @@ impl Reader {
             });
         }
         let mut plan = before;
-        let mut pins: BTreeMap<ShardId, PinnedShard> = BTreeMap::new();
-        let mut memory: BTreeMap<ShardId, MemoryReservation> = BTreeMap::new();
+        let mut pins = Pins::new();
         let mut pause = FIRST_PAUSE;
         loop {
             // The waits of this attempt, by shard; the pins of shards that wait are taken anew.
             let mut waits = self.pin_missing(&*plan, names, columns, &mut pins, deadline).await?;
-            memory.retain(|shard, _| pins.contains_key(shard));
-            for (shard, pin) in &pins {
-                if !memory.contains_key(shard) {
-                    memory.insert(*shard, self.reserve("rows that are not committed", pin.memory())?);
-                }
-            }
             let snapshot = self.snapshot(deadline).await?;
             held.raise(snapshot.version());
             let tables = find(&*snapshot, names)?;
@@ -178,13 +179,12 @@ impl Reader {
                     tables: read,
                     held: Held {
                         _version: held,
-                        _memory: memory.into_values().chain([scanning]).collect(),
+                        _memory: pins.into_values().map(|pin| pin.memory).chain([scanning]).collect(),
                     },
                 });
             };
             for shard in &unfit {
                 pins.remove(shard);
-                memory.remove(shard);
             }
             if Instant::now() + pause >= deadline {
                 let wait = waits.remove(first).unwrap_or(Wait::Changed);
@@ -212,7 +212,7 @@ impl Reader {
         plan: &dyn CatalogSnapshot,
         names: &BTreeSet<String>,
         columns: Option<&BTreeSet<String>>,
-        pins: &mut BTreeMap<ShardId, PinnedShard>,
+        pins: &mut Pins,
         deadline: Instant,
     ) -> Result<BTreeMap<ShardId, Wait>, QueryError> {
         let mut waits = BTreeMap::new();
@@ -222,7 +222,7 @@ impl Reader {
             let Some(table) = plan.table_named(name)? else { continue };
             let wanted = columns.map(|columns| Arc::new(columns_of(&table, columns)));
             for shard in fed_shards(plan, &table)?.into_values() {
-                if pins.get(&shard.id).is_some_and(|pin| pin.epoch == shard.epoch) {
+                if pins.get(&shard.id).is_some_and(|pin| pin.rows.epoch == shard.epoch) {
                     continue;
                 }
                 match shard.leader {
@@ -237,7 +237,12 @@ impl Reader {
         });
         for (shard, pinned) in join_all(pinning).await {
             match pinned {
-                Ok(Ok(pin)) if pin.shard == shard.id => _ = pins.insert(shard.id, pin),
+                Ok(Ok(rows)) if rows.shard == shard.id => {
+                    // What an earlier epoch had is given back first.
+                    pins.remove(&shard.id);
+                    let memory = self.reserve("rows that are not committed", rows.memory())?;
+                    pins.insert(shard.id, Pin { rows, memory });
+                }
                 Ok(Ok(_)) => _ = waits.insert(shard.id, Wait::Changed),
                 Ok(Err(error)) => _ = waits.insert(shard.id, Wait::Pin(error)),
                 Err(_) => _ = waits.insert(shard.id, Wait::TimedOut),
@@ -347,7 +352,7 @@ fn fed_shards(snapshot: &dyn CatalogSnapshot, table: &Table) -> Result<BTreeMap<
 fn cut(
     snapshot: &dyn CatalogSnapshot,
     table: &Table,
-    pins: &BTreeMap<ShardId, PinnedShard>,
+    pins: &Pins,
 ) -> Result<Result<Vec<RecordBatch>, BTreeSet<ShardId>>, QueryError> {
     let fed = fed_shards(snapshot, table)?;
     let mut unfit = BTreeSet::new();
@@ -368,6 +373,7 @@ fn cut(
     for shard in fed.values() {
         let pin = pins
             .get(&shard.id)
+            .map(|pin| &pin.rows)
             .filter(|pin| pin.epoch == shard.epoch && shard.leader.is_some());
         let Some(pin) = pin else {
             unfit.insert(shard.id);

@@ -7,7 +7,7 @@ use crate::statement::{Named, Show};
 use crate::system::Columns;
 use arrow::array::RecordBatch;
 use std::fmt::Write;
-use tidemill_core::catalog::{CatalogQuestions, Pipe, SourcePartition, Table};
+use tidemill_core::catalog::{CatalogQuestions, Pipe, SourcePartition, Table, TableSettings};
 use tidemill_core::schema::{METADATA_COLUMNS, quoted as word};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_storage::schema::arrow_schema;
@@ -161,13 +161,17 @@ fn table_statement(table: &Table) -> String {
         let expression = by.to_string().replace(by.column(), &word(by.column()));
         _ = write!(out, "\nPARTITION BY {expression}");
     }
-    let flush = table.flush;
+    let TableSettings {
+        flush,
+        min_insync_replicas,
+        wal,
+    } = table.settings;
     _ = write!(
         out,
         "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {}, flush_acks_ms = {}, wal = '{}'",
-        table.shards, flush.rows, flush.bytes, flush.age_ms, flush.acks_ms, table.wal
+        table.shards, flush.rows, flush.bytes, flush.age_ms, flush.acks_ms, wal
     );
-    if let Some(least) = table.min_insync_replicas {
+    if let Some(least) = min_insync_replicas {
         _ = write!(out, ", min_insync_replicas = {least}");
     }
     out.push(')');

@@ -38,13 +38,17 @@ pub(crate) struct CatalogDb {
     open: Open,
 }
 
+/// The names of all column families.
+fn families() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.map(Kind::name).into_iter().chain([RAFT])
+}
+
 impl CatalogDb {
     /// Opens the catalog in `path`, creating it if there is none. Of `memory`, half is for what was read and a quarter for
     /// what is on its way into files. Blocks.
     pub(crate) fn open(path: PathBuf, memory: u64) -> io::Result<Self> {
-        let families = Kind::ALL.map(Kind::name).into_iter().chain([RAFT]);
         let cache = rocksdb::Cache::new_lru_cache((memory / 2) as usize);
-        let families = families.map(|name| ColumnFamilyDescriptor::new(name, family_options(memory, &cache)));
+        let families = families().map(|name| ColumnFamilyDescriptor::new(name, family_options(memory, &cache)));
         let db = DB::open_cf_descriptors(&database_options(memory), &path, families).map_err(io::Error::other)?;
         Ok(Self {
             db,
@@ -66,8 +70,7 @@ impl CatalogDb {
             let bytes = self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables");
             bytes.ok().flatten()
         };
-        let families = Kind::ALL.map(Kind::name).into_iter().chain([RAFT]);
-        families.filter_map(unwritten).sum::<u64>() + self.cache.get_usage() as u64
+        families().filter_map(unwritten).sum::<u64>() + self.cache.get_usage() as u64
     }
 
     /// Tells when it is closed.
@@ -111,8 +114,9 @@ impl CatalogDb {
 
     /// Moves what is in memory into files, so that a checkpoint has little left to do.
     pub(crate) fn flush(&self) -> io::Result<()> {
-        let families = Kind::ALL.map(Kind::name).into_iter().chain([RAFT]);
-        let families = families.map(|name| self.family(name)).collect::<io::Result<Vec<_>>>()?;
+        let families = families()
+            .map(|name| self.family(name))
+            .collect::<io::Result<Vec<_>>>()?;
         self.db
             .flush_cfs_opt(&families, &rocksdb::FlushOptions::default())
             .map_err(io::Error::other)

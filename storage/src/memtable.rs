@@ -8,10 +8,9 @@
 //! A partition is either shown at once or *when it is committed* ([`Show`]): rows of a writer who is not told that they
 //! are there before they are safe must not be seen before, either.
 //!
-//! Promises: a pin is one moment of all partitions, and shows each offset of `[from, to)` once;
-//! an accepted chunk of a partition that is shown at once is visible in the next pin; the spans of successive committed cuts tile a
-//! history. The one mutex is held for moving pointers only: batches are measured, concatenated and
-//! listed outside it.
+//! Promises: a pin is one moment of all partitions, and shows each offset of `[from, to)` once; an accepted chunk of a
+//! partition that is shown at once is visible in the next pin; the spans of successive committed cuts tile a history. The
+//! one mutex is held for moving pointers only: batches are measured, concatenated and listed outside it.
 //!
 //! It does not decide when to cut, knows no catalog, and limits no memory: [`Memtable::stats`] tells
 //! those who do.
@@ -327,6 +326,12 @@ impl Memtable {
         drop(forgotten);
     }
 
+    /// The next offset of each open history.
+    pub fn positions(&self) -> Vec<(SpanKey, Offset)> {
+        let state = self.lock();
+        state.lanes.values().map(|lane| (lane.key, lane.to)).collect()
+    }
+
     /// What it holds now. Costs one pass over its pieces, of which there are few.
     pub fn stats(&self) -> MemtableStats {
         let now = Instant::now();
@@ -334,7 +339,6 @@ impl Memtable {
         let (mut oldest, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
         let state = self.lock();
         for lane in state.lanes.values() {
-            stats.positions.push((lane.key, lane.to));
             for piece in &lane.frozen {
                 stats.rows += piece.span.counts.rows;
                 stats.bytes += piece.memory as u64;
@@ -390,6 +394,7 @@ fn list_cut(pieces: Vec<Vec<Arc<Piece>>>) -> Option<Cut> {
             .iter()
             .filter_map(|piece| Some((piece.span.key.pipe, piece.rejects.clone()?)));
         cut.rejects.extend(rejects);
+        cut.memory += lane.iter().map(|piece| piece.memory as u64).sum::<u64>();
     }
     Some(cut)
 }

@@ -329,7 +329,7 @@ impl Wal {
     }
 
     /// Forgets what is committed: of each history, entries that end at or below its offset, and all of the lives of its
-    /// partition before. Partitions that are not named are left alone. Nothing waits for the disk: an entry that comes
+    /// partition before; but none behind one that reaches further. Partitions that are not named are left alone. Nothing waits for the disk: an entry that comes
     /// back after a crash lies below the committed offset.
     ///
     /// # Errors

@@ -254,14 +254,12 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let mut table = state
         .table_named(&c.name)?
         .ok_or_else(|| Refusal::NoTable(c.name.clone()))?;
-    let before = table.clone();
-    definitions::check_flush(&c.flush)?;
-    definitions::check_in_sync(state, c.min_insync_replicas)?;
-    (table.flush, table.min_insync_replicas, table.wal) = (c.flush, c.min_insync_replicas, c.wal);
-    if table == before {
+    definitions::check_settings(state, &c.settings)?;
+    if table.settings == c.settings {
         return Ok(Response::Unchanged);
     }
-    if table.wal == WalMode::Off {
+    table.settings = c.settings;
+    if table.settings.wal == WalMode::Off {
         writers::check_log_is_not_needed(state, &table)?;
     }
     state.put(&table.id, &table)?;

@@ -25,7 +25,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     }
     check_name("table", &c.name)?;
     check_columns(c)?;
-    check_in_sync(state, c.min_insync_replicas)?;
+    check_settings(state, &c.settings)?;
     let id = cluster.next_table;
     cluster.next_table = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -39,9 +39,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
         order_by: c.order_by.clone(),
         partition_by: c.partition_by.clone(),
         shards: c.shards,
-        flush: c.flush,
-        min_insync_replicas: c.min_insync_replicas,
-        wal: c.wal,
+        settings: c.settings,
         deleted: Vec::new(),
         former: Vec::new(),
         created_at_ms: at.ms,
@@ -350,12 +348,18 @@ fn check_columns(c: &CreateTable) -> Result<(), Refusal> {
     if !(1..=MAX_SHARDS).contains(&c.shards) {
         return no(format!("a table has 1 to {MAX_SHARDS} shards, not {}", c.shards));
     }
-    check_flush(&c.flush)
+    Ok(())
 }
 
-/// Whether so many replicas can be in sync at all.
-pub(super) fn check_in_sync(state: &Overlay<'_>, wanted: Option<u32>) -> Result<(), Stop> {
-    let (Some(wanted), rule) = (wanted, state.replication()?) else {
+/// Whether a table can be set like that.
+pub(super) fn check_settings(state: &Overlay<'_>, settings: &TableSettings) -> Result<(), Stop> {
+    let FlushPolicy {
+        rows, bytes, age_ms, ..
+    } = settings.flush;
+    if rows == 0 || bytes == 0 || age_ms == 0 {
+        return Err(Refusal::Definition("flush_rows, flush_bytes and flush_age_ms must be at least 1".into()).into());
+    }
+    let (Some(wanted), rule) = (settings.min_insync_replicas, state.replication()?) else {
         return Ok(());
     };
     let most = rule.map_or(u32::MAX, |rule| rule.replicas);
@@ -366,13 +370,4 @@ pub(super) fn check_in_sync(state: &Overlay<'_>, wanted: Option<u32>) -> Result<
         ))
         .into()),
     }
-}
-
-pub(super) fn check_flush(flush: &FlushPolicy) -> Result<(), Refusal> {
-    if flush.rows == 0 || flush.bytes == 0 || flush.age_ms == 0 {
-        return Err(Refusal::Definition(
-            "flush_rows, flush_bytes and flush_age_ms must be at least 1".into(),
-        ));
-    }
-    Ok(())
 }

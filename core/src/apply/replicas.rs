@@ -58,8 +58,7 @@ pub(super) fn holders_that_count(
     let mut counted: Vec<Holder> = named.iter().filter(|holder| disks.contains(holder)).copied().collect();
     counted.sort();
     counted.dedup();
-    // A table may ask for more than the cluster, never for less.
-    let needed = rule.min_replicas.max(table.min_insync_replicas.unwrap_or_default());
+    let needed = table.settings.disks_needed(rule);
     if counted.len() >= needed as usize {
         return Ok(Some(counted));
     }

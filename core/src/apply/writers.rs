@@ -19,7 +19,7 @@ pub(super) fn open(state: &mut Overlay<'_>, at: At, c: &OpenWriter) -> Verdict {
     if let Some(writer) = known.iter().find(|writer| writer.token == c.token) {
         return Ok(Response::Writer(writer.id));
     }
-    if c.acks == Acks::Leader && table.wal == WalMode::Off {
+    if c.acks == Acks::Leader && table.settings.wal == WalMode::Off {
         return Err(Refusal::Definition(format!(
             "acks = leader is answered from the write-ahead log, and table '{}' has none: ALTER TABLE {} SET (wal = 'local')",
             table.name, table.name
@@ -33,15 +33,13 @@ pub(super) fn open(state: &mut Overlay<'_>, at: At, c: &OpenWriter) -> Verdict {
         }
         .into());
     }
-    let (mut pipe, number) = match state.direct_pipe(table.id)? {
-        Some(pipe) => {
-            let number = match pipe.source {
-                Source::Writers { next } => next,
-                Source::Kafka(_) => 0,
-            };
-            (pipe, number)
-        }
-        None => (direct_pipe(definitions::next_pipe(state)?, &table, at), 0),
+    let mut pipe = match state.direct_pipe(table.id)? {
+        Some(pipe) => pipe,
+        None => direct_pipe(definitions::next_pipe(state)?, &table, at),
+    };
+    let number = match pipe.source {
+        Source::Writers { next } => next,
+        Source::Kafka(_) => 0,
     };
     pipe.source = Source::Writers {
         next: number.saturating_add(1),
@@ -98,10 +96,7 @@ pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict
     let table = definitions::table_of(state, writer.table)?;
     let mut partitions = Vec::new();
     for shard in 0..table.shards {
-        let Some(partition) = writer.partition(&table, shard) else {
-            continue;
-        };
-        partitions.extend(state.get::<SourcePartition>(&(writer.pipe, partition))?);
+        partitions.extend(partition_in(state, &table, &writer, shard)?);
     }
     if let Some(since) = c.if_idle_since_ms
         && partitions.iter().any(|p| p.committed_at_ms > since)
@@ -120,6 +115,19 @@ pub(super) fn close(state: &mut Overlay<'_>, at: At, c: &CloseWriter) -> Verdict
     }
     state.delete::<Writer>(&writer.id);
     Ok(Response::Done)
+}
+
+/// The source partition of `writer` in a shard of `table`.
+fn partition_in(
+    state: &Overlay<'_>,
+    table: &Table,
+    writer: &Writer,
+    shard: u32,
+) -> Result<Option<SourcePartition>, Stop> {
+    match writer.partition(table, shard) {
+        Some(partition) => Ok(state.get(&(writer.pipe, partition))?),
+        None => Ok(None),
+    }
 }
 
 /// Passes over the rows of `writer` from the next one up to `end`, if there are any: nobody has them.
@@ -151,9 +159,7 @@ fn lose(
 pub(super) fn pass_gap(state: &mut Overlay<'_>, at: At, c: &PassGap) -> Verdict {
     let writer = state.get::<Writer>(&c.writer)?.ok_or(Refusal::NoWriter(c.writer))?;
     let table = definitions::table_of(state, writer.table)?;
-    let number = writer.partition(&table, c.shard);
-    let known = number.map(|number| state.get::<SourcePartition>(&(writer.pipe, number)));
-    let partition = known.transpose()?.flatten();
+    let partition = partition_in(state, &table, &writer, c.shard)?;
     let mut partition = partition.ok_or(Refusal::NoWriter(c.writer))?;
     if partition.offset != c.from || c.to <= c.from {
         return Err(Refusal::Definition(format!(

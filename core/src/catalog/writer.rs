@@ -53,18 +53,14 @@ pub struct Writer {
 impl Writer {
     /// The source partition of its rows in a shard of `table`; `None` if numbers do not reach so far.
     pub fn partition(&self, table: &Table, shard: u32) -> Option<PartitionId> {
-        partition_of(self.number, table.shards, shard)
+        // Shard `p mod shards`, as for every source; the column of partitions takes numbers below 2^31.
+        let partition = u64::from(self.number) * u64::from(table.shards) + u64::from(shard);
+        let fits = i32::try_from(partition).is_ok() && shard < table.shards;
+        fits.then_some(PartitionId(partition as u32))
     }
 
     /// The number of the writer that partition `partition` of a table with `shards` shards belongs to.
     pub fn number_of(partition: PartitionId, shards: u32) -> u32 {
         partition.0 / shards.max(1)
     }
-}
-
-/// Shard `p mod shards`, as for every source; the column of partitions takes numbers below 2^31.
-pub(crate) fn partition_of(number: u32, shards: u32, shard: u32) -> Option<PartitionId> {
-    let partition = u64::from(number) * u64::from(shards) + u64::from(shard);
-    let fits = i32::try_from(partition).is_ok() && shard < shards;
-    fits.then_some(PartitionId(partition as u32))
 }

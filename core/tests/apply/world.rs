@@ -348,9 +348,7 @@ pub fn create_table(name: &str) -> Command {
         order_by: vec!["x".into()],
         partition_by: None,
         shards: 2,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
     })
 }
 

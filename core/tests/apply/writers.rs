@@ -134,9 +134,10 @@ fn a_table_may_ask_for_more_replicas_than_the_cluster() {
     let alter = |least| {
         Command::AlterTable(AlterTable {
             name: "t".into(),
-            flush: FlushPolicy::default(),
-            min_insync_replicas: Some(least),
-            wal: WalMode::Off,
+            settings: TableSettings {
+                min_insync_replicas: Some(least),
+                ..TableSettings::default()
+            },
         })
     };
     refused(world.apply(alter(4)), "from 1 to 3");

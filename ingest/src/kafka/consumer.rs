@@ -398,8 +398,7 @@ impl ConsumerThread {
             }
             intact &= self.went_on(partition, shown.and(done));
         }
-        let stats = self.options.memtable.stats();
-        self.options.account.report(stats.bytes, stats.uncut_bytes);
+        self.options.account.observe(&self.options.memtable);
         self.options.wake.notify_one();
         intact
     }

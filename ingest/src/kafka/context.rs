@@ -26,12 +26,11 @@ impl ClientContext for Context {
         for (partition, p) in &topic.partitions {
             // A reader of committed records sees up to the last stable offset.
             let stable = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
+            let ends = ends.entry(*partition).or_default();
             if stable >= 0 {
-                ends.entry(*partition)
-                    .or_default()
-                    .observe(p.lo_offset, stable, p.hi_offset);
+                ends.observe(stable, p.hi_offset);
             }
-            ends.entry(*partition).or_default().hear(heard(&statistics, p));
+            ends.hear(heard(&statistics, p));
         }
     }
 

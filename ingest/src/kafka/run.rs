@@ -1,4 +1,4 @@
-//! From a poll to chunks in the memtable: a run is gathered, gaps are measured, records decoded, the span counted.
+//! From a poll to chunks, and those into the memtable: a run is gathered, gaps are measured, records decoded, the span counted.
 //!
 //! Two of the ledger's terms are counted here, apart from each other: *delivered* by the records that the client gave,
 //! *absent* by the gaps between their offsets. What the decoder says of them comes third; the memtable refuses a chunk

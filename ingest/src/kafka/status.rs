@@ -29,8 +29,6 @@ pub struct PartitionStatus {
 /// How far the source goes, as the broker last said, and when it last said anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ends {
-    /// The oldest offset.
-    pub low: i64,
     /// One past the newest record that a reader of committed records may see (last stable offset).
     pub stable: i64,
     /// One past the newest record, committed or not.
@@ -46,14 +44,14 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    pub fn observe(&mut self, low: i64, stable: i64, high: i64) {
+    pub fn observe(&mut self, stable: i64, high: i64) {
         let open = stable < high;
         self.open_since = match (open, self.open_since) {
             (true, Some(since)) if self.stable == stable => Some(since),
             (true, _) => Some(Instant::now()),
             (false, _) => None,
         };
-        (self.low, self.stable, self.high, self.known) = (low, stable, high, true);
+        (self.stable, self.high, self.known) = (stable, high, true);
     }
 
     /// Takes note of when its broker was last heard, so long ago; `None` where that is not known. Clients forget it when they

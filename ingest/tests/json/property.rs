@@ -8,7 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::compute::kernels::cast_utils::{Parser, string_to_timestamp_nanos};
 use arrow::datatypes::*;
 use serde_json::{Map, Number, Value, json};
-use tidemill_core::catalog::{FlushPolicy, Table, WalMode};
+use tidemill_core::catalog::{Table, TableSettings};
 use tidemill_core::format::{JsonFormat, OnUnknownField, QuotedNumbers, Records, TimestampUnit, Tombstones};
 use tidemill_core::schema::{Column, ColumnType, Literal, StructField};
 use tidemill_core::{SchemaVersion, TableId};
@@ -113,9 +113,7 @@ impl Choices<'_> {
             order_by: vec![],
             partition_by: None,
             shards: 1,
-            flush: FlushPolicy::default(),
-            min_insync_replicas: None,
-            wal: WalMode::default(),
+            settings: TableSettings::default(),
             deleted: vec![],
             former: vec![],
             created_at_ms: 0,

@@ -37,44 +37,29 @@ impl Manager {
         let led = self.led(state, problem)?;
         let now = Instant::now();
         for verdict in term.stuck.look(now, &led) {
-            match verdict {
-                Verdict::Replace {
-                    shard,
-                    epoch,
-                    to,
-                    key,
-                    still,
-                } => {
-                    let Some(to) = least_loaded(problem, &to) else { continue };
-                    let from = led.iter().find(|led| led.shard == shard).map(|led| led.leader);
-                    let why = self.explain(state, from, key, still)?;
-                    warn!(%shard, %to, "{why}: the shard gets another leader");
-                    let command = AssignLeader {
-                        shard,
-                        replaces: epoch,
-                        leader: Some(to),
-                        because: why.clone(),
-                    };
-                    match propose(&self.catalog, Command::AssignLeader(command), Duration::from_secs(2)).await {
-                        Ok((_, Ok(_))) => {
-                            if let Some(from) = from {
-                                term.stuck.replaced(now, shard, from, key);
-                            }
-                            let text = format!("{why}; the shard moved to another node");
-                            self.record(state, shard, key.partition, text).await?;
-                        }
-                        // The state has moved on; the next look sees how.
-                        other => debug!(%shard, ?other, "the replacement was not taken"),
-                    }
-                }
-                Verdict::GiveUp { shard, key, still } => {
-                    let from = led.iter().find(|led| led.shard == shard).map(|led| led.leader);
-                    let why = self.explain(state, from, key, still)?;
-                    let text =
-                        format!("{why}, and so it was on every node that may lead the shard: it stays where it is");
-                    warn!(%shard, "{text}");
+            let Verdict { shard, from, key, .. } = verdict;
+            let why = self.explain(state, from, key, verdict.still)?;
+            let Some(to) = least_loaded(problem, &verdict.to) else {
+                let text = format!("{why}, and so it was on every node that may lead the shard: it stays where it is");
+                warn!(%shard, "{text}");
+                self.record(state, shard, key.partition, text).await?;
+                continue;
+            };
+            warn!(%shard, %to, "{why}: the shard gets another leader");
+            let command = AssignLeader {
+                shard,
+                replaces: verdict.epoch,
+                leader: Some(to),
+                because: why.clone(),
+            };
+            match propose(&self.catalog, Command::AssignLeader(command), Duration::from_secs(2)).await {
+                Ok((_, Ok(_))) => {
+                    term.stuck.replaced(now, shard, from, key);
+                    let text = format!("{why}; the shard moved to another node");
                     self.record(state, shard, key.partition, text).await?;
                 }
+                // The state has moved on; the next look sees how.
+                other => debug!(%shard, ?other, "the replacement was not taken"),
             }
         }
         self.reports.know_stuck(term.stuck.given_up());
@@ -115,7 +100,7 @@ impl Manager {
                     key: p.key(),
                     said: None,
                     committed: p.offset,
-                    flush_age: Duration::from_millis(table.flush.age_ms),
+                    flush_age: Duration::from_millis(table.settings.flush.age_ms),
                     answers_others: false,
                 };
                 let of_shard = partitions.entry(p.shard).or_default();
@@ -162,15 +147,14 @@ impl Manager {
     fn explain(
         &self,
         state: &dyn CatalogSnapshot,
-        from: Option<NodeId>,
+        from: NodeId,
         key: SpanKey,
         still: Duration,
     ) -> Result<String, ViewError> {
-        let node = from.map(|node| state.get::<Node>(&node)).transpose()?.flatten();
-        let node = node.map_or_else(String::new, |node| node.name);
+        let node = state.get::<Node>(&from)?.map_or_else(String::new, |node| node.name);
         let pipe = state.get::<Pipe>(&key.pipe)?.map_or_else(String::new, |pipe| pipe.name);
         let reports = self.reports.all();
-        let tasks = reports.iter().filter(|r| Some(NodeId(r.node)) == from);
+        let tasks = reports.iter().filter(|r| NodeId(r.node) == from);
         let mut of = tasks
             .flat_map(|r| &r.progress)
             .flat_map(|p| &p.tasks)
@@ -216,14 +200,7 @@ fn key_of(p: &PartitionProgress) -> SpanKey {
 
 /// Of `may`, the node that leads fewest shards.
 fn least_loaded(problem: &Problem, may: &BTreeSet<NodeId>) -> Option<NodeId> {
-    let leads = |node: &NodeId| {
-        problem
-            .shards
-            .iter()
-            .filter(|shard| shard.leader == Some(*node))
-            .count()
-    };
-    may.iter().min_by_key(|node| (leads(node), **node)).copied()
+    may.iter().min_by_key(|node| (problem.leads(**node), **node)).copied()
 }
 
 /// What every node says of the partitions that it reads.

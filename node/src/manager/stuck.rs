@@ -68,31 +68,22 @@ pub struct Said {
     pub wait: Option<WaitKind>,
 }
 
-/// What to do.
+/// A shard whose task stands still. It is to get another leader; if there is none left to try, it is left where it is, and
+/// that is to be said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Give the shard another leader than the one that it has in `epoch`, one of `to`.
-    Replace {
-        /// The shard.
-        shard: ShardId,
-        /// The term that ends.
-        epoch: Epoch,
-        /// Where it has not been tried.
-        to: BTreeSet<NodeId>,
-        /// The partition that stands still.
-        key: SpanKey,
-        /// For how long.
-        still: Duration,
-    },
-    /// It stands still everywhere: say so, and leave it.
-    GiveUp {
-        /// The shard.
-        shard: ShardId,
-        /// The partition that stands still.
-        key: SpanKey,
-        /// For how long.
-        still: Duration,
-    },
+pub struct Verdict {
+    /// The shard.
+    pub shard: ShardId,
+    /// The present term.
+    pub epoch: Epoch,
+    /// Who leads it.
+    pub from: NodeId,
+    /// Who may lead it, and has not been tried.
+    pub to: BTreeSet<NodeId>,
+    /// The partition that stands still.
+    pub key: SpanKey,
+    /// For how long.
+    pub still: Duration,
 }
 
 /// What the manager remembers of shards.
@@ -132,13 +123,20 @@ impl Stuck {
 
     /// Whether `shard` stood still at `node` not long ago.
     pub fn avoids(&self, now: Instant, shard: ShardId, node: NodeId) -> bool {
-        let left = self.0.get(&shard).and_then(|shard| shard.left.get(&node));
-        left.is_some_and(|left| now.duration_since(*left) < AVOIDED)
+        self.0.get(&shard).is_some_and(|shard| shard.avoids(now, node))
     }
 
     /// Whether any shard stood still at `node` not long ago: then it gets no others for the sake of balance.
     pub fn avoids_any(&self, now: Instant, node: NodeId) -> bool {
         self.0.keys().any(|shard| self.avoids(now, *shard, node))
+    }
+
+    /// The shard was taken from `from` because `key` stood still there.
+    pub fn replaced(&mut self, now: Instant, shard: ShardId, from: NodeId, key: SpanKey) {
+        let shard = self.0.entry(shard).or_default();
+        shard.left.insert(from, now);
+        let times = shard.moved.map_or(0, |(_, times)| times);
+        shard.moved = Some((key, times + 1));
     }
 
     /// Those that stand still everywhere.
@@ -184,37 +182,26 @@ impl Shard {
         if self.given_up {
             return None;
         }
-        let tried = |node: &NodeId| {
-            self.left
-                .get(node)
-                .is_some_and(|left| now.duration_since(*left) < AVOIDED)
-        };
+        let tried = |node: &NodeId| self.avoids(now, *node);
         let to: BTreeSet<NodeId> = led.others.iter().filter(|node| !tried(node)).copied().collect();
-        let shard = led.shard;
         if to.is_empty() {
             self.given_up = true;
             // So that progress of this one ends it.
             self.moved.get_or_insert((key, 0)).0 = key;
-            return Some(Verdict::GiveUp { shard, key, still });
         }
-        let epoch = led.epoch;
-        Some(Verdict::Replace {
-            shard,
-            epoch,
+        Some(Verdict {
+            shard: led.shard,
+            epoch: led.epoch,
+            from: led.leader,
             to,
             key,
             still,
         })
     }
-}
 
-impl Stuck {
-    /// The shard was taken from `from` because `key` stood still there.
-    pub fn replaced(&mut self, now: Instant, shard: ShardId, from: NodeId, key: SpanKey) {
-        let shard = self.0.entry(shard).or_default();
-        shard.left.insert(from, now);
-        let times = shard.moved.map_or(0, |(_, times)| times);
-        shard.moved = Some((key, times + 1));
+    fn avoids(&self, now: Instant, node: NodeId) -> bool {
+        let left = self.left.get(&node);
+        left.is_some_and(|left| now.duration_since(*left) < AVOIDED)
     }
 }
 

@@ -29,17 +29,16 @@ impl Fresh for FreshService {
             table: TableId(request.table),
             index: request.shard,
         };
-        let pinned = self.supervisor.pin(shard, Epoch(request.epoch)).ok_or_else(|| {
+        // No names are all columns; whoever names some needs that of the offsets at least.
+        let columns: BTreeSet<String> = request.columns.into_iter().collect();
+        let columns = (!columns.is_empty()).then_some(&columns);
+        let pinned = self.supervisor.pin(shard, Epoch(request.epoch), columns);
+        let pinned = pinned.ok_or_else(|| {
             Status::failed_precondition(format!(
                 "this node does not lead shard {shard} in epoch {}",
                 request.epoch
             ))
         })?;
-        let columns: BTreeSet<String> = request.columns.into_iter().collect();
-        let pinned = match columns.is_empty() {
-            true => pinned,
-            false => pinned.with_columns(&columns),
-        };
         Ok(Response::new(Box::pin(tokio_stream::iter(replies(pinned)?))))
     }
 }

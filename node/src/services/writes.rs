@@ -33,6 +33,7 @@ const DECIDE: Duration = Duration::from_secs(5);
 const AHEAD: usize = 64;
 
 /// Serves on the api address.
+#[derive(Clone)]
 pub struct WritesService {
     /// This node.
     pub node: NodeId,
@@ -90,9 +91,8 @@ impl Writes for WritesService {
     }
 
     async fn pass_gap(&self, request: Request<PassGapRequest>) -> Result<Response<PassGapReply>, Status> {
-        let desk = self.desk();
         // In a task of its own: it must come to its end also when the client goes away.
-        let passed = tokio::spawn(desk.pass_gap(request.into_inner())).await;
+        let passed = tokio::spawn(self.clone().pass(request.into_inner())).await;
         passed.map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(PassGapReply {}))
     }
@@ -116,7 +116,7 @@ impl Writes for WritesService {
         let requests = request.into_inner();
         let (taken, waiting) = mpsc::channel(AHEAD);
         let (answers, replies) = mpsc::channel(AHEAD);
-        tokio::spawn(self.desk().take_all(requests, taken));
+        tokio::spawn(self.clone().take_all(requests, taken));
         tokio::spawn(acknowledge(waiting, answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
@@ -130,16 +130,6 @@ async fn decide(catalog: &Catalog, command: Command) -> Result<Applied, Status> 
         Ok((_, Err(no))) => Err(Status::failed_precondition(no.to_string())),
         Err(error @ ProposeError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
         Err(error) => Err(not_now(error)),
-    }
-}
-
-impl WritesService {
-    fn desk(&self) -> Desk {
-        Desk {
-            node: self.node,
-            catalog: self.catalog.clone(),
-            supervisor: self.supervisor.clone(),
-        }
     }
 }
 
@@ -160,14 +150,8 @@ enum Wait {
     ForCommitSoon,
 }
 
-/// Takes the requests of one stream.
-struct Desk {
-    node: NodeId,
-    catalog: Catalog,
-    supervisor: Arc<Supervisor>,
-}
-
-impl Desk {
+impl WritesService {
+    /// Takes the requests of one stream.
     async fn take_all(self, mut requests: Streaming<WriteRequest>, taken: mpsc::Sender<Taken>) {
         let mut writer: Option<Arc<Writer>> = None;
         // Ends with the client's stream, with an error, or when nobody listens to the answers any more.
@@ -211,20 +195,17 @@ impl Desk {
             rows: request.rows,
             body,
         };
+        let wait = match writer.acks {
+            Acks::All => Wait::ForCommit,
+            Acks::None | Acks::Leader => Wait::Not,
+        };
         match task.write(&writer, incoming).await {
-            Ok(end) => Ok(awaited(
-                end,
-                if writer.acks == Acks::All {
-                    Wait::ForCommit
-                } else {
-                    Wait::Not
-                },
-            )),
+            Ok(end) => Ok(awaited(end, wait)),
             Err(error) => Err(status_of(&error, request.sequence)),
         }
     }
 
-    async fn pass_gap(self, asked: PassGapRequest) -> Result<(), Status> {
+    async fn pass(self, asked: PassGapRequest) -> Result<(), Status> {
         let writer = self.writer(WriterId(asked.writer)).await?;
         let (task, _) = self.task(&writer, asked.shard, asked.expected)?;
         // What is here of it comes first; the gap is behind that.
@@ -293,14 +274,10 @@ impl Desk {
         }
         // It may have been opened at another node a moment ago.
         self.catalog.read_index(DECIDE).await.map_err(not_now)?;
-        let gone = || {
-            let detail = WriteDetail {
-                reason: Reason::NoWriter as i32,
-                ..WriteDetail::default()
-            };
-            status(Code::NotFound, Refusal::NoWriter(id).to_string(), detail)
-        };
-        look()?.map(Arc::new).ok_or_else(gone)
+        let gone = || Refusal::NoWriter(id).to_string();
+        look()?
+            .map(Arc::new)
+            .ok_or_else(|| status(Code::NotFound, gone(), detail(Reason::NoWriter)))
     }
 }
 
@@ -342,9 +319,8 @@ fn too_few_in_sync(state: &dyn CatalogSnapshot, writer: &Writer, shard: u32) -> 
     let (Some(rule), Some(shard)) = (state.replication()?, state.get::<Shard>(&id)?) else {
         return Ok(None);
     };
-    let table = state.get::<Table>(&shard.id.table)?;
-    let asked = table.and_then(|table| table.min_insync_replicas);
-    let needed = rule.min_replicas.max(asked.unwrap_or_default());
+    let settings = state.get::<Table>(&shard.id.table)?.map(|table| table.settings);
+    let needed = settings.unwrap_or_default().disks_needed(rule);
     let mut in_sync = Vec::new();
     for replica in &shard.replicas {
         let node = state.get::<Node>(&replica.node)?;

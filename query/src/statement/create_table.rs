@@ -7,7 +7,7 @@ use super::words::Cursor;
 use super::{Named, column_type, quantity};
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
-use tidemill_core::catalog::{FlushPolicy, WalMode};
+use tidemill_core::catalog::{TableSettings, WalMode};
 use tidemill_core::command::CreateTable;
 use tidemill_core::schema::{Column, ColumnType, Literal, METADATA_COLUMNS, PartitionBy, TimeUnit};
 
@@ -38,9 +38,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<CreateTable, QueryError> 
         order_by: Vec::new(),
         partition_by: None,
         shards: DEFAULT_SHARDS,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
     };
     loop {
         if cursor.accept("ORDER") {
@@ -291,13 +289,7 @@ fn with(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<(), QueryErr
 
 fn set(table: &mut CreateTable, key: &str, value: &str) -> Result<(), QueryError> {
     if key != "shards" {
-        return set_later(
-            &mut table.flush,
-            &mut table.min_insync_replicas,
-            &mut table.wal,
-            key,
-            value,
-        );
+        return set_later(&mut table.settings, key, value);
     }
     let shards = value.parse().ok().filter(|n| (1..=1024).contains(n));
     let wrong = || {
@@ -322,15 +314,9 @@ pub(super) fn check_alterable(name: &Named, key: &str) -> Result<(), QueryError>
     Err(QueryError::invalid(message).at(name.place))
 }
 
-/// Sets what may be set later, too: when memtables are written out, how many disks must hold a file, and whether memtables
-/// are logged.
-pub(crate) fn set_later(
-    flush: &mut FlushPolicy,
-    min_insync_replicas: &mut Option<u32>,
-    wal: &mut WalMode,
-    key: &str,
-    value: &str,
-) -> Result<(), QueryError> {
+/// Sets what may be set later, too.
+pub(crate) fn set_later(settings: &mut TableSettings, key: &str, value: &str) -> Result<(), QueryError> {
+    let flush = &mut settings.flush;
     let wrong = |example: &str| QueryError::invalid(format!("'{value}' is not a value of {key}: {example}"));
     let positive = |n: Option<u64>, example: &str| n.filter(|n| *n > 0).ok_or_else(|| wrong(example));
     match key {
@@ -347,13 +333,13 @@ pub(crate) fn set_later(
         "flush_acks_ms" => flush.acks_ms = value.parse().map_err(|_| wrong("milliseconds, from 0"))?,
         "min_insync_replicas" => {
             let number = value.parse().ok().filter(|n| *n > 0);
-            *min_insync_replicas = Some(number.ok_or_else(|| wrong("a whole number from 1"))?);
+            settings.min_insync_replicas = Some(number.ok_or_else(|| wrong("a whole number from 1"))?);
         }
         "wal" => {
             let known = WalMode::ALL
                 .into_iter()
                 .find(|mode| mode.to_string() == value.to_lowercase());
-            *wal = known.ok_or_else(|| wrong("'off' or 'local'"))?;
+            settings.wal = known.ok_or_else(|| wrong("'off' or 'local'"))?;
         }
         _ => flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
     }

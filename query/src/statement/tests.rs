@@ -82,10 +82,14 @@ fn a_table_with_everything() {
         })
     );
     assert_eq!(
-        (table.flush.rows, table.flush.bytes, table.flush.age_ms),
+        (
+            table.settings.flush.rows,
+            table.settings.flush.bytes,
+            table.settings.flush.age_ms
+        ),
         (100_000, 64 << 20, 2000)
     );
-    assert_eq!(table.wal, WalMode::Local);
+    assert_eq!(table.settings.wal, WalMode::Local);
 }
 
 #[test]

@@ -70,7 +70,7 @@ async fn tables_and_pipes_come_and_go() {
 async fn a_table_is_logged_or_not() {
     let (world, engine) = World::new();
     done(&engine, "CREATE TABLE t (id INT) WITH (wal = 'local')").await;
-    let wal = || world.snapshot().table_named("t").unwrap().unwrap().wal;
+    let wal = || world.snapshot().table_named("t").unwrap().unwrap().settings.wal;
     assert_eq!(wal(), WalMode::Local);
     assert_eq!(
         done(&engine, "ALTER TABLE t SET (flush_rows = 7, wal = 'LOCAL')").await,

@@ -97,9 +97,7 @@ impl Sim {
                 order_by: vec![],
                 partition_by: None,
                 shards: 2,
-                flush: FlushPolicy::default(),
-                min_insync_replicas: None,
-                wal: WalMode::default(),
+                settings: TableSettings::default(),
             }))
             .unwrap();
             for pipe in 0..pipes {
@@ -169,7 +167,7 @@ impl Sim {
     fn append(&mut self) {
         let Some(at) = self.office() else { return };
         let (table, lane) = {
-            let lanes = self.offices[&at].memtable.stats().positions;
+            let lanes = self.offices[&at].memtable.positions();
             if lanes.is_empty() {
                 return;
             }
@@ -302,8 +300,7 @@ impl Sim {
                 .iter()
                 .any(|pipe| pipe.id == p.pipe && pipe.state == PipeState::Paused);
             let open = memtable
-                .stats()
-                .positions
+                .positions()
                 .into_iter()
                 .find(|(key, _)| (key.pipe, key.partition) == (p.pipe, p.partition));
             let key = SpanKey {
@@ -391,7 +388,7 @@ impl Sim {
             let office = shard.leader.and_then(|leader| self.offices.get(&(leader, shard.id)));
             let lanes = office
                 .filter(|o| o.epoch == shard.epoch)
-                .map(|o| o.memtable.stats().positions);
+                .map(|o| o.memtable.positions());
             let key = SpanKey {
                 pipe: p.pipe,
                 partition: p.partition,

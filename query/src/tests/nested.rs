@@ -53,8 +53,7 @@ fn consume(world: &World, count: u64) {
     let declared = decoder.flush().unwrap().unwrap();
     let memtables = world.memtables.lock().unwrap();
     let (key, start) = memtables[&shard]
-        .stats()
-        .positions
+        .positions()
         .into_iter()
         .find(|(key, _)| key.partition.0 == 0)
         .unwrap();

@@ -229,7 +229,7 @@ impl World {
             index: partition % table.shards,
         };
         let memtables = self.memtables.lock().unwrap();
-        let positions = memtables[&shard].stats().positions;
+        let positions = memtables[&shard].positions();
         let (key, start) = positions
             .into_iter()
             .find(|(key, _)| key.partition.0 == partition)

@@ -12,7 +12,7 @@ use openraft::{EntryPayload, LogIdOptionExt, entry::RaftEntry, vote::RaftLeaderI
 use std::sync::Arc;
 use tidemill_core::{
     ClusterId, Command, InstanceId, NodeId, Proposal,
-    catalog::{Addresses, FlushPolicy, WalMode},
+    catalog::{Addresses, TableSettings},
     command::{CreateTable, FoundCluster, FoundingMember},
     schema::{Column, ColumnType},
 };
@@ -62,9 +62,7 @@ fn proposal(index: u64) -> Proposal {
         order_by: vec![],
         partition_by: None,
         shards: 2,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
     };
     Proposal::new(at_ms, Command::CreateTable(create))
 }

@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 use tidemill_core::{
     BootId, Command, InstanceId, NodeId, Outcome, Proposal, Response, Version,
-    catalog::{Addresses, FlushPolicy, Node, NodeIntent, NodeState, Table, WalMode},
+    catalog::{Addresses, Node, NodeIntent, NodeState, Table, TableSettings},
     command::{AddNode, CreateTable, NodeUp, SetNodeIntent, SetNodeState},
     membership::Plan,
     schema::{Column, ColumnType},
@@ -50,9 +50,7 @@ pub fn create(name: &str) -> Proposal {
         order_by: vec![],
         partition_by: None,
         shards: 1,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
     };
     Proposal::new(1_700_000_000_000, Command::CreateTable(create))
 }

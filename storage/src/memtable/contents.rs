@@ -70,18 +70,8 @@ pub struct Cut {
     pub rows: Vec<RecordBatch>,
     /// Its rejected records, in the same order; a pipe may have several batches.
     pub rejects: Vec<(PipeId, RecordBatch)>,
-}
-
-impl Cut {
-    /// What its batches hold in memory, in bytes.
-    pub fn memory(&self) -> usize {
-        let rejects = self.rejects.iter().map(|(_, batch)| batch);
-        self.rows
-            .iter()
-            .chain(rejects)
-            .map(RecordBatch::get_array_memory_size)
-            .sum()
-    }
+    /// What all these hold in memory, in bytes.
+    pub memory: u64,
 }
 
 /// What a query reads: one moment of a shard's memtable. It holds its own references.
@@ -156,6 +146,4 @@ pub struct MemtableStats {
     pub oldest_age: Option<Duration>,
     /// The same of partitions that are shown when they are committed.
     pub awaited_age: Option<Duration>,
-    /// The next offset of each open history.
-    pub positions: Vec<(SpanKey, Offset)>,
 }

@@ -393,7 +393,7 @@ fn run_random(seed: u64) {
             .collect();
         assert_eq!(pinned(&m), expected, "seed {seed} step {step}");
         let positions: Vec<_> = lanes.values().map(|l| (l.key, Offset(l.to))).collect();
-        assert_eq!(m.stats().positions, positions);
+        assert_eq!(m.positions(), positions);
     }
 }
 

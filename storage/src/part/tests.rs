@@ -7,7 +7,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::sync::Arc;
-use tidemill_core::catalog::{FlushPolicy, Scalar, Table, WalMode};
+use tidemill_core::catalog::{Scalar, Table, TableSettings};
 use tidemill_core::schema::{Column, ColumnType, PartitionBy, TimeUnit};
 use tidemill_core::{PipeId, SchemaVersion, TableId};
 
@@ -32,9 +32,7 @@ pub(crate) fn table(columns: &[(&str, ColumnType)]) -> Table {
         order_by: Vec::new(),
         partition_by: None,
         shards: 4,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
+        settings: TableSettings::default(),
         deleted: vec![],
         former: vec![],
         created_at_ms: 0,

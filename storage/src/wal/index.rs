@@ -15,7 +15,7 @@ pub struct WalEntry {
     pub shard: ShardId,
     /// The epoch in which it was appended.
     pub epoch: Epoch,
-    /// Its number, which grows with every entry of the node.
+    /// Its number: greater than that of every entry that was there when it was written.
     pub sequence: u64,
     /// The history that it belongs to.
     pub history: SpanKey,
@@ -95,17 +95,21 @@ pub(super) struct Index {
 impl Index {
     /// Gives a place to a chunk that is about to be written.
     pub fn add(&mut self, shard: ShardId, epoch: Epoch, span: &Span, bytes: u64) -> WalEntry {
+        self.insert(shard, epoch, self.next_sequence, span, bytes)
+    }
+
+    fn insert(&mut self, shard: ShardId, epoch: Epoch, sequence: u64, span: &Span, bytes: u64) -> WalEntry {
         let entry = WalEntry {
             shard,
             epoch,
-            sequence: self.next_sequence,
+            sequence,
             history: span.key,
             start: span.start,
             end: span.end,
             dense: span.counts.absent == 0 && span.counts.filtered == 0,
             bytes,
         };
-        self.next_sequence += 1;
+        self.next_sequence = self.next_sequence.max(sequence.saturating_add(1));
         self.entries += 1;
         self.bytes += bytes;
         let lanes = self.shards.entry(shard).or_default();
@@ -120,10 +124,7 @@ impl Index {
     pub fn load(&mut self, key: &[u8], span: &Span, bytes: u64) -> Result<(), String> {
         let (shard, epoch, sequence) =
             parse_key(key).ok_or_else(|| format!("the key {key:?} is not one of the log"))?;
-        let next = self.next_sequence.max(sequence.saturating_add(1));
-        self.next_sequence = sequence;
-        self.add(shard, epoch, span, bytes);
-        self.next_sequence = next;
+        self.insert(shard, epoch, sequence, span, bytes);
         Ok(())
     }
 

@@ -5,12 +5,11 @@ mod types;
 
 use super::{JsonDecoder, LIMITS, Limits};
 use crate::decode::{Decoded, SourceRecord};
+use crate::testing::table;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::util::display::array_value_to_string;
-use tidemill_core::catalog::{FlushPolicy, Table, WalMode};
 use tidemill_core::format::JsonFormat;
 use tidemill_core::schema::{Column, ColumnType, Literal, StructField};
-use tidemill_core::{SchemaVersion, TableId};
 
 fn column(name: &str, data_type: ColumnType) -> Column {
     Column {
@@ -49,25 +48,6 @@ fn array(element: ColumnType) -> ColumnType {
 
 fn map(value: ColumnType) -> ColumnType {
     ColumnType::Map(Box::new(value))
-}
-
-fn table(columns: Vec<Column>) -> Table {
-    Table {
-        id: TableId(1),
-        name: "t".into(),
-        columns,
-        schema_version: SchemaVersion(1),
-        min_schema: SchemaVersion(1),
-        order_by: vec![],
-        partition_by: None,
-        shards: 1,
-        flush: FlushPolicy::default(),
-        min_insync_replicas: None,
-        wal: WalMode::default(),
-        deleted: vec![],
-        former: vec![],
-        created_at_ms: 0,
-    }
 }
 
 fn format(options: &[(&str, Option<&str>, &str)]) -> JsonFormat {

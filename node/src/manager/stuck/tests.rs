@@ -62,18 +62,23 @@ impl World {
                 partitions: vec![self.partition.clone()],
             };
             for verdict in self.stuck.look(self.now, &[led]) {
-                match verdict {
-                    Verdict::Replace {
-                        shard, epoch, to, key, ..
-                    } => {
-                        assert_eq!((shard, epoch, key), (SHARD, Epoch(self.epoch), KEY));
-                        self.stuck.replaced(self.now, SHARD, NodeId(self.leader), KEY);
-                        self.leader = to.first().unwrap().0;
-                        self.epoch += 1;
-                        self.moves.push((second + 1, self.leader));
-                    }
-                    Verdict::GiveUp { .. } => self.given_up += 1,
-                }
+                let Verdict {
+                    shard,
+                    epoch,
+                    from,
+                    key,
+                    ..
+                } = verdict;
+                assert_eq!((shard, epoch, key), (SHARD, Epoch(self.epoch), KEY));
+                assert_eq!(from, NodeId(self.leader));
+                let Some(to) = verdict.to.first() else {
+                    self.given_up += 1;
+                    continue;
+                };
+                self.stuck.replaced(self.now, SHARD, from, KEY);
+                self.leader = to.0;
+                self.epoch += 1;
+                self.moves.push((second + 1, self.leader));
             }
         }
         self
