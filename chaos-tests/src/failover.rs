@@ -31,6 +31,23 @@ pub enum Fault {
     Cut,
 }
 
+/// Who is ready to take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Standby {
+    /// Nobody in particular.
+    Cold,
+    /// A node that has read what the leader has read.
+    Hot,
+}
+
+impl Standby {
+    /// The statement that asks for it.
+    pub fn statement(self) -> String {
+        let standby = format!("{self:?}").to_lowercase();
+        format!("ALTER PIPE {TABLE} SET (standby = '{standby}')")
+    }
+}
+
 /// How often, and how much flows meanwhile.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
@@ -46,6 +63,9 @@ pub struct Options {
     /// Age at which memtables are flushed, in milliseconds
     #[arg(long, default_value_t = 500)]
     pub flush_age_ms: u64,
+    /// Who is ready to take over
+    #[arg(long, value_enum, default_value_t = Standby::Cold)]
+    pub standby: Standby,
 }
 
 /// What one round took, each from the fault on.
@@ -57,8 +77,31 @@ pub struct Round {
     pub led: Duration,
     /// That one has committed a part.
     pub committed: Duration,
-    /// A fresh count shows what was seen before.
+    /// A fresh count shows what was seen before: for so long, fresh rows were not visible.
     pub visible: Duration,
+    /// What standbys took over.
+    pub takeovers: Takeovers,
+}
+
+/// Partitions that standbys took over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Takeovers {
+    /// So many go on from what was in memory.
+    pub kept: u64,
+    /// So many are read again from the committed offset on.
+    pub read_again: u64,
+}
+
+impl Takeovers {
+    /// Of all nodes but one, since their processes began.
+    fn of_others(world: &World, victim: usize) -> anyhow::Result<Self> {
+        let mut all = Self::default();
+        for node in (0..world.node_count()).filter(|node| *node != victim) {
+            all.kept += world.metric(node, "tidemill_takeover_kept_partitions")? as u64;
+            all.read_again += world.metric(node, "tidemill_takeover_reread_partitions")? as u64;
+        }
+        Ok(all)
+    }
 }
 
 /// Runs all rounds.
@@ -79,11 +122,12 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
     for sql in statements(&world.brokers, TABLE, options.flush_age_ms) {
         world.run(&sql).await?;
     }
+    world.run(&options.standby.statement()).await?;
     let mut events = Events::start(world.folder(), &world.brokers, &plan)?;
     let mut done = Vec::new();
     for i in 0..options.rounds {
-        settle(&world).await?;
-        let round = round(&mut world, options.fault).await;
+        settle(&world, options).await?;
+        let round = round(&mut world, options).await;
         let round = round.with_context(|| format!("round {i}; the world is kept in {}", world.folder().display()));
         if round.is_err() {
             world.keep();
@@ -107,7 +151,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
 }
 
 /// Waits until all nodes work and lead their share, and everything is read.
-async fn settle(world: &World) -> anyhow::Result<()> {
+async fn settle(world: &World, options: &Options) -> anyhow::Result<()> {
     let even = world.wait_for("every node to lead a shard", PATIENCE, async |world| {
         let status = world.client()?.cluster_status().await?;
         Ok(status.nodes.iter().all(|node| node.state == "Ready" && node.shards > 0))
@@ -115,10 +159,23 @@ async fn settle(world: &World) -> anyhow::Result<()> {
     even.await?;
     world
         .run(&format!("WAIT FOR PIPE {TABLE} CAUGHT UP TIMEOUT '50s'"))
+        .await?;
+    if options.standby == Standby::Cold {
+        return Ok(());
+    }
+    // Both sides say every 200 ms how far they are, so there is always something between them.
+    let near = format!(
+        "SELECT count(*) FROM system.shards WHERE standby_behind IS NULL OR standby_behind > {}",
+        options.rate / 4
+    );
+    let ready = async |world: &World| Ok(world.ask(&near).await? == 0);
+    world
+        .wait_for("every shard to have a standby that is near", PATIENCE, ready)
         .await
 }
 
-async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
+async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
+    let fault = options.fault;
     let client = world.client()?;
     let name = match fault {
         Fault::KillRaft => text(&rows(&client, "SELECT name FROM system.nodes WHERE role = 'leader'").await?)?,
@@ -130,6 +187,7 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
     let shard = format!("SELECT shard FROM system.shards WHERE leader = '{name}' LIMIT 1");
     let shard = world.ask(&shard).await?;
     let others = world.client_without(victim)?;
+    let takeovers = Takeovers::of_others(world, victim)?;
     let before = number(&rows(&others, &format!("SELECT count(*) FROM {TABLE}")).await?, 0)?;
     let began = Instant::now();
     let mut cut = None;
@@ -139,6 +197,7 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
         Fault::Cut => cut = Some(Cut::off(world.user(victim))?),
     }
     let watched = tokio::join!(takeover(&others, shard, &name, began), seen(&others, before, began));
+    let after = Takeovers::of_others(world, victim)?;
     let absence = ABSENCE.saturating_sub(began.elapsed());
     match fault {
         Fault::Kill | Fault::KillRaft => world.start_node(victim)?,
@@ -152,13 +211,17 @@ async fn round(world: &mut World, fault: Fault) -> anyhow::Result<Round> {
         }
     }
     let ((detected, led, committed), visible) = (watched.0?, watched.1?);
-    settle(world).await?;
+    settle(world, options).await?;
     exact(world).await?;
     Ok(Round {
         detected,
         led,
         committed,
         visible,
+        takeovers: Takeovers {
+            kept: after.kept - takeovers.kept,
+            read_again: after.read_again - takeovers.read_again,
+        },
     })
 }
 

@@ -33,6 +33,9 @@ enum Command {
         /// Age at which memtables are flushed, in milliseconds
         #[arg(long, default_value_t = 2000)]
         flush_age_ms: u64,
+        /// Who is ready to take over
+        #[arg(long, value_enum, default_value_t = failover::Standby::Cold)]
+        standby: failover::Standby,
     },
     /// Measure the time from production until a SELECT shows the row
     Visibility {
@@ -67,6 +70,7 @@ async fn main() -> anyhow::Result<()> {
             rate,
             kills_per_node,
             flush_age_ms,
+            standby,
         } => {
             let seed = seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
             println!("seed {seed}");
@@ -77,6 +81,7 @@ async fn main() -> anyhow::Result<()> {
                 rate,
                 kills_per_node,
                 flush_age_ms,
+                standby,
             };
             report(&scenario::exactly_once(&options).await?);
         }
@@ -90,10 +95,11 @@ async fn main() -> anyhow::Result<()> {
         Command::Failover(options) => {
             let rounds = failover::measure(&options).await?;
             println!(
-                "{} rounds of {:?}, {} events/s:",
+                "{} rounds of {:?}, {} events/s, {:?} standby:",
                 rounds.len(),
                 options.fault,
-                options.rate
+                options.rate,
+                options.standby
             );
             let line = |what: &str, of: fn(&failover::Round) -> Duration| {
                 let (p50, p99, max) = failover::percentiles(rounds.iter().map(of));
@@ -103,6 +109,12 @@ async fn main() -> anyhow::Result<()> {
             line("another node leads it", |r| r.led);
             line("that one has committed", |r| r.committed);
             line("a fresh count shows all again", |r| r.visible);
+            let sum = |of: fn(&failover::Round) -> u64| rounds.iter().map(of).sum::<u64>();
+            println!(
+                "standbys took over {} partitions; {} were read again",
+                sum(|r| r.takeovers.kept),
+                sum(|r| r.takeovers.read_again)
+            );
         }
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Saturation { seconds } => {

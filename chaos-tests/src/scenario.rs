@@ -1,6 +1,7 @@
 //! Exactly once while nodes are killed: the scenario that everything else stands on.
 
 use crate::events::{Acknowledged, Events, Plan};
+use crate::failover::Standby;
 use crate::reader::{Counted, Findings, Reader, count, number, rows};
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
@@ -26,6 +27,8 @@ pub struct Options {
     pub kills_per_node: u32,
     /// Age at which memtables are flushed.
     pub flush_age_ms: u64,
+    /// Who is ready to take over.
+    pub standby: Standby,
 }
 
 /// What came of it.
@@ -81,6 +84,7 @@ async fn run(world: &mut World, options: &Options) -> anyhow::Result<Outcome> {
     for sql in statements(&world.brokers, TABLE, options.flush_age_ms) {
         world.run(&sql).await?;
     }
+    world.run(&options.standby.statement()).await?;
     let reader = Reader::start(world.client()?, TABLE.into());
     let began = Instant::now();
     let events = Events::start(world.folder(), &world.brokers, &plan)?;

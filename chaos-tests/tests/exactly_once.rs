@@ -1,5 +1,6 @@
 //! Exactly once while every node is killed in turn: fixed seeds, and a fresh one from `TIDEMILL_SEED`.
 
+use tidemill_chaos_tests::failover::Standby;
 use tidemill_chaos_tests::scenario::{Options, exactly_once};
 
 async fn run(seed: u64) {
@@ -10,6 +11,7 @@ async fn run(seed: u64) {
         rate: Some(20_000),
         kills_per_node: 1,
         flush_age_ms: 1500,
+        standby: Standby::Cold,
     };
     let outcome = exactly_once(&options)
         .await

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use tidemill_chaos_tests::failover::{Fault, Options, measure};
+use tidemill_chaos_tests::failover::{Fault, Options, Standby, measure};
 
 async fn every_row_is_there_once(fault: Fault, rounds: u32) {
     let options = Options {
@@ -11,6 +11,7 @@ async fn every_row_is_there_once(fault: Fault, rounds: u32) {
         rounds,
         rate: 5_000,
         flush_age_ms: 500,
+        standby: Standby::Cold,
     };
     let done = measure(&options).await.unwrap();
     assert_eq!(done.len(), rounds as usize);

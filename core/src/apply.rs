@@ -87,6 +87,7 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::NodeUp(c) => cluster::node_up(state, at, c),
         Command::SetNodeState(c) => cluster::set_node_state(state, at, c),
         Command::AssignLeader(c) => cluster::assign_leader(state, at, c),
+        Command::AssignStandby(c) => cluster::assign_standby(state, c),
         Command::CreateTable(c) => definitions::create_table(state, at, c),
         Command::DropTable(c) => definitions::drop_table(state, at, c),
         Command::CreatePipe(c) => definitions::create_pipe(state, at, c),

@@ -218,6 +218,9 @@ pub struct Shard {
     /// Who keeps its part files; nobody in particular where the part store is shared.
     #[serde(default)]
     pub replicas: Vec<Replica>,
+    /// Who reads beside the leader and is to take over from it; never the leader itself.
+    #[serde(default)]
+    pub standby: Option<NodeId>,
 }
 
 impl Shard {

@@ -63,6 +63,8 @@ pub enum Command {
     AddPartitions(AddPartitions),
     /// Gives a shard a new leader, or none, and a new epoch.
     AssignLeader(AssignLeader),
+    /// Gives a shard a standby, or none.
+    AssignStandby(AssignStandby),
     /// Makes parts visible and moves offsets, at once.
     CommitPart(CommitPart),
     /// Forgets files that the collector has deleted.
@@ -374,6 +376,17 @@ pub struct AssignLeader {
     pub leader: Option<NodeId>,
     /// Why, for people.
     pub because: String,
+}
+
+/// See [`Command::AssignStandby`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignStandby {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch in which the standby was chosen: another leader may be the one that was chosen.
+    pub epoch: Epoch,
+    /// The standby, or none.
+    pub node: Option<NodeId>,
 }
 
 /// See [`Command::CommitPart`].

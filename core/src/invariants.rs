@@ -92,6 +92,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             }
         }
     }
+    found.extend(check_standbys(view)?);
     found.extend(check_nodes(view)?);
     found.extend(check_copies(view, &parts, &rejects)?);
     let mut ids = BTreeMap::new();
@@ -115,6 +116,25 @@ fn is_of_a_writer<V: CatalogView + ?Sized>(view: &V, partition: &SourcePartition
     let shards = view.get::<Table>(&table)?.map_or(1, |table| table.shards);
     let number = Writer::number_of(partition.partition, shards);
     Ok(view.writers_of(table)?.iter().any(|writer| writer.number == number))
+}
+
+/// OWN-1: a shard's standby is another node than its leader, and has not been removed. REP-1: it is a complete replica.
+fn check_standbys<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, ViewError> {
+    let mut found = Vec::new();
+    let replicates = view.replication()?.is_some();
+    for shard in view.list::<Shard>(&[])? {
+        let Some(standby) = shard.standby else { continue };
+        let node = view.get::<Node>(&standby)?;
+        let gone = node.is_none_or(|node| node.state == NodeState::Removed);
+        if gone || shard.leader == Some(standby) {
+            found.push(violation("OWN-1", format!("{shard:?} has a standby that cannot be")));
+        }
+        if replicates && shard.ready_replicas().all(|ready| ready != standby) {
+            let what = format!("the standby of {shard:?} is no complete replica");
+            found.push(violation("REP-1", what));
+        }
+    }
+    Ok(found)
 }
 
 /// CAT-1: where parts are replicated, exactly the live files have copies, at most one on each node. REP-1: only a

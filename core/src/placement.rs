@@ -1,9 +1,13 @@
 //! Placement: which node leads which shard, as a pure function from a problem to moves.
 //!
-//! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go back to the
-//! node that has their rows in its log, else to the one with the least load; then, as long as moving
+//! Sticky: a shard stays where it is while its leader may lead. Shards without a leader go to their standby, else
+//! back to the node that has their rows in its log, else to the one with the least load; then, as long as moving
 //! one shard makes the fullest and the emptiest node more even, one is moved. So nodes that come and go
 //! move only what must move (MOV-1).
+//! A shard that has lost its leader stays at its standby: that is about time, and evenness can wait.
+//! Which node that is says [`standby`].
+
+pub mod standby;
 
 use crate::ids::{NodeId, ShardId};
 use std::collections::BTreeMap;
@@ -35,6 +39,10 @@ pub struct ShardLoad {
     pub leader: Option<NodeId>,
     /// Who led it last and has rows of it in its log, if that counts for anything.
     pub last_leader: Option<NodeId>,
+    /// Whether it shall have a standby.
+    pub hot: bool,
+    /// Its standby now.
+    pub standby: Option<NodeId>,
     /// How much work it is, in any unit common to all.
     pub weight: u64,
 }
@@ -86,10 +94,10 @@ pub fn place(problem: &Problem) -> Vec<Move> {
     for s in homeless {
         let able = load.iter().filter(|(node, _)| s.may_be_at(**node));
         let least = able.min_by_key(|(node, load)| (**load, **node)).map(|(node, _)| *node);
-        let last = s
-            .last_leader
-            .filter(|node| load.contains_key(node) && s.may_be_at(*node));
-        let to = last.or(least);
+        let free = |node: &NodeId| load.contains_key(node) && s.may_be_at(*node);
+        let standby = s.standby.filter(free);
+        // A standby shows the rows at once; a log, when it is replayed.
+        let to = standby.or(s.last_leader.filter(free)).or(least);
         let reason = if s.leader.is_some() {
             MoveReason::LeaderLost
         } else {
@@ -103,13 +111,16 @@ pub fn place(problem: &Problem) -> Vec<Move> {
             });
         }
         if let Some(node) = to {
-            at.insert(s.shard, (node, s));
+            // A shard that goes to its standby is moved no further in the same step.
+            if standby.is_none() {
+                at.insert(s.shard, (node, s));
+            }
             *load.entry(node).or_default() += s.weight;
         }
     }
     // Each step lowers the sum of the squares of the loads, so this ends; the bound is only a belt.
     for _ in 0..problem.shards.len() {
-        let Some((shard, to)) = best_move(&load, &at) else {
+        let Some((shard, to)) = best_move(&load, &at, |s, to| s.may_be_at(to)) else {
             break;
         };
         let Some((from, s)) = at.get(&shard).copied() else {
@@ -130,17 +141,22 @@ pub fn place(problem: &Problem) -> Vec<Move> {
     moves
 }
 
-/// The one move that makes two nodes most even: of the greatest difference, the heaviest shard.
-fn best_move(load: &BTreeMap<NodeId, u64>, at: &BTreeMap<ShardId, (NodeId, &ShardLoad)>) -> Option<(ShardId, NodeId)> {
-    let mut best: Option<((u64, u64), ShardId, NodeId)> = None;
+/// The one move to where a shard `may` be that makes two nodes most even: of the greatest difference, the heaviest
+/// shard, and rather to its standby.
+fn best_move(
+    load: &BTreeMap<NodeId, u64>,
+    at: &BTreeMap<ShardId, (NodeId, &ShardLoad)>,
+    may: impl Fn(&ShardLoad, NodeId) -> bool,
+) -> Option<(ShardId, NodeId)> {
+    let mut best: Option<((u64, u64, bool), ShardId, NodeId)> = None;
     for (shard, (from, s)) in at.iter().filter(|(_, (_, s))| s.weight > 0) {
         let high = load.get(from).copied().unwrap_or_default();
-        for (to, low) in load.iter().filter(|(to, _)| s.may_be_at(**to)) {
+        for (to, low) in load.iter().filter(|(to, _)| may(s, **to)) {
             // A move pays only if the emptier does not become what the fuller was.
             if low + s.weight >= high {
                 continue;
             }
-            let worth = (high - low, s.weight);
+            let worth = (high - low, s.weight, s.standby == Some(*to));
             if best.is_none_or(|(known, ..)| worth > known) {
                 best = Some((worth, *shard, *to));
             }
@@ -172,6 +188,8 @@ mod tests {
                     able: None,
                     leader: l.map(NodeId),
                     last_leader: None,
+                    hot: false,
+                    standby: None,
                     weight: 1,
                 })
                 .collect(),
@@ -253,6 +271,50 @@ mod tests {
     }
 
     #[test]
+    fn who_stands_by_is_before_who_has_a_log() {
+        let mut p = problem(&[1, 2, 3], &[None]);
+        (p.shards[0].standby, p.shards[0].last_leader) = (Some(NodeId(2)), Some(NodeId(3)));
+        assert_eq!(place(&p)[0].to, Some(NodeId(2)));
+        p.candidates.retain(|node| *node != NodeId(2));
+        assert_eq!(place(&p)[0].to, Some(NodeId(3)));
+    }
+
+    #[test]
+    fn a_shard_goes_to_its_standby_whoever_leads_fewest() {
+        let mut p = problem(&[2, 3], &[Some(1), None, Some(2), Some(2)]);
+        (p.shards[0].standby, p.shards[1].standby) = (Some(NodeId(2)), Some(NodeId(2)));
+        let to_standby = |shard, reason| Move {
+            shard,
+            to: Some(NodeId(2)),
+            reason,
+        };
+        let moves = place(&p);
+        let urgent: Vec<Move> = moves
+            .iter()
+            .filter(|m| m.reason != MoveReason::Balance)
+            .copied()
+            .collect();
+        assert!(
+            urgent.contains(&to_standby(shard(0), MoveReason::LeaderLost)),
+            "{moves:?}"
+        );
+        assert!(urgent.contains(&to_standby(shard(1), MoveReason::Unled)), "{moves:?}");
+        assert_eq!(urgent.len(), 2);
+        // A standby that cannot lead is no better than any other.
+        p.shards[0].able = Some(vec![NodeId(3)]);
+        p.candidates.retain(|node| *node == NodeId(3));
+        assert!(place(&p).iter().all(|m| m.to == Some(NodeId(3))), "{:?}", place(&p));
+    }
+
+    #[test]
+    fn a_move_for_balance_goes_rather_to_a_standby() {
+        let mut p = problem(&[1, 2, 3], &[Some(1), Some(1), Some(1)]);
+        p.shards[2].standby = Some(NodeId(3));
+        let moves = place(&p);
+        assert_eq!((moves[0].shard, moves[0].to), (shard(2), Some(NodeId(3))));
+    }
+
+    #[test]
     fn without_candidates_a_lost_leader_is_taken_away() {
         let moves = place(&problem(&[], &[Some(1), None]));
         assert_eq!(
@@ -299,7 +361,8 @@ mod tests {
             let problem = Problem {
                 candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
                 shards: shards.iter().enumerate().map(|(i, (leader, weight))| ShardLoad {
-                    shard: shard(i as u32), able: None, leader: leader.map(NodeId), last_leader: None, weight: *weight,
+                    shard: shard(i as u32), able: None, leader: leader.map(NodeId), last_leader: None, hot: false, standby: None,
+                    weight: *weight,
                 }).collect(),
             };
             let after = solved(&problem);

@@ -175,6 +175,7 @@ mod tests {
             assigned: None,
             last_commit: None,
             replicas: vec![],
+            standby: None,
         }
     }
 

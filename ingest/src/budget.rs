@@ -7,8 +7,10 @@
 //! read on; writers ask whether theirs is the memtable to flush first, and wait for their turn to encode. So rows go
 //! beyond their share by one run for each consumer at most, since they are counted once they are decoded. An account
 //! that nobody holds any more counts for nothing.
+//!
+//! The memtable of a standby gives way long before: its rows are a copy, and no leader flushes earlier because of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tidemill_storage::memtable::{Memtable, MemtableStats};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The largest memtable is flushed before its time when what is in no cut yet, and that memtable once more for its
 /// encoding, take this share of the room for rows. What is left is for the rows that come meanwhile.
 const FLUSH_AT_PERCENT: u64 = 60;
+/// Standbys give way when this share of the room for rows is used.
+const YIELD_AT_PERCENT: u64 = 50;
 /// Cuts of so much of the share, one over `ENCODING`, are encoded at a time; a larger one alone.
 const ENCODING: u64 = 3;
 /// Encoding takes turns in units of so many bytes.
@@ -43,6 +47,8 @@ struct Holding {
     all: AtomicU64,
     /// Of it, what is not in a cut yet.
     uncut: AtomicU64,
+    /// Whether it is a standby's.
+    yields: AtomicBool,
 }
 
 /// Bytes in use, by kind.
@@ -89,30 +95,39 @@ impl Budget {
         }
     }
 
-    /// What all memtables hold, what of it is in no cut yet, and the most of that in one of them.
-    fn memtables(&self) -> (u64, u64, u64) {
+    fn each(&self) -> Vec<Arc<Holding>> {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let each = accounts.iter().filter_map(Weak::upgrade);
-        each.fold((0, 0, 0), |(all, uncut, largest), holding| {
+        accounts.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What memtables that are flushed have in no cut yet, and the most of that in one of them.
+    fn uncut(&self) -> (u64, u64) {
+        let flushed = self.each().into_iter().filter(|holding| !holding.yields());
+        flushed.fold((0, 0), |(uncut, largest), holding| {
             let own = holding.uncut.load(Ordering::Relaxed);
-            let all = all + holding.all.load(Ordering::Relaxed);
-            (all, uncut + own, largest.max(own))
+            (uncut + own, largest.max(own))
         })
     }
 
     /// Bytes in use.
     pub fn used(&self) -> Used {
+        let memtables = self.each().into_iter();
         Used {
-            memtables: self.memtables().0,
+            memtables: memtables.map(|holding| holding.all.load(Ordering::Relaxed)).sum(),
             encoding: self.encoding.load(Ordering::Relaxed),
             decoding: self.fetching.load(Ordering::Relaxed),
         }
     }
 
+    /// Whether so much of the room for rows is used.
+    fn is_used_to(&self, percent: u64) -> bool {
+        let used = self.used();
+        (used.memtables + used.encoding) * 100 >= self.rows * percent
+    }
+
     /// Whether consumers have to wait.
     pub fn is_spent(&self) -> bool {
-        let used = self.used();
-        used.memtables + used.encoding >= self.rows
+        self.is_used_to(100)
     }
 
     /// The part of a new client.
@@ -134,6 +149,12 @@ impl Budget {
     }
 }
 
+impl Holding {
+    fn yields(&self) -> bool {
+        self.yields.load(Ordering::Relaxed)
+    }
+}
+
 impl Account {
     /// Takes note of what its memtable holds now.
     pub fn observe(&self, memtable: &Memtable) -> MemtableStats {
@@ -148,6 +169,16 @@ impl Account {
         self.holding.uncut.store(uncut_bytes, Ordering::Relaxed);
     }
 
+    /// Says whether it is a standby's.
+    pub fn set_yields(&self, yields: bool) {
+        self.holding.yields.store(yields, Ordering::Relaxed);
+    }
+
+    /// Whether it is a standby's, and memory is so short that it has to give back what it holds.
+    pub fn must_yield(&self) -> bool {
+        self.holding.yields() && self.budget.is_used_to(YIELD_AT_PERCENT)
+    }
+
     /// Whether consumers have to wait.
     pub fn is_spent(&self) -> bool {
         self.budget.is_spent()
@@ -156,7 +187,7 @@ impl Account {
     /// Whether memory is short, and no memtable has more that could be flushed.
     pub fn should_flush(&self) -> bool {
         let own = self.holding.uncut.load(Ordering::Relaxed);
-        let (_, uncut, largest) = self.budget.memtables();
+        let (uncut, largest) = self.budget.uncut();
         let short = (uncut + largest) * 100 >= self.budget.rows * FLUSH_AT_PERCENT;
         own > 0 && own >= largest && short
     }
@@ -288,5 +319,43 @@ mod tests {
         assert!(clients.iter().all(|client| client.payload() >= MIB / 2));
         drop(clients);
         assert_eq!(budget.used().decoding, 0);
+    }
+
+    #[test]
+    fn a_standby_gives_way_first_and_is_never_waited_for() {
+        let budget = Arc::new(Budget::new(100, 0));
+        let (leader, standby) = (budget.open(), budget.open());
+        standby.set_yields(true);
+        leader.report(20, 20);
+        standby.report(29, 29);
+        assert!(!standby.must_yield());
+        standby.report(30, 30);
+        assert!(
+            standby.must_yield() && !leader.must_yield(),
+            "a leader keeps what it has"
+        );
+        assert!(
+            !leader.should_flush(),
+            "a leader flushes before a standby has given way"
+        );
+        leader.report(30, 30);
+        standby.report(60, 60);
+        assert!(leader.should_flush(), "it waits for a memtable that is never flushed");
+        standby.set_yields(false);
+        assert!(!leader.should_flush(), "one that leads is flushed in its turn");
+        assert!(standby.should_flush() && !standby.must_yield());
+    }
+
+    #[tokio::test]
+    async fn what_is_encoded_is_room_that_standbys_do_not_have() {
+        let budget = Arc::new(Budget::new(30 * MIB, 0));
+        let (leader, standby) = (budget.open(), budget.open());
+        standby.set_yields(true);
+        standby.report(8 * MIB, 8 * MIB);
+        assert!(!standby.must_yield());
+        let cut = leader.encode(7 * MIB).await;
+        assert!(standby.must_yield());
+        drop(cut);
+        assert!(!standby.must_yield());
     }
 }

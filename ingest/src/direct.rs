@@ -405,6 +405,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::testing;
+    use std::sync::OnceLock;
     use tidemill_core::schema::{Column, ColumnType};
     use tidemill_core::{Epoch, Incarnation, PipeId, SpanKey, TableId, WriterId, WriterToken};
     use tidemill_storage::memtable::Show;
@@ -456,13 +457,13 @@ mod tests {
             partition: PartitionId(0),
             incarnation: Incarnation(1),
         };
-        memtable.open(key, Show::WhenCommitted, Offset(0));
+        memtable.open(key, Show::WhenCommitted, Offset(0), None);
         let door = Door {
             shard: SHARD,
             table: known.clone(),
             memtable: memtable.clone(),
             account: Arc::new(Budget::new(1 << 20, 0)).open(),
-            log: ShardLog::new(wal, SHARD, Epoch(1), known),
+            log: ShardLog::new(wal, SHARD, Arc::new(OnceLock::from(Epoch(1))), known),
             wake: Arc::default(),
             barrier: Arc::default(),
             settled,

@@ -1,11 +1,14 @@
-//! The write-ahead log as a task sees it: that of one shard, in one epoch.
+//! The write-ahead log as a task sees it: that of one shard, in the epoch in which it leads.
 //!
 //! The order is law: a chunk is in the log before it is in the memtable, where queries see it; and a history is replayed
 //! before anything is appended to it. What the log gives back is in the memtable as if it had just been read, so
 //! the source is read from behind it on.
+//!
+//! A standby writes none and replays none: its rows are a copy of what the source has. What is logged of a history that it
+//! takes over is forgotten then ([`ShardLog::begin_anew`]), so the log of a history is always of one reader.
 
 use crate::kafka::Start;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tidemill_core::catalog::{Table, WalMode};
 use tidemill_core::{Epoch, ShardId, SpanKey};
 use tidemill_storage::memtable::{Chunk, Memtable};
@@ -18,13 +21,14 @@ use tracing::{error, info};
 pub struct ShardLog {
     wal: Arc<Wal>,
     shard: ShardId,
-    epoch: Epoch,
+    /// None while it stands by.
+    epoch: Arc<OnceLock<Epoch>>,
     table: watch::Receiver<Arc<Table>>,
 }
 
 impl ShardLog {
-    /// The log of `shard`, led in `epoch`; `table` is what the catalog says of its table.
-    pub fn new(wal: Arc<Wal>, shard: ShardId, epoch: Epoch, table: watch::Receiver<Arc<Table>>) -> Self {
+    /// The log of `shard`, led in `epoch` as soon as there is one; `table` is what the catalog says of its table.
+    pub fn new(wal: Arc<Wal>, shard: ShardId, epoch: Arc<OnceLock<Epoch>>, table: watch::Receiver<Arc<Table>>) -> Self {
         Self {
             wal,
             shard,
@@ -33,15 +37,15 @@ impl ShardLog {
         }
     }
 
-    /// Makes `chunks` durable, with one fsync, if the table asks for it. Blocks.
+    /// Makes `chunks` durable, with one fsync, if the table asks for it and this node leads. Blocks.
     ///
     /// # Errors
     /// See [`Wal::append`]; nothing of them may be shown then.
     pub fn append(&self, chunks: &[Chunk]) -> Result<(), WalError> {
         let mode = self.table.borrow().settings.wal;
-        match mode {
-            WalMode::Off => Ok(()),
-            WalMode::Local => self.wal.append(self.shard, self.epoch, chunks),
+        match (mode, self.epoch.get()) {
+            (WalMode::Off, _) | (_, None) => Ok(()),
+            (WalMode::Local, Some(epoch)) => self.wal.append(self.shard, *epoch, chunks),
         }
     }
 
@@ -51,6 +55,9 @@ impl ShardLog {
     /// # Errors
     /// [`WalError::Damaged`] when something of it cannot be read as it was written: that is not passed over.
     pub fn replay(&self, memtable: &Memtable, key: SpanKey, start: Start) -> Result<Start, WalError> {
+        if self.epoch.get().is_none() {
+            return Ok(start);
+        }
         let Recovered { chunks, unused } = self.wal.recover(self.shard, key, start.offset)?;
         let mut next = start;
         for chunk in chunks {
@@ -71,6 +78,23 @@ impl ShardLog {
             info!(shard = %self.shard, pipe = %key.pipe, partition = %key.partition, %from, %to, "replayed from the write-ahead log");
         }
         Ok(next)
+    }
+
+    /// Forgets what is logged of a history of a source that can be read again: a standby takes it over with rows that it has
+    /// read itself. To be called before this log has its epoch.
+    ///
+    /// What this node logged when it led before, beyond the committed offset, would be the same records if the source never
+    /// changed; but its log may have been cut and written anew since then, and only the standby's rows were
+    /// compared with what the leaders committed. Left there, such entries could meet those that are logged from now on without
+    /// a hole between them. So they go. The rows that are taken over are not logged: until they are committed, the log has a
+    /// hole there, at which a later replay stops and reads from the source. A crash may bring back what was
+    /// forgotten, but only if nothing was logged after it, since that is synced: then it is what a leader finds that starts here,
+    /// and continues with the epoch of the source compared.
+    ///
+    /// # Errors
+    /// See [`Wal::drop_lane`]; the history must not go on then.
+    pub fn begin_anew(&self, key: SpanKey) -> Result<(), WalError> {
+        self.wal.drop_lane(self.shard, key.pipe, key.partition)
     }
 }
 
@@ -130,7 +154,7 @@ mod tests {
         World {
             _folder: folder,
             table,
-            log: ShardLog::new(wal, shard, Epoch(1), known),
+            log: ShardLog::new(wal, shard, Arc::new(OnceLock::from(Epoch(1))), known),
         }
     }
 
@@ -183,5 +207,37 @@ mod tests {
         world.table.send_replace(table(WalMode::Local));
         world.log.append(&[chunk(9, 12)]).unwrap();
         assert_eq!(begun(&world, 9).0, 12);
+    }
+
+    #[test]
+    fn a_standby_logs_nothing_and_what_was_logged_before_it_led_never_meets_its_own() {
+        let world = world();
+        world.log.append(&[chunk(0, 5), chunk(5, 9)]).unwrap();
+        let log = ShardLog {
+            epoch: Arc::default(),
+            ..world.log.clone()
+        };
+        let memtable = Memtable::standby(log.shard);
+        memtable.open_partition(KEY, Offset(0));
+        let start = Start {
+            offset: Offset(0),
+            source_epoch: None,
+        };
+        assert_eq!(log.replay(&memtable, KEY, start).unwrap(), start);
+        for chunk in [chunk(0, 4), chunk(4, 9)] {
+            log.append(std::slice::from_ref(&chunk)).unwrap();
+            memtable.append(chunk).unwrap();
+        }
+        // It takes over what it has, committed up to 2, and goes on.
+        log.begin_anew(KEY).unwrap();
+        log.epoch.set(Epoch(2)).unwrap();
+        log.append(&[chunk(9, 12)]).unwrap();
+        assert_eq!(begun(&world, 9), (12, Some(12), (9..12).collect()));
+        assert_eq!(
+            begun(&world, 2),
+            (2, None, vec![]),
+            "the rows from 2 to 9 are read again"
+        );
+        assert_eq!(begun(&world, 9).0, 9, "and what was behind them is, too");
     }
 }

@@ -5,6 +5,9 @@
 //! on the node does, the other threads read in a tenth of the time only. So processors, memory and network go to what
 //! would be lost. What the others read is a second older meanwhile; one that needs more than a tenth of its time falls
 //! behind until the danger is over.
+//!
+//! Likewise a thread that reads for a standby lets those go first that read for leaders, as long as they have something to
+//! catch up with: what they read can be queried, what it reads is a copy.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +21,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(100);
 /// How long a claim holds that is not renewed; longer than a run of records takes.
 const LEASE: Duration = Duration::from_millis(500);
+/// The same for the claim of leaders over standbys; short, since leaders catch up with a little all the time.
+const LEAD_LEASE: Duration = Duration::from_millis(100);
 /// For how long a claim is renewed without anything being read: whoever cannot read, keeps nobody from reading.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -31,6 +36,8 @@ pub struct Priority {
     /// Until when somebody reads first, in milliseconds since `began`. It runs out by itself: a thread that has no
     /// partition any more, or no broker, or has ended, keeps nobody waiting.
     claimed_until: AtomicU64,
+    /// Until when leaders read before standbys, likewise.
+    led_until: AtomicU64,
     began: Instant,
 }
 
@@ -39,6 +46,7 @@ impl Default for Priority {
         Self {
             urgent: Mutex::default(),
             claimed_until: AtomicU64::new(0),
+            led_until: AtomicU64::new(0),
             began: Instant::now(),
         }
     }
@@ -83,17 +91,35 @@ impl Claim {
     pub fn hold(&mut self, wanted: bool) {
         self.held = wanted && self.read_at.elapsed() < IDLE;
         if self.held {
-            let until = self.priority.began.elapsed() + LEASE;
-            let until = until.as_millis() as u64;
-            self.priority.claimed_until.fetch_max(until, Ordering::Relaxed);
+            self.extend(&self.priority.claimed_until, LEASE);
         }
+    }
+
+    /// Goes before standbys for a while: it reads for a leader that has something to catch up with.
+    pub fn lead(&self) {
+        if self.read_at.elapsed() < IDLE {
+            self.extend(&self.priority.led_until, LEAD_LEASE);
+        }
+    }
+
+    fn extend(&self, until: &AtomicU64, by: Duration) {
+        let to = self.priority.began.elapsed() + by;
+        until.fetch_max(to.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the thread, which reads for a standby, has to let leaders read now.
+    pub fn gives_way_to_leaders(&self) -> bool {
+        self.lets(&self.priority.led_until)
     }
 
     /// Whether the thread has to let others read now.
     pub fn gives_way(&self) -> bool {
+        !self.held && self.lets(&self.priority.claimed_until)
+    }
+
+    fn lets(&self, others_until: &AtomicU64) -> bool {
         let now = self.priority.began.elapsed();
-        let claimed = (now.as_millis() as u64) < self.priority.claimed_until.load(Ordering::Relaxed);
-        !self.held && claimed && !is_turn(now)
+        (now.as_millis() as u64) < others_until.load(Ordering::Relaxed) && !is_turn(now)
     }
 }
 
@@ -130,6 +156,31 @@ mod tests {
         hurried.progressed();
         hurried.hold(true);
         assert!(gives_way(&other));
+    }
+
+    #[test]
+    fn standbys_give_way_to_leaders_that_get_on() {
+        let priority = Arc::new(Priority::default());
+        let (mut leader, standby) = (priority.claim(), priority.claim());
+        // Whatever part of the round it is, a turn is over within two looks.
+        let gives_way = || {
+            let first = standby.gives_way_to_leaders();
+            first || (is_turn(priority.began.elapsed()) && !is_turn(priority.began.elapsed() + TURN))
+        };
+        assert!(!standby.gives_way_to_leaders());
+        leader.lead();
+        assert!(
+            gives_way() && !leader.gives_way(),
+            "leaders do not give way to each other"
+        );
+        std::thread::sleep(LEAD_LEASE);
+        assert!(!standby.gives_way_to_leaders(), "a claim outlives its lease");
+        leader.read_at -= IDLE;
+        leader.lead();
+        assert!(
+            !standby.gives_way_to_leaders(),
+            "a leader that reads nothing is waited for"
+        );
     }
 
     #[test]

@@ -1,22 +1,28 @@
 //! What the leader of a shard runs: one consumer thread for each pipe, one memtable, one writer.
 //!
-//! A task lives for one epoch. It is told what the catalog says ([`ShardTask::reconcile`]) and makes the
-//! difference; it ends when it is fenced, told to stop, or drained. After its end the memtable
-//! refuses rows and scans, so nobody reads or commits from a task that no longer leads.
+//! A task lives for one epoch, and before it perhaps as a standby, without a writer (`standby.rs`). It is told what the
+//! catalog says ([`ShardTask::reconcile`]) and makes the difference; it ends when it is fenced, told to stop, or drained.
+//! After its end the memtable refuses rows and scans, so nobody reads or commits from a task that no longer leads.
+
+mod direct;
+mod standby;
+
+pub use direct::Held;
+pub use standby::Takeovers;
 
 use crate::backoff::Backoff;
 use crate::budget::{Account, Budget};
-use crate::direct::{Door, Incoming, WriteError};
 use crate::freshness::Freshness;
 use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionStatus, Start};
 use crate::log::ShardLog;
 use crate::priority::Priority;
 use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks, Trouble};
+use standby::Tail;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tidemill_core::catalog::{Acks, Pipe, PipeState, SourcePartition, Table, Writer};
+use tidemill_core::catalog::{Pipe, PipeState, SourcePartition, Table, Writer};
 use tidemill_core::command::{Refusal, StopPartition};
 use tidemill_core::stop::StopReason;
 use tidemill_core::wait::Wait;
@@ -48,6 +54,8 @@ pub struct TaskContext {
     pub priority: Arc<Priority>,
     /// Notified when a task needs to be reconciled again, or has ended.
     pub attention: Arc<Notify>,
+    /// Counts what standbys took over.
+    pub takeovers: Arc<Takeovers>,
 }
 
 /// How far a partition of a task is.
@@ -93,7 +101,8 @@ pub struct ShardTask {
     context: Arc<TaskContext>,
     table: watch::Sender<Arc<Table>>,
     shard: ShardId,
-    epoch: Epoch,
+    /// The epoch in which it leads; none while it stands by.
+    epoch: Arc<OnceLock<Epoch>>,
     memtable: Arc<Memtable>,
     log: ShardLog,
     account: Account,
@@ -109,6 +118,11 @@ pub struct ShardTask {
     direct: OnceLock<PipeId>,
     trouble: Trouble,
     stops: UnboundedSender<(SpanKey, StopReason)>,
+    /// Where those arrive, until there is a writer that listens.
+    stopped: Mutex<Option<UnboundedReceiver<(SpanKey, StopReason)>>>,
+    /// Whether consumers read for a standby.
+    standby: Arc<AtomicBool>,
+    tail: Mutex<Tail>,
     consumers: Mutex<Consumers>,
     command: watch::Sender<Command>,
     ended: Arc<AtomicBool>,
@@ -124,63 +138,78 @@ enum Command {
 impl ShardTask {
     /// Starts the task for `shard` of `table` in `epoch`, on the current runtime, without any partition.
     pub fn start(context: Arc<TaskContext>, table: Table, shard: ShardId, epoch: Epoch) -> Self {
-        let (table, tables) = watch::channel(Arc::new(table));
-        let memtable = Arc::new(Memtable::new(shard, epoch));
-        let wake = Arc::new(Notify::new());
-        let ended = Arc::new(AtomicBool::new(false));
-        let (command, commands) = watch::channel(Command::Run);
-        let account = context.budget.open();
-        let (topics, hurry) = (TopicChecks::default(), Arc::new(AtomicBool::new(false)));
-        let (barrier, settled) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(()));
-        let trouble = Trouble::default();
+        let task = Self::new(context, table, Memtable::new(shard, epoch), shard, false);
+        task.begin_writing(epoch);
+        task
+    }
+
+    fn new(context: Arc<TaskContext>, table: Table, memtable: Memtable, shard: ShardId, standby: bool) -> Self {
         let (stops, stopped) = unbounded_channel();
-        let log = ShardLog::new(context.wal.clone(), shard, epoch, tables.clone());
-        let writer = ShardWriter {
-            table: tables,
-            shard,
-            epoch,
-            memtable: memtable.clone(),
-            store: context.store.clone(),
-            committer: context.committer.clone(),
-            account: account.clone(),
-            topics: topics.clone(),
-            hurry: hurry.clone(),
-            barrier: barrier.clone(),
-            settled: settled.clone(),
-            trouble: trouble.clone(),
-        };
-        let attention = context.attention.clone();
-        let told = Told { commands, stopped };
-        let run = write_until_told(writer, wake.clone(), told, ended.clone(), attention);
-        info!(%shard, %epoch, table = %table.borrow().name, "the task starts");
+        let (table, epoch) = (watch::channel(Arc::new(table)).0, Arc::default());
+        let log = ShardLog::new(context.wal.clone(), shard, Arc::clone(&epoch), table.subscribe());
+        let account = context.budget.open();
+        account.set_yields(standby);
         Self {
-            writer: Mutex::new(Some(tokio::spawn(run))),
+            writer: Mutex::default(),
             context,
             table,
             shard,
             epoch,
-            memtable,
+            memtable: Arc::new(memtable),
             log,
             account,
-            wake,
+            wake: Arc::default(),
             freshness: Arc::default(),
-            topics,
-            hurry,
-            barrier,
-            settled,
+            topics: TopicChecks::default(),
+            hurry: Arc::default(),
+            barrier: Arc::default(),
+            settled: watch::Sender::new(()),
             held: Mutex::default(),
             direct: OnceLock::new(),
-            trouble,
+            trouble: Trouble::default(),
             stops,
+            stopped: Mutex::new(Some(stopped)),
+            standby: Arc::new(AtomicBool::new(standby)),
+            tail: Mutex::default(),
             consumers: Mutex::default(),
-            command,
-            ended,
+            command: watch::channel(Command::Run).0,
+            ended: Arc::default(),
         }
     }
 
-    /// The epoch that it lives for.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
+    /// Begins to commit what is read, in `epoch`; once.
+    fn begin_writing(&self, epoch: Epoch) {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(stopped) = stopped.filter(|_| self.epoch.set(epoch).is_ok()) else {
+            return;
+        };
+        let writer = ShardWriter {
+            table: self.table.subscribe(),
+            shard: self.shard,
+            epoch,
+            memtable: self.memtable.clone(),
+            store: self.context.store.clone(),
+            committer: self.context.committer.clone(),
+            account: self.account.clone(),
+            topics: self.topics.clone(),
+            hurry: self.hurry.clone(),
+            barrier: self.barrier.clone(),
+            settled: self.settled.clone(),
+            trouble: self.trouble.clone(),
+        };
+        let told = Told {
+            commands: self.command.subscribe(),
+            stopped,
+        };
+        let (ended, attention) = (self.ended.clone(), self.context.attention.clone());
+        info!(shard = %self.shard, %epoch, table = %self.table.borrow().name, "the task starts");
+        let run = write_until_told(writer, self.wake.clone(), told, ended, attention);
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(run));
+    }
+
+    /// The epoch that it leads in; `None` while it stands by.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch.get().copied()
     }
 
     /// Its memtable, for scans.
@@ -207,6 +236,10 @@ impl ShardTask {
             changed
         });
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = match self.epoch() {
+            Some(_) => wanted,
+            None => self.worth_tailing(&consumers, wanted),
+        };
         let positions = self.memtable.positions();
         let open: BTreeSet<SpanKey> = positions.iter().map(|(key, _)| *key).collect();
         // A partition that lost its source begins another life, and what was read in the one before is dropped.
@@ -246,81 +279,10 @@ impl ShardTask {
         if hurry {
             self.wake.notify_one();
         }
-    }
-
-    /// Opens the histories of `writers` that are not open.
-    fn admit(&self, pipe: &Pipe, partitions: &[SourcePartition], writers: &[Writer], open: &BTreeSet<SpanKey>) {
-        self.direct.get_or_init(|| pipe.id);
-        let shards = self.table.borrow().shards;
-        // Held while they are opened: whoever holds one back has closed it before.
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = |p: &&SourcePartition| !open.contains(&p.key()) && !held.contains(&(p.pipe, p.partition));
-        for p in partitions.iter().filter(closed) {
-            let number = Writer::number_of(p.partition, shards);
-            let writer = writers.iter().find(|writer| writer.number == number);
-            let show = match writer.map(|writer| writer.acks) {
-                Some(Acks::None | Acks::Leader) => Show::AtOnce,
-                Some(Acks::All) | None => Show::WhenCommitted,
-            };
-            let mut start = Start {
-                offset: p.offset,
-                source_epoch: None,
-            };
-            // What cannot be opened is not served, and tried again.
-            self.open(p.key(), show, &mut start);
+        if self.epoch().is_some() {
+            // Last: consumers that read for a leader have the places that it gave them.
+            self.standby.store(false, Ordering::Release);
         }
-    }
-
-    fn door(&self) -> Result<Door, WriteError> {
-        if self.has_ended() || *self.command.borrow() != Command::Run {
-            return Err(WriteError::Retry(format!(
-                "shard {} is changing its leader",
-                self.shard
-            )));
-        }
-        Ok(Door {
-            shard: self.shard,
-            table: self.table.subscribe(),
-            memtable: self.memtable.clone(),
-            account: self.account.clone(),
-            log: self.log.clone(),
-            wake: self.wake.clone(),
-            barrier: self.barrier.clone(),
-            settled: self.settled.subscribe(),
-        })
-    }
-
-    /// Takes rows that a program writes itself, those that are not there yet; gives the number behind the last of them.
-    /// They are in memory then, and in the log before if the table has one and `acks` is not all.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing was taken.
-    pub async fn write(&self, writer: &Writer, incoming: Incoming) -> Result<Offset, WriteError> {
-        self.door()?.take(writer, incoming).await
-    }
-
-    /// Returns when everything of `writer` below `end` is committed; with `hurry` soon, whatever the flush policy.
-    ///
-    /// # Errors
-    /// [`WriteError::Retry`] when this task ends before; [`WriteError::Gap`] when rows below `end` are not here any more.
-    pub async fn committed(&self, writer: &Writer, end: Offset, hurry: bool) -> Result<(), WriteError> {
-        let door = self.door()?;
-        if hurry {
-            door.hurry();
-        }
-        door.committed(writer, end).await
-    }
-
-    /// Keeps the partition of `writer` closed until the answer is dropped, if it is empty and ends at `end`: nothing is taken
-    /// for it meanwhile, from whomever. Then it is opened as the catalog says by that time.
-    pub fn hold(self: &Arc<Self>, writer: &Writer, end: Offset) -> Option<Held> {
-        let place = (writer.pipe, writer.partition(&self.table.borrow(), self.shard.index)?);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = self.memtable.close_if_empty_at(place.0, place.1, end) && held.insert(place);
-        closed.then(|| Held {
-            task: self.clone(),
-            place,
-        })
     }
 
     /// Has `pipe` read those of `partitions` that may be read; `open` are the histories that go on.
@@ -342,7 +304,7 @@ impl ShardTask {
         if let Some(known) = known {
             // It may have been on its way to a pause that was called off.
             known.consumer.set_quiet(false);
-            for p in partitions {
+            for p in partitions.iter().filter(|_| self.epoch().is_some()) {
                 known.consumer.show_committed(p.partition, p.offset);
             }
         }
@@ -371,7 +333,7 @@ impl ShardTask {
     /// Begins a history in the memtable, with what the log has of it; `start` is where the source is to be read from then.
     /// Returns whether that succeeded; if not, it is tried again at the next reconciliation.
     fn open(&self, key: SpanKey, show: Show, start: &mut Start) -> bool {
-        self.memtable.open(key, show, start.offset);
+        self.memtable.open(key, show, start.offset, start.source_epoch);
         match self.log.replay(&self.memtable, key, *start) {
             Ok(next) => *start = next,
             Err(error) => {
@@ -407,6 +369,7 @@ impl ShardTask {
                     wake: self.wake.clone(),
                     freshness: self.freshness.clone(),
                     stops: self.stops.clone(),
+                    standby: self.standby.clone(),
                 })?;
                 let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
                 topics.insert(pipe.id, consumer.topic().clone());
@@ -478,21 +441,7 @@ impl ShardTask {
 impl Drop for ShardTask {
     fn drop(&mut self) {
         self.stop();
-        info!(shard = %self.shard, epoch = %self.epoch, "the task has ended");
-    }
-}
-
-/// See [`ShardTask::hold`].
-pub struct Held {
-    task: Arc<ShardTask>,
-    place: (PipeId, PartitionId),
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut held = self.task.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.remove(&self.place);
-        self.task.context.attention.notify_one();
+        info!(shard = %self.shard, epoch = ?self.epoch(), "the task has ended");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commit protocol against an adversary: requests get lost, replies get lost, requests arrive twice and
-//! late, pipes are paused between reading and committing, and the shard changes its leader. The catalog is the real
+//! late, pipes are paused between reading and committing, and the shard changes its leader, to one that begins anew or
+//! to a standby that has read at its own pace. The catalog is the real
 //! `apply`, the memtable and the parts are the real ones. In the end every offset below the committed
 //! one is in exactly one committed part, once.
 
@@ -20,7 +21,7 @@ use tidemill_core::view::{CatalogRead, MemView, Overlay};
 use tidemill_core::*;
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::writer::{CommitUnknown, Committer, Flushed, ShardWriter, TopicChecks};
-use tidemill_storage::memtable::{Chunk, Extent, Memtable};
+use tidemill_storage::memtable::{Chunk, Committed, Extent, Memtable};
 use tidemill_storage::part::read_part;
 use tidemill_storage::schema::arrow_schema;
 use tidemill_storage::store::{self, PartStore};
@@ -215,7 +216,53 @@ fn key_of(p: &SourcePartition) -> SpanKey {
     }
 }
 
-async fn run(seed: u64) {
+/// Opens what the catalog says and `memtable` has not open, as the task does.
+fn reconcile(memtable: &Memtable, partitions: &[SourcePartition]) {
+    let open: Vec<SpanKey> = memtable.positions().into_iter().map(|(key, _)| key).collect();
+    for p in partitions.iter().filter(|p| !open.contains(&key_of(p))) {
+        memtable.open_partition(key_of(p), p.offset);
+    }
+}
+
+/// Reads some more of every partition, in up to `most` chunks.
+fn read_on(memtable: &Memtable, table: &Table, rng: &mut StdRng, most: u32) {
+    for (key, mut at) in memtable.positions() {
+        for _ in 0..rng.random_range(0..=most) {
+            let width = rng.random_range(1..40);
+            let end = Offset(at.0 + width);
+            let span = Span {
+                key,
+                start: at,
+                end,
+                counts: Counts::stored(width),
+                topic: None,
+                source_epoch: None,
+            };
+            memtable
+                .append(Chunk {
+                    span,
+                    rows: Some(rows(table, key.partition.0, at.0, end.0)),
+                    rejects: None,
+                })
+                .unwrap();
+            at = end;
+        }
+    }
+}
+
+/// The standby leads. Returns how many partitions it need not read again.
+fn take_over(standby: &Memtable, epoch: Epoch, partitions: &[SourcePartition]) -> usize {
+    let committed = |p: &SourcePartition| Committed {
+        key: key_of(p),
+        offset: p.offset,
+        source_epoch: p.source_epoch,
+    };
+    let committed: Vec<Committed> = partitions.iter().map(committed).collect();
+    standby.lead(epoch, &committed).len()
+}
+
+/// Returns how many partitions standbys took over without reading again.
+async fn run(seed: u64, hot: bool) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(store::LocalStore::open(folder.path()).unwrap());
     let (mut catalog, table) = found(seed);
@@ -223,37 +270,20 @@ async fn run(seed: u64) {
     let network = Arc::new(Network(Mutex::new(catalog)));
     let mut rng = StdRng::seed_from_u64(seed ^ 0xfeed);
     let mut memtable = Arc::new(Memtable::new(SHARD, epoch));
+    let mut standby = Arc::new(Memtable::standby(SHARD));
+    let mut kept = 0;
     for _ in 0..60 {
-        // Reconcile, as the task does.
-        let open: Vec<SpanKey> = memtable.positions().into_iter().map(|(key, _)| key).collect();
-        for p in network.0.lock().unwrap().partitions() {
-            if !open.contains(&key_of(&p)) {
-                memtable.open_partition(key_of(&p), p.offset);
+        let partitions = network.0.lock().unwrap().partitions();
+        reconcile(&memtable, &partitions);
+        read_on(&memtable, &table, &mut rng, 1);
+        // The standby looks at the catalog now and then, and is ahead of the leader at times and behind at others.
+        if rng.random_bool(0.7) {
+            reconcile(&standby, &partitions);
+            for p in &partitions {
+                standby.release_below(key_of(p), p.offset);
             }
         }
-        // Read on.
-        for (key, at) in memtable.positions() {
-            let width = rng.random_range(0..40);
-            if width > 0 {
-                let end = at.0 + width;
-                let rows = rows(&table, key.partition.0, at.0, end);
-                let span = Span {
-                    key,
-                    start: at,
-                    end: Offset(end),
-                    counts: Counts::stored(width),
-                    topic: None,
-                    source_epoch: None,
-                };
-                memtable
-                    .append(Chunk {
-                        span,
-                        rows: Some(rows),
-                        rejects: None,
-                    })
-                    .unwrap();
-            }
-        }
+        read_on(&standby, &table, &mut rng, 2);
         if rng.random_bool(0.1) {
             network.0.lock().unwrap().pause_and_resume();
         }
@@ -274,8 +304,13 @@ async fn run(seed: u64) {
         if let Flushed::Fenced(refusal) = writer.flush(Extent::All).await {
             assert!(matches!(refusal, Refusal::StaleEpoch { .. }), "{refusal}");
             memtable.close();
-            epoch = network.0.lock().unwrap().new_leader();
-            memtable = Arc::new(Memtable::new(SHARD, epoch));
+            let catalog = &mut *network.0.lock().unwrap();
+            epoch = catalog.new_leader();
+            memtable = match hot {
+                true => std::mem::replace(&mut standby, Arc::new(Memtable::standby(SHARD))),
+                false => Arc::new(Memtable::standby(SHARD)),
+            };
+            kept += take_over(&memtable, epoch, &catalog.partitions());
         }
     }
     let parts = network.0.lock().unwrap().state.list::<Part>(&[]).unwrap();
@@ -309,12 +344,25 @@ async fn run(seed: u64) {
         total += p.offset.0;
     }
     assert!(total > 100, "seed {seed}: hardly anything was committed: {total}");
+    kept
+}
+
+async fn run_all(hot: bool) -> usize {
+    let seeds: Vec<_> = (0..25).map(|seed| tokio::spawn(run(seed, hot))).collect();
+    let mut kept = 0;
+    for seed in seeds {
+        kept += seed.await.unwrap();
+    }
+    kept
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_offset_is_committed_exactly_once_whatever_the_network_does() {
-    let seeds: Vec<_> = (0..25).map(|seed| tokio::spawn(run(seed))).collect();
-    for seed in seeds {
-        seed.await.unwrap();
-    }
+    assert_eq!(run_all(false).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_commits_every_offset_exactly_once() {
+    let kept = run_all(true).await;
+    assert!(kept > 25, "standbys had to read nearly everything again: {kept}");
 }

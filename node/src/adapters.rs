@@ -21,7 +21,7 @@ use tidemill_ingest::writer::{CommitUnknown, Committer};
 use tidemill_proto::api::fresh_client::FreshClient;
 use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::pin_reply::Kind;
-use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressReply, ProgressRequest};
+use tidemill_proto::api::{self, NodeReport, PinHeader, PinRequest, ProgressReply, ProgressRequest, TaskProgress};
 use tidemill_query::{
     CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SoftState, SourceError,
     SourceOffsets, Sources, StartPosition,
@@ -295,14 +295,26 @@ impl Progress for ClusterProgress {
 
 fn node_progress(report: NodeReport) -> NodeProgress {
     let progress = report.progress.unwrap_or_default();
-    let (mut partitions, mut freshness) = (Vec::new(), Vec::new());
-    for task in progress.tasks {
-        freshness.push((TableId(task.table), task.freshness));
+    let freshness = progress.tasks.iter();
+    let freshness = freshness.map(|task| (TableId(task.table), task.freshness.clone()));
+    NodeProgress {
+        node: NodeId(report.node),
+        silent_ms: report.silent_ms,
+        memtable_bytes: progress.memtable_bytes,
+        rows_per_second: progress.rows_per_second,
+        freshness: freshness.collect(),
+        partitions: partitions_of(progress.tasks),
+        standing_by: partitions_of(progress.standbys),
+    }
+}
+
+fn partitions_of(tasks: Vec<TaskProgress>) -> Vec<PartitionProgress> {
+    let of_task = |task: TaskProgress| {
         let shard = ShardId {
             table: TableId(task.table),
             index: task.shard,
         };
-        partitions.extend(task.partitions.into_iter().map(|p| PartitionProgress {
+        task.partitions.into_iter().map(move |p| PartitionProgress {
             key: span_key(p.pipe, p.partition, p.incarnation),
             shard,
             position: Offset(p.position),
@@ -312,16 +324,9 @@ fn node_progress(report: NodeReport) -> NodeProgress {
             read_to_ms: p.read_to_ms,
             wait: p.wait().into(),
             waiting_for: p.waiting_for,
-        }));
-    }
-    NodeProgress {
-        node: NodeId(report.node),
-        silent_ms: report.silent_ms,
-        memtable_bytes: progress.memtable_bytes,
-        rows_per_second: progress.rows_per_second,
-        partitions,
-        freshness,
-    }
+        })
+    };
+    tasks.into_iter().flat_map(of_task).collect()
 }
 
 /// Asks Kafka, off the runtime.

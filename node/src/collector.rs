@@ -157,6 +157,7 @@ mod tests {
                     assigned: None,
                     last_commit: None,
                     replicas: vec![],
+                    standby: None,
                 },
             )
             .unwrap();

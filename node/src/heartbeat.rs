@@ -1,7 +1,7 @@
 //! Heartbeats: every 200 ms this node tells the manager that it lives and how far its tasks are.
 
 use crate::manager::Reports;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, TaskReport};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,33 +142,12 @@ impl Heart {
     }
 
     fn beat(&self, rates: &mut Rates) -> BeatRequest {
-        let reports = self.supervisor.reports();
-        let positions = reports
+        let (leading, standing_by): (Vec<_>, Vec<_>) =
+            self.supervisor.reports().into_iter().partition(|r| r.epoch.is_some());
+        let positions = leading
             .iter()
             .flat_map(|r| r.partitions.iter().map(|p| (p.key, p.position.0)));
         let rows_per_second = rates.update(positions.collect());
-        let tasks = reports.into_iter().map(|report| TaskProgress {
-            table: report.shard.table.0,
-            shard: report.shard.index,
-            epoch: report.epoch.0,
-            freshness: report.freshness,
-            partitions: report
-                .partitions
-                .into_iter()
-                .map(|p| PartitionProgress {
-                    pipe: p.key.pipe.0,
-                    partition: p.key.partition.0,
-                    incarnation: p.key.incarnation.0,
-                    position: p.position.0,
-                    end: p.end.map(|end| end.0),
-                    wait: Wait::from(p.wait.as_ref().map(|wait| wait.kind())).into(),
-                    waiting_for: p.wait.map(|wait| wait.to_string()).unwrap_or_default(),
-                    reading: p.reading,
-                    record_bytes: p.record_bytes,
-                    read_to_ms: p.read_to_ms,
-                })
-                .collect(),
-        });
         BeatRequest {
             node: self.node.0,
             boot: self.boot.to_string(),
@@ -181,10 +160,34 @@ impl Heart {
             progress: Some(NodeProgress {
                 memtable_bytes: self.supervisor.memtable_bytes(),
                 rows_per_second,
-                tasks: tasks.collect(),
+                tasks: leading.into_iter().map(progress).collect(),
+                standbys: standing_by.into_iter().map(progress).collect(),
                 oldest_pinned_version: (self.pinned)().map_or(0, |v| v.0),
             }),
         }
+    }
+}
+
+/// What a task says of itself, on the wire.
+fn progress(report: TaskReport) -> TaskProgress {
+    let partition = |p: tidemill_ingest::task::PartitionProgress| PartitionProgress {
+        pipe: p.key.pipe.0,
+        partition: p.key.partition.0,
+        incarnation: p.key.incarnation.0,
+        position: p.position.0,
+        end: p.end.map(|end| end.0),
+        wait: Wait::from(p.wait.as_ref().map(|wait| wait.kind())).into(),
+        waiting_for: p.wait.map(|wait| wait.to_string()).unwrap_or_default(),
+        reading: p.reading,
+        record_bytes: p.record_bytes,
+        read_to_ms: p.read_to_ms,
+    };
+    TaskProgress {
+        table: report.shard.table.0,
+        shard: report.shard.index,
+        epoch: report.epoch.unwrap_or_default().0,
+        freshness: report.freshness,
+        partitions: report.partitions.into_iter().map(partition).collect(),
     }
 }
 

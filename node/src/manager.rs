@@ -8,6 +8,7 @@
 
 mod replace;
 mod reports;
+mod standbys;
 mod stuck;
 
 pub use reports::Reports;
@@ -38,8 +39,9 @@ use tracing::{debug, info, warn};
 
 /// How long a node may be silent before it is down.
 pub const SILENT: Duration = Duration::from_millis(1500);
-/// For how long a new manager listens for the leader before it, at least.
-const LISTEN: Duration = Duration::from_millis(500);
+/// For how long a new manager listens for the leader before it, at least: a heartbeat and a half. It says nothing in Raft
+/// either, and has not for the time of an election.
+const LISTEN: Duration = Duration::from_millis(300);
 /// How often the manager looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often shards may move for the sake of balance alone.
@@ -150,7 +152,9 @@ impl Manager {
                 if let Err(error) = self.look(&mut term).await {
                     warn!("the catalog cannot be read: {error}");
                 }
-                tokio::time::sleep(LOOK).await;
+                // A node that falls silent is judged when its time is over, not at the next look.
+                let due = self.reports.until_silence().unwrap_or(LOOK);
+                tokio::time::sleep(due.clamp(LOOK / 10, LOOK)).await;
             }
             self.reports.end();
             info!("this node is not the manager any more");
@@ -162,6 +166,7 @@ impl Manager {
         self.judge_nodes(term, &*state()?).await?;
         let leaving = self.place_replicas(term, &*state()?).await?;
         self.place_shards(term, &*state()?, &leaving).await?;
+        standbys::place(&self.catalog, &self.reports, &*state()?, &leaving, &term.stuck).await?;
         self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);
@@ -320,40 +325,10 @@ impl Manager {
         leaving: &[ReplicaOf],
     ) -> Result<(), ViewError> {
         let nodes = state.list::<Node>(&[])?;
-        let replicates = state.replication()?.is_some();
-        let able = |shard: &Shard| {
-            let leaves = |node: &NodeId| {
-                leaving.contains(&ReplicaOf {
-                    shard: shard.id,
-                    node: *node,
-                })
-            };
-            replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
-        };
-        let mut shards = Vec::new();
-        for s in state.list::<Shard>(&[])? {
-            // Where its rows may be in a log matters to a shard without a leader only.
-            let last = s.last_leader.filter(|_| s.leader.is_none());
-            let table = last.map(|_| state.get::<Table>(&s.id.table)).transpose()?.flatten();
-            let has_log = table.is_some_and(|table| table.settings.wal == WalMode::Local);
-            shards.push(ShardLoad {
-                shard: s.id,
-                able: able(&s),
-                leader: s.leader,
-                last_leader: last.filter(|_| has_log),
-                weight: 1,
-            });
-        }
-        let mut problem = Problem {
-            candidates: nodes
-                .iter()
-                .filter(|n| n.state == NodeState::Ready)
-                .map(|n| n.id)
-                .collect(),
-            shards,
-        };
+        let mut problem = placement_problem(state, &nodes, leaving)?;
         self.replace_stuck(term, state, &problem).await?;
         keep_away(&term.stuck, &mut problem);
+        standbys::pass_over_unheard(&self.reports, &nodes, &mut problem);
         // A node that has just come is not given shards that others serve well.
         let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
         let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
@@ -428,6 +403,39 @@ impl Manager {
     }
 }
 
+/// Who may lead what, and does.
+fn placement_problem(state: &dyn CatalogSnapshot, nodes: &[Node], leaving: &[ReplicaOf]) -> Result<Problem, ViewError> {
+    let replicates = state.replication()?.is_some();
+    let hot = standbys::hot_shards(state)?;
+    let logged: BTreeSet<TableId> = (state.list::<Table>(&[])?.iter())
+        .filter(|table| table.settings.wal == WalMode::Local)
+        .map(|table| table.id)
+        .collect();
+    let able = |shard: &Shard| {
+        let leaves = |node: &NodeId| {
+            leaving.contains(&ReplicaOf {
+                shard: shard.id,
+                node: *node,
+            })
+        };
+        replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
+    };
+    let load = |s: &Shard| ShardLoad {
+        shard: s.id,
+        able: able(s),
+        leader: s.leader,
+        last_leader: s.last_leader.filter(|_| logged.contains(&s.id.table)),
+        hot: hot.contains(&s.id),
+        standby: s.standby,
+        weight: 1,
+    };
+    let ready = nodes.iter().filter(|n| n.state == NodeState::Ready);
+    Ok(Problem {
+        candidates: ready.map(|n| n.id).collect(),
+        shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
+    })
+}
+
 fn set_state(node: &Node, state: NodeState) -> Command {
     Command::SetNodeState(SetNodeState {
         node: node.id,
@@ -449,26 +457,22 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
     let node = |id: Option<NodeId>| nodes.iter().find(|node| Some(node.id) == id);
     let name = |id: Option<NodeId>| node(id).map_or_else(|| "nobody".to_owned(), |node| format!("'{}'", node.name));
     let led = |id: Option<NodeId>| id.map_or(0, |id| problem.leads(id));
-    match m.reason {
-        MoveReason::Unled => {
-            let before = shard
-                .assigned
-                .as_ref()
-                .map(|assigned| format!(" ({})", assigned.because));
-            let before = before.unwrap_or_default();
-            let last = (problem.shards.iter().find(|s| s.shard == m.shard)).and_then(|s| s.last_leader);
-            if m.to.is_some() && m.to == last {
-                return format!(
-                    "it had no leader{before}; {} led it last and has rows of it in its log",
-                    name(m.to)
-                );
-            }
-            format!(
-                "it had no leader{before}; of those that may lead it, {} led fewest: {}",
-                name(m.to),
-                led(m.to)
-            )
-        }
+    let stood_by = m.to.is_some() && m.to == shard.standby;
+    let last = (problem.shards.iter().find(|s| s.shard == m.shard)).and_then(|s| s.last_leader);
+    let has_log = m.to.is_some() && m.to == last;
+    let why = match m.reason {
+        MoveReason::Unled if stood_by => format!("it had no leader{}", before(shard)),
+        MoveReason::Unled if has_log => format!(
+            "it had no leader{}; {} led it last and has rows of it in its log",
+            before(shard),
+            name(m.to)
+        ),
+        MoveReason::Unled => format!(
+            "it had no leader{}; of those that may lead it, {} led fewest: {}",
+            before(shard),
+            name(m.to),
+            led(m.to)
+        ),
         MoveReason::LeaderLost => match node(shard.leader) {
             Some(leader) if leader.state != NodeState::Ready => format!("node '{}' is {}", leader.name, leader.state),
             _ => format!("node {} shall not keep its files any more", name(shard.leader)),
@@ -480,7 +484,17 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
             name(m.to),
             led(m.to)
         ),
+    };
+    match stood_by {
+        true => format!("{why}; node {} stood by", name(m.to)),
+        false => why,
     }
+}
+
+/// What was said when it lost the leader before.
+fn before(shard: &Shard) -> String {
+    let assigned = shard.assigned.as_ref();
+    assigned.map_or_else(String::new, |assigned| format!(" ({})", assigned.because))
 }
 
 fn key_of(change: &Change) -> (ShardId, NodeId) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Pipe};
 use tidemill_core::view::CatalogRead;
 use tidemill_core::{Ledger, Offset, PartitionId};
+use tidemill_ingest::task::Takeovers;
 use tidemill_raft::Catalog;
 use tidemill_storage::wal::WalStats;
 
@@ -34,6 +35,10 @@ pub struct Metrics {
     memory_resident: Gauge,
     shards_led: Gauge,
     shards_stuck: Gauge,
+    shards_standing_by: Gauge,
+    takeover_kept: Gauge,
+    takeover_read_again: Gauge,
+    takeover_kept_offsets: Gauge,
     partition_position: Family<Labels, Gauge>,
     partition_lag: Family<Labels, Gauge>,
     partition_waiting: Family<Labels, Gauge>,
@@ -131,6 +136,10 @@ impl Default for Metrics {
             memory_resident: Gauge::default(),
             shards_led: Gauge::default(),
             shards_stuck: Gauge::default(),
+            shards_standing_by: Gauge::default(),
+            takeover_kept: Gauge::default(),
+            takeover_read_again: Gauge::default(),
+            takeover_kept_offsets: Gauge::default(),
             partition_position: Family::default(),
             partition_lag: Family::default(),
             partition_waiting: Family::default(),
@@ -227,6 +236,7 @@ impl Metrics {
             self.ledger_imbalances.clone(),
         );
         self.declare_memory();
+        self.declare_standbys();
         self.declare_parts();
     }
 
@@ -264,6 +274,42 @@ impl Metrics {
             self.memory_used.get_or_create(&of(kind)).set(bytes as i64);
         }
         self.memory_resident.set(resident().unwrap_or_default() as i64);
+    }
+
+    fn declare_standbys(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "tidemill_shards_standing_by",
+            "Shards that another node leads and this one stands by for",
+            self.shards_standing_by.clone(),
+        );
+        r.register(
+            "tidemill_takeover_kept_partitions",
+            "Partitions that a standby here took over without reading again, since the process began",
+            self.takeover_kept.clone(),
+        );
+        r.register(
+            "tidemill_takeover_reread_partitions",
+            "Partitions that a standby here took over and had to read again, since the process began",
+            self.takeover_read_again.clone(),
+        );
+        r.register(
+            "tidemill_takeover_kept_offsets",
+            "Offsets beyond the committed ones that standbys here had in memory when they took over",
+            self.takeover_kept_offsets.clone(),
+        );
+    }
+
+    fn set_standbys(&self, standing_by: usize, takeovers: &Takeovers) {
+        self.shards_standing_by.set(standing_by as i64);
+        let pairs = [
+            (&self.takeover_kept, &takeovers.kept),
+            (&self.takeover_read_again, &takeovers.read_again),
+            (&self.takeover_kept_offsets, &takeovers.kept_offsets),
+        ];
+        for (gauge, value) in pairs {
+            gauge.set(value.load(Ordering::Relaxed) as i64);
+        }
     }
 
     fn declare_parts(&mut self) {
@@ -376,8 +422,10 @@ impl Metrics {
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());
         self.catalog_version.set(raft.applied.0 as i64);
-        let reports = supervisor.reports();
+        let (reports, standing_by): (Vec<_>, Vec<_>) =
+            supervisor.reports().into_iter().partition(|r| r.epoch.is_some());
         self.shards_led.set(reports.len() as i64);
+        self.set_standbys(standing_by.len(), supervisor.takeovers());
         // Partitions come and go with their shards; what is not led here any more must not linger.
         self.partition_position.clear();
         self.partition_lag.clear();

@@ -254,6 +254,7 @@ impl Running {
         let priority = Arc::new(Priority::default());
         let budget = Arc::new(Budget::new(config.memory.rows, config.memory.decoding));
         let context = Arc::new(TaskContext {
+            takeovers: Arc::default(),
             cluster: config.cluster.clone(),
             committer: Arc::new(SharedCatalog(catalog.clone())),
             store: parts.store.clone(),

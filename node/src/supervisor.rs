@@ -1,4 +1,4 @@
-//! The supervisor: runs a task for every shard that the catalog says this node leads, and only for those.
+//! The supervisor: runs a task for every shard that the catalog says this node leads or stands by for, and only for those.
 //!
 //! It follows the local catalog and makes the difference. It starts nothing before the catalog has
 //! taken note of this run of the process: the terms of office of an earlier run are over. When no
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, Source, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{BootId, Epoch, NodeId, ShardId, TableId};
-use tidemill_ingest::task::{PartitionProgress, ShardTask, TaskContext, WantedPipe};
+use tidemill_ingest::task::{PartitionProgress, ShardTask, Takeovers, TaskContext, WantedPipe};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::PinnedShard;
 use tidemill_storage::wal::Wal;
@@ -42,8 +42,8 @@ pub struct Supervisor {
 pub struct TaskReport {
     /// The shard.
     pub shard: ShardId,
-    /// Its epoch.
-    pub epoch: Epoch,
+    /// The epoch in which it leads; `None` while it stands by.
+    pub epoch: Option<Epoch>,
     /// How far its partitions are.
     pub partitions: Vec<PartitionProgress>,
     /// How old records were when they could be queried.
@@ -109,7 +109,9 @@ impl Supervisor {
         if known {
             for shard in state.list::<Shard>(&[])? {
                 if shard.leader == Some(self.node) {
-                    wanted.insert(shard.id, shard.epoch);
+                    wanted.insert(shard.id, Some(shard.epoch));
+                } else if shard.standby == Some(self.node) {
+                    wanted.insert(shard.id, None);
                 }
             }
         }
@@ -119,7 +121,9 @@ impl Supervisor {
         // Drop the ended ones outside the lock: ending a task takes a moment.
         let mut over = Vec::new();
         self.tasks().retain(|shard, task| {
-            let stays = wanted.get(shard) == Some(&task.epoch()) && !task.has_ended();
+            // Whoever stands by may lead next; whoever led in another epoch, or leads no more, ends.
+            let fits = |wanted: &Option<Epoch>| task.epoch().is_none() || task.epoch() == *wanted;
+            let stays = wanted.get(shard).is_some_and(fits) && !task.has_ended();
             if !stays {
                 over.push(task.clone());
             }
@@ -149,11 +153,6 @@ impl Supervisor {
             let Some(table) = state.get::<Table>(&shard.table)? else {
                 continue;
             };
-            let starts = running.is_none();
-            let task = running.unwrap_or_else(|| {
-                let context = self.context.clone();
-                Arc::new(ShardTask::start(context, table.clone(), shard, epoch))
-            });
             let of_shard =
                 partitions
                     .iter()
@@ -166,9 +165,26 @@ impl Supervisor {
                             writers: writers.clone(),
                         }
                     });
-            task.reconcile(&table, of_shard.collect());
-            if starts {
-                // Not before: what it has in its log is replayed, and may be asked for from here on.
+            let of_shard: Vec<WantedPipe> = of_shard.collect();
+            let (task, can_be_asked) = match (running, epoch) {
+                (Some(task), Some(epoch)) if task.epoch().is_none() => {
+                    self.tasks().remove(&shard);
+                    task.take_over(epoch, &of_shard);
+                    (task, false)
+                }
+                (Some(task), _) => (task, true),
+                (None, epoch) => {
+                    let (context, table) = (self.context.clone(), table.clone());
+                    let task = match epoch {
+                        Some(epoch) => ShardTask::start(context, table, shard, epoch),
+                        None => ShardTask::stand_by(context, table, shard),
+                    };
+                    (Arc::new(task), false)
+                }
+            };
+            task.reconcile(&table, of_shard);
+            if !can_be_asked {
+                // Not before: what it took over and what it has in its log is there, and may be asked for from here on.
                 self.tasks().insert(shard, task);
             }
         }
@@ -208,8 +224,8 @@ impl Supervisor {
 
     /// The uncommitted rows of `shard`, with these columns or all, if this node leads it in `epoch`.
     pub fn pin(&self, shard: ShardId, epoch: Epoch, columns: Option<&BTreeSet<String>>) -> Option<PinnedShard> {
-        let task = self.task(shard).filter(|task| task.epoch() == epoch)?;
-        let pinned = task.memtable().pin()?;
+        let task = self.task(shard)?;
+        let pinned = task.memtable().pin().filter(|pin| pin.epoch == epoch)?;
         Some(match columns {
             Some(columns) => pinned.with_columns(columns),
             None => pinned,
@@ -231,6 +247,11 @@ impl Supervisor {
     /// The write-ahead log of this node.
     pub fn wal(&self) -> &Arc<Wal> {
         &self.context.wal
+    }
+
+    /// What standbys here took over.
+    pub fn takeovers(&self) -> &Takeovers {
+        &self.context.takeovers
     }
 
     /// Bytes in memtables.

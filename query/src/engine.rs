@@ -240,10 +240,13 @@ impl Engine {
         }
         let columns = words.columns();
         let reading = self.reader.read(&users, columns.as_ref(), settings.consistency).await?;
-        let progress = match systems.iter().any(|name| system::needs_progress(name)) {
-            true => self.progress.progress().await,
-            false => None,
-        };
+        let mut progress = None;
+        for name in &systems {
+            if system::needs_progress(name, &*reading.snapshot)? {
+                progress = self.progress.progress().await;
+                break;
+            }
+        }
         let source = system::Source {
             snapshot: reading.snapshot.clone(),
             progress: progress.as_ref(),

@@ -12,8 +12,8 @@
 //!
 //! 1. *Order.* Every pin is taken before V, and V is linearizable, so V contains every commit that
 //!    had been acknowledged when a pin was taken. A memtable forgets rows only once their commit is
-//!    acknowledged. Hence `from <= C` for a pin of the same history, and nothing is missing between
-//!    the parts and the pin. (The other order, V first, loses rows that are flushed in between.)
+//!    acknowledged or, while its node stands by, in the catalog. Hence `from <= C` for a pin of the same history,
+//!    and nothing is missing between the parts and the pin. (The other order, V first, loses rows that are flushed in between.)
 //! 2. *One history.* A pin covers `[from, to)` of one (pipe, partition, incarnation) without gaps.
 //!    It is used only if the incarnation is i: rows of an earlier one can never be committed, since
 //!    the fence refuses them, and are read again under a later one. An incarnation later than i
@@ -54,7 +54,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// The first pause before another attempt; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes readings.
 pub struct Reader {

@@ -105,6 +105,8 @@ pub struct NodeProgress {
     pub rows_per_second: f64,
     /// The partitions that it consumes.
     pub partitions: Vec<PartitionProgress>,
+    /// The partitions that it reads for shards which another node leads.
+    pub standing_by: Vec<PartitionProgress>,
     /// By table, how old records were when they could be queried (buckets of [`tidemill_core::freshness`]).
     pub freshness: Vec<(TableId, Vec<u64>)>,
 }

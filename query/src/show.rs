@@ -42,7 +42,7 @@ pub(crate) fn prepare(shown: Show, snapshot: &dyn CatalogSnapshot) -> Result<Sho
                 ),
                 None => String::new(),
             };
-            let columns = "\"table\", shard, leader, epoch, since, reason, may_lead";
+            let columns = "\"table\", shard, leader, standby, epoch, since, reason, may_lead";
             Ok(Shown::Query(format!(
                 "SELECT {columns} FROM system.shards{of} ORDER BY \"table\", shard"
             )))

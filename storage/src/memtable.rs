@@ -12,15 +12,19 @@
 //! partition that is shown at once is visible in the next pin; the spans of successive committed cuts tile a history. The
 //! one mutex is held for moving pointers only: batches are measured, concatenated and listed outside it.
 //!
+//! The memtable of a standby has no epoch yet: it takes chunks, and shows and cuts nothing. See `standby.rs`.
+//!
 //! It does not decide when to cut, knows no catalog, and limits no memory: [`Memtable::stats`] tells
 //! those who do.
 
 mod contents;
 mod piece;
+mod standby;
 #[cfg(test)]
 mod tests;
 
 pub use contents::{AppendError, Chunk, Cut, Extent, MemtableStats, PinnedBatch, PinnedPartition, PinnedShard, Show};
+pub use standby::Committed;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -35,13 +39,14 @@ use tidemill_core::{Epoch, Offset, PartitionId, PipeId, ShardId, Span, SpanKey};
 #[derive(Debug)]
 pub struct Memtable {
     shard: ShardId,
-    epoch: Epoch,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    /// The term in which this node leads the shard; `None` while it stands by.
+    epoch: Option<Epoch>,
     cut_outstanding: bool,
     lanes: BTreeMap<(PipeId, PartitionId), Lane>,
 }
@@ -53,6 +58,8 @@ struct Lane {
     show: Show,
     from: Offset,
     to: Offset,
+    /// Leader epoch of the source at the record before `from`, as far as a standby has to know it.
+    before: Option<i32>,
     /// In the outstanding cut.
     frozen: Vec<Arc<Piece>>,
     /// Not in a cut yet.
@@ -60,12 +67,13 @@ struct Lane {
 }
 
 impl Lane {
-    fn opened(key: SpanKey, show: Show, offset: Offset) -> Self {
+    fn opened(key: SpanKey, show: Show, offset: Offset, before: Option<i32>) -> Self {
         Self {
             key,
             show,
             from: offset,
             to: offset,
+            before,
             frozen: Vec::new(),
             fresh: Vec::new(),
         }
@@ -75,10 +83,13 @@ impl Lane {
 impl Memtable {
     /// An empty memtable without open partitions.
     pub fn new(shard: ShardId, epoch: Epoch) -> Self {
+        let state = State {
+            epoch: Some(epoch),
+            ..State::default()
+        };
         Self {
             shard,
-            epoch,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
@@ -89,11 +100,12 @@ impl Memtable {
     /// another incarnation will be refused; if that of the same one succeeds, the rows read again
     /// are below the committed offset, where no query counts them and no commit accepts them.
     pub fn open_partition(&self, key: SpanKey, offset: Offset) {
-        self.open(key, Show::AtOnce, offset);
+        self.open(key, Show::AtOnce, offset, None);
     }
 
-    /// As [`Memtable::open_partition`], of a partition whose rows are shown as `show` says.
-    pub fn open(&self, key: SpanKey, show: Show, offset: Offset) {
+    /// As [`Memtable::open_partition`], of a partition whose rows are shown as `show` says, and whose record before `offset`
+    /// is known to be of this epoch of its source (KIP-320).
+    pub fn open(&self, key: SpanKey, show: Show, offset: Offset, before: Option<i32>) {
         let mut state = self.lock();
         if state.closed {
             return;
@@ -106,7 +118,7 @@ impl Memtable {
         {
             return;
         }
-        let forgotten = state.lanes.insert(place, Lane::opened(key, show, offset));
+        let forgotten = state.lanes.insert(place, Lane::opened(key, show, offset, before));
         drop(state);
         // Freeing many batches takes a while; pins need not wait for it.
         drop(forgotten);
@@ -197,7 +209,7 @@ impl Memtable {
     pub fn cut_of(&self, extent: Extent) -> Option<Cut> {
         let pieces = {
             let mut state = self.lock();
-            if state.cut_outstanding {
+            if state.cut_outstanding || state.epoch.is_none() {
                 return None;
             }
             for lane in state.lanes.values_mut() {
@@ -246,15 +258,14 @@ impl Memtable {
         drop(gone);
     }
 
-    /// One moment of all open partitions; `None` after [`Memtable::close`].
+    /// One moment of all open partitions; `None` after [`Memtable::close`], and while this is a standby's.
     ///
     /// The lock is held for one pointer per piece; the batches are listed after.
     pub fn pin(&self) -> Option<PinnedShard> {
-        let lanes: Vec<(PinnedPartition, Vec<Arc<Piece>>)> = {
+        let (epoch, lanes) = {
             let state = self.lock();
-            if state.closed {
-                return None;
-            }
+            // A closed one has none either.
+            let epoch = state.epoch?;
             let pinned = |lane: &Lane| {
                 let (to, pieces) = match lane.show {
                     Show::AtOnce => (lane.to, lane.frozen.iter().chain(&lane.fresh).cloned().collect()),
@@ -270,7 +281,8 @@ impl Memtable {
                     pieces,
                 )
             };
-            state.lanes.values().map(pinned).collect()
+            let lanes: Vec<(PinnedPartition, Vec<Arc<Piece>>)> = state.lanes.values().map(pinned).collect();
+            (epoch, lanes)
         };
         let mut batches = Vec::new();
         for (partition, pieces) in &lanes {
@@ -283,15 +295,16 @@ impl Memtable {
         let partitions = lanes.into_iter().map(|(partition, _)| partition).collect();
         Some(PinnedShard {
             shard: self.shard,
-            epoch: self.epoch,
+            epoch,
             partitions,
             batches,
         })
     }
 
-    /// The open history of a partition, if it is open.
+    /// The open history of a partition, if it is open; `None` while this is a standby's, which answers for nothing.
     pub fn history(&self, pipe: PipeId, partition: PartitionId) -> Option<PinnedPartition> {
         let state = self.lock();
+        state.epoch?;
         state.lanes.get(&(pipe, partition)).map(|lane| PinnedPartition {
             key: lane.key,
             from: lane.from,

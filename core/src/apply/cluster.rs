@@ -2,7 +2,7 @@
 
 use super::{At, Verdict, events, replicas};
 use crate::catalog::{Assigned, Cluster, ClusterKey, Node, NodeIntent, NodeState, Shard};
-use crate::command::{AssignLeader, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
+use crate::command::{AssignLeader, AssignStandby, FoundCluster, NodeUp, Refusal, Response, SetNodeState};
 use crate::ids::*;
 use crate::view::{CatalogRead, Overlay};
 
@@ -126,20 +126,49 @@ pub(super) fn assign_leader(state: &mut Overlay<'_>, at: At, c: &AssignLeader) -
     }
     if let Some(leader) = c.leader {
         let node = known_node(state, leader)?;
-        if node.state != NodeState::Ready {
-            return Err(Refusal::Node(format!("node '{}' is {}: it cannot lead", node.name, node.state)).into());
-        }
-        replicas::check_may_lead(state, &shard, &node)?;
+        check_may_lead(state, &shard, &node)?;
     }
     shard.epoch = shard.epoch.next();
     shard.leader = c.leader;
     shard.last_leader = c.leader.or(shard.last_leader);
+    // Whoever leads stands by no more; a standby that was passed over goes on.
+    shard.standby = shard.standby.filter(|standby| Some(*standby) != c.leader);
     shard.assigned = Some(Assigned {
         at_ms: at.ms,
         because: c.because.chars().take(BECAUSE).collect(),
     });
     state.put(&shard.id, &shard)?;
     Ok(Response::Epoch(shard.epoch))
+}
+
+pub(super) fn assign_standby(state: &mut Overlay<'_>, c: &AssignStandby) -> Verdict {
+    let mut shard = state.get::<Shard>(&c.shard)?.ok_or(Refusal::NoShard(c.shard))?;
+    if shard.epoch != c.epoch {
+        return Err(stale_epoch(&shard, c.epoch).into());
+    }
+    if shard.standby == c.node {
+        return Ok(Response::Unchanged);
+    }
+    if let Some(standby) = c.node {
+        let node = known_node(state, standby)?;
+        if shard.leader == Some(standby) {
+            let why = format!("node '{}' leads shard {}: it cannot stand by", node.name, shard.id);
+            return Err(Refusal::Node(why).into());
+        }
+        // It stands by to lead, so it must be one that may.
+        check_may_lead(state, &shard, &node)?;
+    }
+    shard.standby = c.node;
+    state.put(&shard.id, &shard)?;
+    Ok(Response::Done)
+}
+
+/// Refuses a leader that is not ready, or is no complete replica (REP-1).
+fn check_may_lead(state: &Overlay<'_>, shard: &Shard, node: &Node) -> Result<(), super::Stop> {
+    if node.state != NodeState::Ready {
+        return Err(Refusal::Node(format!("node '{}' is {}: it cannot lead", node.name, node.state)).into());
+    }
+    replicas::check_may_lead(state, shard, node)
 }
 
 /// The refusal of what goes by an epoch that is not the present one of `shard`.
@@ -151,7 +180,7 @@ pub(super) fn stale_epoch(shard: &Shard, given: Epoch) -> Refusal {
     }
 }
 
-/// Ends the terms of office of `node` in all its shards.
+/// Ends the terms of office of `node` in all its shards. What it had in memory is gone, so it stands by no more either.
 pub(super) fn depose(state: &mut Overlay<'_>, at: At, node: NodeId, because: String) -> Result<(), super::Stop> {
     for mut shard in state.list::<Shard>(&[])? {
         if shard.leader == Some(node) {
@@ -161,6 +190,9 @@ pub(super) fn depose(state: &mut Overlay<'_>, at: At, node: NodeId, because: Str
                 at_ms: at.ms,
                 because: because.clone(),
             });
+            state.put(&shard.id, &shard)?;
+        } else if shard.standby == Some(node) {
+            shard.standby = None;
             state.put(&shard.id, &shard)?;
         }
     }

@@ -54,6 +54,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
             assigned: None,
             last_commit: None,
             replicas: Vec::new(),
+            standby: None,
         };
         state.put(&shard.id, &shard)?;
     }

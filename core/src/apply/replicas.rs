@@ -121,6 +121,7 @@ pub(super) fn begin_anew(state: &mut Overlay<'_>, node: NodeId) -> Result<(), St
             continue;
         };
         replica.state = ReplicaState::Copying;
+        shard.standby = shard.standby.filter(|standby| *standby != node);
         state.put(&shard.id, &shard)?;
     }
     Ok(())
@@ -256,6 +257,7 @@ pub(super) fn drop_replica(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
         return Err(no(format!("node {} leads shard {}", c.node, c.shard)));
     }
     shard.replicas.retain(|replica| replica.node != c.node);
+    shard.standby = shard.standby.filter(|standby| *standby != c.node);
     let Some(given_up) = known_node(state, c.node)?.holder() else {
         return Err(no(format!("node {} has no disk", c.node)));
     };

@@ -126,6 +126,8 @@ pub struct PipeSettings {
     pub commit_to_group: bool,
     /// Retention headroom below which an alert is raised, in seconds.
     pub headroom_alert_s: u32,
+    /// Whether another node reads the same records beside the leader, to take over without reading them again.
+    pub standby: Standby,
 }
 
 impl Default for PipeSettings {
@@ -136,6 +138,27 @@ impl Default for PipeSettings {
             gaps: Gaps::Alarm,
             commit_to_group: true,
             headroom_alert_s: 3600,
+            standby: Standby::Cold,
+        }
+    }
+}
+
+/// Who is ready to take over from the leader of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standby {
+    /// Nobody in particular: the next leader reads from the committed offset on.
+    #[default]
+    Cold,
+    /// One node that has the rows in memory which are not committed yet.
+    Hot,
+}
+
+impl Standby {
+    /// Its name, as in statements.
+    pub fn name(self) -> &'static str {
+        match self {
+            Standby::Cold => "cold",
+            Standby::Hot => "hot",
         }
     }
 }

@@ -390,3 +390,44 @@ fn the_last_node_stays() {
     world.apply(intent(3, NodeIntent::Serve)).unwrap();
     refused(world.apply(Command::RemoveNode(NodeId(3))), "not leave");
 }
+
+#[test]
+fn a_standby_is_a_ready_node_that_does_not_lead_and_ends_with_what_made_it_one() {
+    let mut world = World::replicating();
+    let epoch = world.shard(0).unwrap().epoch;
+    let mut refused = |command: Command, why: &str| {
+        let refusal = world.apply(command).unwrap_err().to_string();
+        assert!(refusal.contains(why), "{refusal}");
+    };
+    refused(assign_standby(0, epoch, Some(1)), "leads shard 1/0");
+    refused(assign_standby(0, epoch, Some(9)), "there is no node 9");
+    refused(assign_standby(0, Epoch(epoch.0 - 1), Some(2)), "is at epoch");
+    world.apply(Command::DropReplica(replica_of(0, 3))).unwrap();
+    let refusal = world.apply(assign_standby(0, epoch, Some(3))).unwrap_err().to_string();
+    assert!(refusal.contains("is no replica of it"), "{refusal}");
+    let standby = |world: &World| world.shard(0).unwrap().standby;
+    world.apply(assign_standby(0, epoch, Some(2))).unwrap();
+    assert_eq!(standby(&world), Some(NodeId(2)));
+    assert_eq!(
+        world.shard(0).unwrap().epoch,
+        epoch,
+        "who stands by is nobody's term of office"
+    );
+    // The leader's end is what it is there for; that it leads then, ends it.
+    world.apply(node_with(1, 2, Some(DiskId(1)))).unwrap();
+    let shard = world.shard(0).unwrap();
+    assert_eq!((shard.leader, shard.standby), (None, Some(NodeId(2))));
+    world.apply(assign(shard.id, shard.epoch, Some(NodeId(2)))).unwrap();
+    assert_eq!(standby(&world), None);
+    // Started anew, it has nothing in memory; without its files, it may not lead.
+    let again = |world: &mut World| {
+        let epoch = world.shard(0).unwrap().epoch;
+        world.apply(assign_standby(0, epoch, Some(1))).unwrap();
+    };
+    again(&mut world);
+    world.apply(node_with(1, 3, Some(DiskId(1)))).unwrap();
+    assert_eq!(standby(&world), None);
+    again(&mut world);
+    world.apply(node_with(1, 3, Some(DiskId(7)))).unwrap();
+    assert_eq!(standby(&world), None);
+}

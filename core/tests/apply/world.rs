@@ -379,6 +379,14 @@ pub fn assign(shard: ShardId, replaces: Epoch, leader: Option<NodeId>) -> Comman
     })
 }
 
+pub fn assign_standby(index: u32, epoch: Epoch, node: Option<u64>) -> Command {
+    Command::AssignStandby(AssignStandby {
+        shard: replica_of(index, 1).shard,
+        epoch,
+        node: node.map(NodeId),
+    })
+}
+
 /// Some of everything, for a span of `width` offsets; two rows in one of the records.
 pub fn counts(width: u64) -> Counts {
     let (stored, rejected, filtered) = (width / 2, width / 3, width / 12);

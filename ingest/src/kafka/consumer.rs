@@ -70,6 +70,8 @@ pub struct ConsumerOptions {
     pub freshness: Arc<Freshness>,
     /// Takes the partitions that had to stop, and why.
     pub stops: UnboundedSender<(SpanKey, StopReason)>,
+    /// Whether it reads for a standby: then it stops no partition and gives way to those that read for leaders.
+    pub standby: Arc<AtomicBool>,
 }
 
 /// A running consumer thread. Dropping it tells the thread to end; it does not wait for it.
@@ -104,6 +106,7 @@ impl Consumer {
             fetching: options.account.fetch(),
             runs: Runs::new(&options),
             claim: options.priority.claim(),
+            standby: options.standby.load(Ordering::Acquire),
             options,
             shared: shared.clone(),
             places: BTreeMap::new(),
@@ -160,6 +163,8 @@ struct ConsumerThread {
     fetching: Fetching,
     claim: Claim,
     shared: Arc<Shared>,
+    /// Whether what is found now is found by a standby.
+    standby: bool,
     /// Where each partition goes on; a partition that had to stop is not in it.
     places: BTreeMap<i32, Place>,
     reader: Option<Reader>,
@@ -173,6 +178,8 @@ struct ConsumerThread {
 impl ConsumerThread {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
+            // Before the assignment: once it reads for a leader, it has the places that the leader gave it.
+            self.standby = self.options.standby.load(Ordering::Acquire);
             let wanted = lock(&self.shared.wanted).take();
             if let Some((pipe, wanted)) = wanted {
                 self.take_assignment(pipe, wanted);
@@ -206,7 +213,15 @@ impl ConsumerThread {
             std::thread::sleep(POLL);
             return true;
         }
-        self.claim.hold(self.is_urgent());
+        if self.standby {
+            if self.claim.gives_way_to_leaders() || self.options.account.must_yield() {
+                std::thread::sleep(POLL / 4);
+                return true;
+            }
+        } else if !self.behind().is_empty() {
+            self.claim.lead();
+        }
+        self.claim.hold(!self.standby && self.is_urgent());
         if self.claim.gives_way() {
             self.wait_for_turn();
             std::thread::sleep(POLL / 4);
@@ -392,7 +407,8 @@ impl ConsumerThread {
                 Ok(()) => run::show(&self.options, own),
                 Err(why) => Err(Halt::Wait(why.clone())),
             };
-            if shown.is_ok() && done.is_ok() {
+            // What a standby reads cannot be queried.
+            if shown.is_ok() && done.is_ok() && !self.standby {
                 let times = taken.iter().filter_map(Taken::timestamp_ms);
                 self.options.freshness.observe(times);
             }
@@ -421,6 +437,10 @@ impl ConsumerThread {
             Err(Halt::Stop(reason)) => self.stop(partition, reason),
             Err(Halt::Wait(wait)) => {
                 self.places.remove(&partition);
+                if self.standby {
+                    // What it does not read on must not be taken over.
+                    self.options.memtable.close_partition(key.pipe, key.partition);
+                }
                 self.shared.waits.set(key, Some(wait));
             }
         }
@@ -441,7 +461,7 @@ impl ConsumerThread {
                 debug!(%pipe, error = %fault.reason, "Kafka does not take the group's offsets");
                 true
             }
-            code if passes_by_itself(code) => {
+            _ if fault.passes_by_itself() => {
                 warn!(%pipe, error = %fault.reason, "the Kafka client reports a fault and tries on");
                 self.troubled = Some(Instant::now());
                 self.wait_all(Some(Wait::Broker(fault.reason.clone())));
@@ -535,6 +555,12 @@ impl ConsumerThread {
             return;
         };
         let why = reason.explain(&self.options.pipe.name, key.partition, Offset(next as u64));
+        if self.standby {
+            // Its place is not the leader's. Whoever leads finds what is to be found at the committed offset.
+            debug!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the standby does not go on");
+            self.options.memtable.close_partition(key.pipe, key.partition);
+            return self.shared.waits.set(key, Some(Wait::Assignment(why)));
+        }
         error!(pipe = %self.options.pipe.name, partition = %key.partition, "{why}; the partition stops");
         if reason.drops_what_was_read() {
             // On which side of the break these rows lie is not known: they are read again, if they are there.
@@ -552,28 +578,4 @@ impl ConsumerThread {
             self.shared.waits.set(place.key, wait.clone());
         }
     }
-}
-
-/// Whether the client gets over a fault without passing over a record.
-fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        code,
-        Code::AllBrokersDown
-            | Code::BrokerTransportFailure
-            | Code::BrokerNotAvailable
-            | Code::CoordinatorLoadInProgress
-            | Code::CoordinatorNotAvailable
-            | Code::LeaderNotAvailable
-            | Code::NetworkException
-            | Code::NotCoordinator
-            | Code::NotLeaderForPartition
-            | Code::OperationTimedOut
-            | Code::ReplicaNotAvailable
-            | Code::RequestTimedOut
-            | Code::Resolve
-            | Code::UnknownPartition
-            | Code::UnknownTopic
-            | Code::UnknownTopicOrPartition
-    )
 }

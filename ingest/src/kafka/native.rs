@@ -57,6 +57,32 @@ pub(super) struct Fault {
     pub reason: String,
 }
 
+impl Fault {
+    /// Whether the client gets over it without passing over a record.
+    pub fn passes_by_itself(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            self.code,
+            Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::BrokerNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::CoordinatorNotAvailable
+                | Code::LeaderNotAvailable
+                | Code::NetworkException
+                | Code::NotCoordinator
+                | Code::NotLeaderForPartition
+                | Code::OperationTimedOut
+                | Code::ReplicaNotAvailable
+                | Code::RequestTimedOut
+                | Code::Resolve
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+        )
+    }
+}
+
 /// A client that reads assigned partitions.
 pub(super) struct Reader {
     client: BaseConsumer<Context>,

@@ -39,7 +39,7 @@ impl Manager {
         for verdict in term.stuck.look(now, &led) {
             let Verdict { shard, from, key, .. } = verdict;
             let why = self.explain(state, from, key, verdict.still)?;
-            let Some(to) = least_loaded(problem, &verdict.to) else {
+            let Some(to) = next_leader(problem, shard, &verdict.to) else {
                 let text = format!("{why}, and so it was on every node that may lead the shard: it stays where it is");
                 warn!(%shard, "{text}");
                 self.record(state, shard, key.partition, text).await?;
@@ -198,9 +198,11 @@ fn key_of(p: &PartitionProgress) -> SpanKey {
     }
 }
 
-/// Of `may`, the node that leads fewest shards.
-fn least_loaded(problem: &Problem, may: &BTreeSet<NodeId>) -> Option<NodeId> {
-    may.iter().min_by_key(|node| (problem.leads(**node), **node)).copied()
+/// Of `may`, the standby of the shard, else the node that leads fewest shards.
+fn next_leader(problem: &Problem, shard: ShardId, may: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let standby = problem.shards.iter().find(|s| s.shard == shard).and_then(|s| s.standby);
+    let least = may.iter().min_by_key(|node| (problem.leads(**node), **node)).copied();
+    standby.filter(|node| may.contains(node)).or(least)
 }
 
 /// What every node says of the partitions that it reads.

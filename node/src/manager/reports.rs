@@ -148,6 +148,15 @@ impl Reports {
         Some(alive.map(|(node, _)| *node).collect())
     }
 
+    /// How long until the next node is silent for too long, if nothing more is heard of it.
+    pub(super) fn until_silence(&self) -> Option<Duration> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = heard
+            .values()
+            .filter_map(|report| SILENT.checked_sub(report.at.elapsed()));
+        left.min()
+    }
+
     /// What a change of membership waits for, if anything.
     pub fn waiting(&self) -> Option<String> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -3,7 +3,7 @@
 use super::quantity;
 use crate::error::QueryError;
 use crate::nearest::did_you_mean;
-use tidemill_core::catalog::{Gaps, OnError, PipeSettings};
+use tidemill_core::catalog::{Gaps, OnError, PipeSettings, Standby};
 use tidemill_core::format;
 
 /// Their names.
@@ -13,6 +13,7 @@ pub(crate) const NAMES: &[&str] = &[
     "gaps",
     "commit_to_group",
     "headroom_alert",
+    "standby",
 ];
 
 /// Sets the setting called `key`.
@@ -23,6 +24,7 @@ pub(crate) fn set(settings: &mut PipeSettings, key: &str, value: &str) -> Result
         }
         "gaps" => settings.gaps = one_of(key, value, &[("alarm", Gaps::Alarm), ("expect", Gaps::Expect)])?,
         "commit_to_group" => settings.commit_to_group = one_of(key, value, &[("true", true), ("false", false)])?,
+        "standby" => settings.standby = one_of(key, value, &[("cold", Standby::Cold), ("hot", Standby::Hot)])?,
         "max_rejected_ratio" if value.eq_ignore_ascii_case("none") => settings.max_rejected_permille = None,
         "max_rejected_ratio" => {
             let share = value.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
@@ -62,6 +64,9 @@ pub(crate) fn written(settings: &PipeSettings) -> Vec<String> {
     }
     if settings.headroom_alert_s != usual.headroom_alert_s {
         out.push(format!("headroom_alert = '{}s'", settings.headroom_alert_s));
+    }
+    if settings.standby != usual.standby {
+        out.push(format!("standby = '{}'", settings.standby.name()));
     }
     out
 }

@@ -2,10 +2,12 @@
 
 use super::columns::Columns;
 use crate::error::QueryError;
-use crate::ports::{NodeProgress, Progress};
+use crate::ports::{NodeProgress, PartitionProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{CatalogQuestions, Copies, Node, NodeState, Shard, Table};
+use tidemill_core::catalog::{
+    CatalogQuestions, Copies, Node, NodeState, Pipe, PipeState, Shard, SourcePartition, Standby, Table,
+};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, TableId};
 
@@ -53,8 +55,8 @@ pub(super) fn nodes(
         .finish()
 }
 
-/// The shards and who leads them.
-pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
+/// The shards, who leads them, and who stands by.
+pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) -> Result<RecordBatch, QueryError> {
     let shards: Vec<Shard> = snapshot.list(&[])?;
     let tables = table_names(snapshot)?;
     let all: Vec<Node> = snapshot.list(&[])?;
@@ -65,16 +67,13 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Quer
         let able = all.iter().filter(|node| node.state == NodeState::Ready).filter(keeps);
         able.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
     };
+    let hot = hot_partitions(snapshot)?;
+    let name = |node: Option<NodeId>| node.and_then(|node| nodes.get(&node).cloned());
     Columns::default()
         .text("table", shards.iter().map(|shard| tables.get(&shard.id.table).cloned()))
         .number("shard", shards.iter().map(|shard| Some(shard.id.index.into())))
         .number("epoch", shards.iter().map(|shard| Some(shard.epoch.0)))
-        .text(
-            "leader",
-            shards
-                .iter()
-                .map(|shard| shard.leader.and_then(|leader| nodes.get(&leader).cloned())),
-        )
+        .text("leader", shards.iter().map(|shard| name(shard.leader)))
         .maybe_time(
             "since",
             shards
@@ -88,7 +87,41 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Quer
                 .map(|shard| shard.assigned.as_ref().map(|assigned| assigned.because.clone())),
         )
         .text("may_lead", shards.iter().map(|shard| Some(may_lead(shard))))
+        .text("standby", shards.iter().map(|shard| name(shard.standby)))
+        .number(
+            "standby_behind",
+            shards.iter().map(|shard| standby_behind(shard, &hot, progress)),
+        )
         .finish()
+}
+
+/// The partitions of pipes with a hot standby.
+fn hot_partitions(snapshot: &dyn CatalogSnapshot) -> Result<Vec<SourcePartition>, QueryError> {
+    let mut found = Vec::new();
+    for pipe in snapshot.list::<Pipe>(&[])? {
+        if pipe.settings.standby == Standby::Hot && pipe.state != PipeState::Paused {
+            found.extend(snapshot.partitions_of(pipe.id)?);
+        }
+    }
+    Ok(found)
+}
+
+/// How many offsets that the leader has read would have to be read again by the standby, as both said last.
+fn standby_behind(shard: &Shard, hot: &[SourcePartition], progress: &[NodeProgress]) -> Option<u64> {
+    let said = |node: NodeId| progress.iter().find(|said| said.node == node);
+    let (leader, standby) = (said(shard.leader?)?, said(shard.standby?)?);
+    let position = |said: &[PartitionProgress], of: &SourcePartition| {
+        let found = said.iter().find(|p| p.key == of.key() && p.shard == shard.id);
+        found.map(|p| p.position)
+    };
+    let behind = |of: &SourcePartition| {
+        let led = position(&leader.partitions, of).unwrap_or(of.offset);
+        // What is committed nobody reads again.
+        let read = position(&standby.standing_by, of).unwrap_or(of.offset).max(of.offset);
+        led.0.saturating_sub(read.0)
+    };
+    let of_shard = hot.iter().filter(|of| of.shard == shard.id);
+    Some(of_shard.map(behind).sum())
 }
 
 /// Who keeps the files of which shard, and how far each is; empty where the part store is shared.

@@ -21,7 +21,8 @@ pub(crate) use columns::Columns;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use std::sync::Arc;
-use tidemill_core::view::CatalogSnapshot;
+use tidemill_core::catalog::Shard;
+use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_storage::store::PartStore;
 
 /// The names of the system tables.
@@ -65,8 +66,13 @@ pub(crate) struct Source<'s> {
 }
 
 /// Whether the table needs the manager's soft state.
-pub(crate) fn needs_progress(name: &str) -> bool {
-    matches!(name, "nodes" | "partitions" | "freshness")
+pub(crate) fn needs_progress(name: &str, snapshot: &dyn CatalogSnapshot) -> Result<bool, QueryError> {
+    Ok(match name {
+        "nodes" | "partitions" | "freshness" => true,
+        // How far standbys are; who leads can be asked while no manager answers.
+        "shards" => snapshot.list::<Shard>(&[])?.iter().any(|shard| shard.standby.is_some()),
+        _ => false,
+    })
 }
 
 /// The system table called `name`, if there is one.
@@ -76,7 +82,7 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
     let headroom = source.progress.map_or(&[][..], |progress| &progress.headroom);
     let rows = match name {
         "nodes" => cluster::nodes(snapshot, said, source.group)?,
-        "shards" => cluster::shards(snapshot)?,
+        "shards" => cluster::shards(snapshot, said)?,
         "replicas" => cluster::replicas(snapshot)?,
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,

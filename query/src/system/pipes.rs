@@ -33,6 +33,7 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
             text(|pipe| format_options(pipe).collect::<Vec<_>>().join(", ")),
         )
         .number("partitions", counts.into_iter())
+        .text("standby", text(|pipe| pipe.settings.standby.name().to_owned()))
         .time("created_at", pipes.iter().map(|pipe| pipe.created_at_ms))
         .finish()
 }

@@ -2,8 +2,11 @@
 
 use super::world::*;
 use crate::{NodeProgress, PartitionProgress};
-use tidemill_core::catalog::CatalogQuestions;
-use tidemill_core::{NodeId, Offset, SpanKey};
+use std::collections::BTreeMap;
+use tidemill_core::catalog::{CatalogQuestions, Shard};
+use tidemill_core::command::AssignStandby;
+use tidemill_core::view::CatalogRead;
+use tidemill_core::{Command, NodeId, Offset, SpanKey};
 
 #[tokio::test]
 async fn the_catalog_is_shown_as_tables() {
@@ -23,7 +26,7 @@ async fn the_catalog_is_shown_as_tables() {
     );
     assert_eq!(query(&engine, "SHOW SHARDS FROM events").await.len(), 2);
     let assignment = query(&engine, "EXPLAIN ASSIGNMENT events").await;
-    assert!(assignment[1].starts_with("events|1|n2|1|"), "{assignment:?}");
+    assert!(assignment[1].starts_with("events|1|n2||1|"), "{assignment:?}");
     // The nodes of this world share one part store.
     assert_eq!(query(&engine, "SELECT * FROM system.replicas").await, [""; 0]);
     let tables = "SELECT name, columns, shards, order_by, pipes, parts, rows FROM system.tables";
@@ -93,6 +96,7 @@ async fn partitions_show_what_their_leaders_say() {
             memtable_bytes: 1024,
             rows_per_second: 2.5,
             partitions: partitions.iter().map(of).collect(),
+            standing_by: Vec::new(),
             freshness: Vec::new(),
         }
     };
@@ -106,4 +110,65 @@ async fn partitions_show_what_their_leaders_say() {
     );
     let nodes = "SELECT name, rows_per_second, memtable_bytes, silent_ms FROM system.nodes ORDER BY id LIMIT 1";
     assert_eq!(query(&engine, nodes).await, ["n1|2.5|1024|7"]);
+}
+
+#[tokio::test]
+async fn shards_show_who_stands_by_and_how_far_behind() {
+    let (world, engine) = World::with_events().await;
+    world.consume(0, 20);
+    world.flush(0).await;
+    for (index, node) in [(0, 2), (1, 3)] {
+        let shard = world.snapshot().list::<Shard>(&[]).unwrap()[index].clone();
+        let assign = AssignStandby {
+            shard: shard.id,
+            epoch: shard.epoch,
+            node: Some(NodeId(node)),
+        };
+        world.apply(Command::AssignStandby(assign)).1.unwrap();
+    }
+    let sql = "SELECT shard, leader, standby, standby_behind FROM system.shards ORDER BY shard";
+    assert_eq!(
+        query(&engine, sql).await,
+        ["0|n1|n2|", "1|n2|n3|"],
+        "nobody has said anything"
+    );
+    let alter = "ALTER PIPE p SET (standby = 'hot')";
+    engine.execute(alter, &BTreeMap::new()).await.unwrap();
+    assert_eq!(query(&engine, "SELECT standby FROM system.pipes").await, ["hot"]);
+    let created = query(&engine, "SHOW CREATE PIPE p").await;
+    assert!(created.concat().contains("standby = 'hot'"), "{created:?}");
+    let pipe = world.snapshot().pipe_named("p").unwrap().unwrap().id;
+    let partitions = world.snapshot().partitions_of(pipe).unwrap();
+    let read = |shard: u32, position: u64| {
+        let of_shard = partitions.iter().filter(move |p| p.shard.index == shard);
+        let read = of_shard.map(move |p| PartitionProgress {
+            key: p.key(),
+            shard: p.shard,
+            position: Offset(position),
+            reading: true,
+            record_bytes: None,
+            read_to_ms: None,
+            end: None,
+            wait: None,
+            waiting_for: String::new(),
+        });
+        read.collect::<Vec<_>>()
+    };
+    let said = |node: u64, partitions, standing_by| NodeProgress {
+        node: NodeId(node),
+        silent_ms: 7,
+        memtable_bytes: 0,
+        rows_per_second: 0.0,
+        partitions,
+        standing_by,
+        freshness: Vec::new(),
+    };
+    // Two partitions each; of the first, 20 offsets are committed. A standby that has not begun would read everything again.
+    let progress = vec![
+        said(1, read(0, 50), vec![]),
+        said(2, read(1, 30), read(0, 45)),
+        said(3, vec![], vec![]),
+    ];
+    *world.progress.lock().unwrap() = Some(progress);
+    assert_eq!(query(&engine, sql).await, ["0|n1|n2|10", "1|n2|n3|60"]);
 }

@@ -14,12 +14,14 @@
 //! `TOP_CLASS * (FAN_IN - 1)` small pieces however it was filled; all others are of the top class,
 //! 8 MiB or 32,768 records each.
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
+use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 use std::sync::Arc;
 use std::time::Instant;
-use tidemill_core::Span;
+use tidemill_core::schema::OFFSET;
+use tidemill_core::{Counts, Offset, Span};
 
 /// How many neighbours of one class become one piece.
 const FAN_IN: usize = 8;
@@ -85,6 +87,42 @@ impl Piece {
             ..Piece::new(span, rows, rejects, since)
         })
     }
+
+    /// What of it is at or above `offset`, which must lie inside it. Nothing is copied.
+    ///
+    /// The counts are exact or there is no answer (LED-1). Rows and rejected records have offsets and are counted by
+    /// them. Offsets with neither were filtered or are absent, and which of them were what is not kept: that is known only if
+    /// one of the two did not occur, or if all of these offsets are on one side.
+    pub fn starting_at(&self, offset: Offset) -> Option<Piece> {
+        let rows = above(self.rows.as_ref(), OFFSET, offset)?;
+        let rejects = above(self.rejects.as_ref(), "offset", offset)?;
+        let mut span = Span {
+            start: offset,
+            ..self.span
+        };
+        let (stored, rejected) = (
+            different(rows.as_ref(), OFFSET)?,
+            different(rejects.as_ref(), "offset")?,
+        );
+        let neither = span.width().checked_sub(stored + rejected)?;
+        let all = self.span.counts;
+        let (filtered, absent) = match (all.filtered, all.absent) {
+            (0, _) => (0, neither),
+            (_, 0) => (neither, 0),
+            _ if neither == 0 => (0, 0),
+            (filtered, absent) if neither == filtered + absent => (filtered, absent),
+            _ => return None,
+        };
+        span.counts = Counts {
+            delivered: stored + rejected + filtered,
+            absent,
+            stored,
+            rejected,
+            filtered,
+            rows: rows.as_ref().map_or(0, RecordBatch::num_rows) as u64,
+        };
+        Some(Piece::new(span, rows, rejects, self.since))
+    }
 }
 
 /// From which of `pieces` on they should become one now, if any: the answer is an index such that
@@ -130,6 +168,28 @@ fn weight_of(pieces: &[Arc<Piece>]) -> u64 {
     pieces.iter().map(|piece| piece.weight).sum()
 }
 
+/// The offsets of `batch`, which ascend; `None` without such a column, which is none of ours.
+fn offsets_of<'b>(batch: &'b RecordBatch, column: &str) -> Option<&'b [i64]> {
+    let column = batch.column_by_name(column)?.as_primitive_opt::<Int64Type>()?;
+    Some(column.values())
+}
+
+/// The rows of `batch` at or above `offset`, if there are any.
+fn above(batch: Option<&RecordBatch>, column: &str, offset: Offset) -> Option<Option<RecordBatch>> {
+    let Some(batch) = batch else { return Some(None) };
+    let first = offsets_of(batch, column)?.partition_point(|o| (*o as u64) < offset.0);
+    let left = batch.num_rows() - first;
+    Some((left > 0).then(|| batch.slice(first, left)))
+}
+
+/// How many different offsets there are.
+fn different(batch: Option<&RecordBatch>, column: &str) -> Option<u64> {
+    let Some(batch) = batch else { return Some(0) };
+    let offsets = offsets_of(batch, column)?;
+    let steps = offsets.windows(2).filter(|pair| pair[0] < pair[1]).count() as u64;
+    Some(steps + u64::from(!offsets.is_empty()))
+}
+
 /// How many bytes of values `column` refers to, whatever its buffers could hold.
 fn filled_bytes(column: &dyn Array) -> usize {
     // An error means a type whose slices cannot be measured; none of ours.
@@ -151,7 +211,7 @@ fn concat<'a>(batches: impl Iterator<Item = &'a RecordBatch> + Clone) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_core::{Counts, Incarnation, Offset, PartitionId, PipeId, SpanKey};
+    use tidemill_core::{Incarnation, PartitionId, PipeId, SpanKey};
 
     fn marker(start: u64, width: u64) -> Arc<Piece> {
         let key = SpanKey {

@@ -1,6 +1,8 @@
 //! The memtable against a simple model of it, in thousands of random steps, and the cases that are
 //! easy to get wrong, each by itself.
 
+mod standby;
+
 use super::*;
 use arrow::array::{BinaryArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -110,7 +112,7 @@ fn pinned(memtable: &Memtable) -> BTreeMap<SpanKey, (u64, u64, Vec<u64>)> {
 fn what_is_shown_when_it_is_committed_is_never_shown_from_here() {
     let m = memtable();
     m.open_partition(key(0, 1), Offset(0));
-    m.open(key(1, 1), Show::WhenCommitted, Offset(0));
+    m.open(key(1, 1), Show::WhenCommitted, Offset(0), None);
     m.append(full(key(0, 1), 0, 3)).unwrap();
     assert!(m.stats().awaited_age.is_none());
     m.append(full(key(1, 1), 0, 4)).unwrap();

@@ -1,0 +1,211 @@
+//! A task that stands by: it reads the partitions of a shard that another node leads, into a memtable of its own, so
+//! that it can lead at once when that node is lost.
+//!
+//! It is an ordinary task without a writer. It commits nothing, stops no partition, tells Kafka nothing, shows no row and
+//! counts for no lag. It follows the committed offsets and forgets what is below them. To take over means to get a writer and
+//! an epoch: same consumers, same memtable (see `memtable/standby.rs` for why that is exact).
+//!
+//! Its rows are a copy, so whenever it could be in the way it gives in: it forgets them and begins again at the committed
+//! offset, later.
+
+use super::{Consumers, ShardTask, TaskContext, WantedPipe};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use tidemill_core::catalog::{PipeState, SourcePartition, Standby, Table};
+use tidemill_core::{Epoch, Offset, ShardId, SpanKey};
+use tidemill_storage::memtable::{Committed, Memtable};
+use tracing::{error, info};
+
+/// How long a standby that had to give back its memory reads nothing.
+const REST: Duration = Duration::from_secs(30);
+/// The shortest time between two beginnings of the same partition.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long a standby may be behind the committed offset before it begins again there.
+const BEHIND: Duration = Duration::from_secs(3);
+
+/// What a standby remembers of its partitions.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// When each was last begun.
+    begun: BTreeMap<SpanKey, Instant>,
+    /// Since when it has been behind the committed offset.
+    behind: BTreeMap<SpanKey, Instant>,
+    /// Until when nothing is read, for want of memory.
+    rests_until: Option<Instant>,
+}
+
+/// What the standbys of a node took over, since its process began.
+#[derive(Debug, Default)]
+pub struct Takeovers {
+    /// Partitions that went on from what was in memory.
+    pub kept: AtomicU64,
+    /// Partitions that were read again from the committed offset on.
+    pub read_again: AtomicU64,
+    /// Offsets beyond the committed ones that were in memory.
+    pub kept_offsets: AtomicU64,
+}
+
+impl ShardTask {
+    /// Stands by for `shard` of `table`, on the current runtime, without any partition.
+    pub fn stand_by(context: Arc<TaskContext>, table: Table, shard: ShardId) -> Self {
+        info!(%shard, table = %table.name, "the task stands by");
+        Self::new(context, table, Memtable::standby(shard), shard, true)
+    }
+
+    /// Leads from now on, in `epoch`. `wanted` is what a state of the catalog says that has this epoch;
+    /// [`ShardTask::reconcile`] must follow, with the same.
+    pub fn take_over(&self, epoch: Epoch, wanted: &[WantedPipe]) {
+        // Rows of writers are not tailed, and so neither kept nor read again.
+        let tailed = |w: &&WantedPipe| w.pipe.state == PipeState::Running && w.pipe.source.kafka().is_some();
+        let running = wanted.iter().filter(tailed);
+        let partitions = running.flat_map(|w| w.partitions.iter().filter(|p| is_read(p)));
+        let committed = |p: &SourcePartition| Committed {
+            key: p.key(),
+            offset: p.offset,
+            source_epoch: p.source_epoch,
+        };
+        let committed: Vec<Committed> = partitions.map(committed).collect();
+        let mut go_on = self.memtable.lead(epoch, &committed);
+        // Before the log has its epoch, and so before anything is logged behind the rows taken over.
+        go_on.retain(|key| {
+            let begun = self.log.begin_anew(*key);
+            if let Err(error) = &begun {
+                error!(shard = %self.shard, ?key, "the partition is read again: {error}");
+                self.memtable.close_partition(key.pipe, key.partition);
+            }
+            begun.is_ok()
+        });
+        let positions: BTreeMap<SpanKey, Offset> = self.memtable.positions().into_iter().collect();
+        let beyond = |c: &Committed| positions.get(&c.key).map_or(0, |to| to.0.saturating_sub(c.offset.0));
+        let (kept, offsets) = (go_on.len() as u64, committed.iter().map(beyond).sum::<u64>());
+        let again = committed.len() as u64 - kept;
+        let counts = &self.context.takeovers;
+        counts.kept.fetch_add(kept, Ordering::Relaxed);
+        counts.read_again.fetch_add(again, Ordering::Relaxed);
+        counts.kept_offsets.fetch_add(offsets, Ordering::Relaxed);
+        info!(shard = %self.shard, %epoch, kept, again, offsets, "the standby takes over");
+        self.account.set_yields(false);
+        self.begin_writing(epoch);
+    }
+
+    /// Of what the catalog says, that which a standby reads now. Forgets what is committed, and the partitions that are to
+    /// begin again: they are opened where the catalog says.
+    pub(super) fn worth_tailing(&self, consumers: &Consumers, wanted: Vec<WantedPipe>) -> Vec<WantedPipe> {
+        let now = Instant::now();
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.account.must_yield() {
+            if tail.rests_until.is_none_or(|until| until <= now) {
+                info!(shard = %self.shard, "memory is short: the standby gives back its own and rests");
+            }
+            tail.rests_until = Some(now + REST);
+        }
+        if tail.rests_until.is_some_and(|until| now < until) {
+            // Nothing is wanted, so everything is closed and forgotten.
+            (tail.begun, tail.behind) = (BTreeMap::new(), BTreeMap::new());
+            self.account.report(0, 0);
+            return Vec::new();
+        }
+        let hot = |w: &WantedPipe| w.pipe.settings.standby == Standby::Hot && w.pipe.state == PipeState::Running;
+        let mut worth: Vec<WantedPipe> = wanted.into_iter().filter(hot).collect();
+        let positions: BTreeMap<SpanKey, Offset> = self.memtable.positions().into_iter().collect();
+        for WantedPipe { pipe, partitions, .. } in &mut worth {
+            // What was read by other settings is read anew by these.
+            let altered = consumers.get(&pipe.id).is_some_and(|known| known.pipe != *pipe);
+            partitions.retain(is_read);
+            partitions.retain(|p| {
+                let key = p.key();
+                let mut to = positions.get(&key).copied();
+                if altered || to.is_some_and(|to| tail.is_too_far_behind(key, to, p.offset, now)) {
+                    self.memtable.close_partition(key.pipe, key.partition);
+                    to = None;
+                }
+                if to.is_some() {
+                    self.memtable.release_below(key, p.offset);
+                }
+                to.is_some() || tail.may_begin(key, now)
+            });
+        }
+        let known: BTreeSet<SpanKey> = worth
+            .iter()
+            .flat_map(|w| w.partitions.iter().map(SourcePartition::key))
+            .collect();
+        tail.behind.retain(|key, _| known.contains(key));
+        self.account.observe(&self.memtable);
+        worth
+    }
+}
+
+/// Whether a partition is to be read on.
+fn is_read(p: &SourcePartition) -> bool {
+    p.stop.is_none() && !p.is_complete()
+}
+
+impl Tail {
+    /// Whether a partition may be begun now; notes that it is.
+    fn may_begin(&mut self, key: SpanKey, now: Instant) -> bool {
+        let waits = self.begun.get(&key).is_some_and(|at| now < *at + AGAIN);
+        if !waits {
+            // An incarnation that is over does not come back.
+            self.begun
+                .retain(|known, _| (known.pipe, known.partition) != (key.pipe, key.partition));
+            self.begun.insert(key, now);
+        }
+        !waits
+    }
+
+    /// Whether it has read less than is committed for too long. A little behind for a moment it always is: the leader
+    /// reads and commits at its own pace.
+    fn is_too_far_behind(&mut self, key: SpanKey, to: Offset, committed: Offset, now: Instant) -> bool {
+        if to >= committed {
+            self.behind.remove(&key);
+            return false;
+        }
+        let since = *self.behind.entry(key).or_insert(now);
+        let too_long = now >= since + BEHIND;
+        if too_long {
+            self.behind.remove(&key);
+        }
+        too_long
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill_core::{Incarnation, PartitionId, PipeId};
+
+    fn key(incarnation: u64) -> SpanKey {
+        SpanKey {
+            pipe: PipeId(1),
+            partition: PartitionId(0),
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    #[test]
+    fn a_partition_that_had_to_be_closed_is_not_begun_over_and_over() {
+        let (mut tail, now) = (Tail::default(), Instant::now());
+        assert!(tail.may_begin(key(1), now));
+        assert!(!tail.may_begin(key(1), now + AGAIN / 2));
+        assert!(
+            tail.may_begin(key(2), now + AGAIN / 2),
+            "another life is another beginning"
+        );
+        assert!(tail.may_begin(key(1), now + AGAIN));
+        assert_eq!(tail.begun.len(), 1);
+    }
+
+    #[test]
+    fn who_is_behind_for_a_moment_reads_on() {
+        let (mut tail, now) = (Tail::default(), Instant::now());
+        let mut at =
+            |ms: u64, to: u64| tail.is_too_far_behind(key(1), Offset(to), Offset(10), now + Duration::from_millis(ms));
+        assert!(!at(0, 5) && !at(2_000, 9));
+        assert!(!at(2_500, 10), "it has caught up");
+        assert!(!at(3_000, 5) && !at(5_900, 5));
+        assert!(at(6_000, 5));
+        assert!(!at(6_001, 5), "it has begun again");
+    }
+}
