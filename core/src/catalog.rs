@@ -236,6 +236,14 @@ impl Shard {
     }
 }
 
+impl Table {
+    /// Whether `node` is of the warehouse whose nodes lead the shards.
+    pub fn is_home(&self, node: &Node) -> bool {
+        let warehouse = self.settings.warehouse.as_ref();
+        warehouse.is_none_or(|warehouse| *warehouse == node.warehouse)
+    }
+}
+
 /// When and why a shard got its leader, or lost it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assigned {

@@ -8,8 +8,8 @@
 
 use crate::catalog::{Replica, ReplicaState, Replication, Shard};
 use crate::command::ReplicaOf;
-use crate::ids::NodeId;
-use std::collections::BTreeMap;
+use crate::ids::{NodeId, ShardId, TableId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be kept where.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Problem {
     pub nodes: Vec<Keeper>,
     /// The shards.
     pub shards: Vec<Shard>,
+    /// Who may lead the shards of a table, where that is not everybody: of its replicas, so many as can be lie there.
+    pub warehouses: BTreeMap<TableId, BTreeSet<NodeId>>,
     /// Whether replicas may be moved for the sake of balance alone.
     pub may_balance: bool,
 }
@@ -78,6 +80,12 @@ impl Problem {
         self.keeper(node).is_some_and(|keeper| keeper.takes)
     }
 
+    /// Whether `node` may lead `shard`, once it has its files.
+    fn is_home(&self, shard: ShardId, node: NodeId) -> bool {
+        let home = self.warehouses.get(&shard.table);
+        home.is_none_or(|home| home.contains(&node))
+    }
+
     /// How many replicas each shard shall have.
     fn wanted(&self) -> usize {
         let staying = self.nodes.iter().filter(|keeper| keeper.stays).count();
@@ -88,12 +96,26 @@ impl Problem {
     fn tend(&self, shard: &Shard, load: &mut BTreeMap<NodeId, usize>, found: &mut Vec<Change>) {
         let (wanted, of) = (self.wanted(), |node| ReplicaOf { shard: shard.id, node });
         let (staying, leaving): (Vec<&Replica>, Vec<&Replica>) = shard.replicas.iter().partition(|r| self.stays(r));
+        let is_home = |node: NodeId| self.is_home(shard.id, node);
+        let homes = self.nodes.iter().filter(|k| k.stays && is_home(k.node)).count();
+        let at_home = staying.iter().filter(|r| is_home(r.node)).count();
         let mut added: Vec<NodeId> = Vec::new();
-        while staying.len() + added.len() < wanted {
-            let new = |node: &NodeId| self.takes(*node) && shard.replica(*node).is_none() && !added.contains(node);
+        loop {
+            let enough = staying.len() + added.len() >= wanted;
+            // One too many for a while, if it is where the leader shall be.
+            let enough_at_home = at_home + added.iter().filter(|node| is_home(**node)).count() >= homes.min(wanted);
+            if enough && enough_at_home {
+                break;
+            }
+            let new = |node: &NodeId| {
+                self.takes(*node)
+                    && shard.replica(*node).is_none()
+                    && !added.contains(node)
+                    && (!enough || is_home(*node))
+            };
             let free = load.iter().filter(|(node, _)| new(node));
             let Some(node) = free
-                .min_by_key(|(node, count)| (**count, **node))
+                .min_by_key(|(node, count)| (!is_home(**node), **count, **node))
                 .map(|(node, _)| *node)
             else {
                 break;
@@ -120,7 +142,10 @@ impl Problem {
                 .map(|r| Change::Drop(of(r.node))),
         );
         if copying.is_empty() && ready > wanted {
-            let key = |r: &&&Replica| (load.get(&r.node).copied(), shard.leader != Some(r.node), r.node);
+            let key = |r: &&&Replica| {
+                let count = load.get(&r.node).copied();
+                (!is_home(r.node), count, shard.leader != Some(r.node), r.node)
+            };
             let fullest = staying.iter().max_by_key(key);
             found.extend(fullest.map(|replica| Change::Drop(of(replica.node))));
         }
@@ -140,7 +165,9 @@ impl Problem {
             let gives = |shard: &&Shard| {
                 let fuller = |r: &&Replica| load.get(&r.node) > Some(&(low + 1));
                 let key = |r: &&Replica| (load.get(&r.node).copied(), shard.leader != Some(r.node));
-                let from = shard.replicas.iter().filter(fuller).max_by_key(key);
+                // From where it is at home it goes to where it is, too.
+                let fits = |r: &&Replica| self.is_home(shard.id, to) || !self.is_home(shard.id, r.node);
+                let from = shard.replicas.iter().filter(fuller).filter(fits).max_by_key(key);
                 let from = from.filter(|_| shard.replica(to).is_none() && !moved.contains(&shard.id));
                 from.map(|replica| replica.node)
             };
@@ -196,6 +223,7 @@ mod tests {
             },
             nodes: nodes.into_iter().map(keeper).collect(),
             shards: (0..shards).map(shard).collect(),
+            warehouses: BTreeMap::new(),
             may_balance: true,
         }
     }
@@ -298,7 +326,44 @@ mod tests {
         assert_eq!((found.len(), found.iter().all(new)), (3, true));
     }
 
+    #[test]
+    fn replicas_go_home_first_and_leave_last() {
+        let mut p = problem(1..=5, 4, 3);
+        settle(&mut p);
+        let home = BTreeSet::from([NodeId(4), NodeId(5)]);
+        p.warehouses = BTreeMap::from([(TableId(1), home.clone())]);
+        settle(&mut p);
+        let complete = |p: &Problem| {
+            p.shards
+                .iter()
+                .all(|s| s.replicas.len() == 3 && home.iter().all(|node| s.replica(*node).is_some()))
+        };
+        assert!(complete(&p), "{:?}", p.shards);
+        // The third one lies where it lay: nobody copies for the sake of evenness what must stay where it is.
+        let first = changes(&p);
+        assert_eq!(first, []);
+        p.shards.push(shard(9));
+        settle(&mut p);
+        assert!(complete(&p), "{:?}", p.shards);
+    }
+
     proptest! {
+        #[test]
+        fn it_settles_with_every_shard_at_home_where_it_can_be(
+            nodes in 1u64..7, home in 1u64..7, shards in 0u32..12, replicas in 1u32..5,
+        ) {
+            let mut p = problem(1..=nodes, shards, replicas);
+            settle(&mut p);
+            let home: BTreeSet<NodeId> = (1..=home.min(nodes)).map(NodeId).collect();
+            p.warehouses = BTreeMap::from([(TableId(1), home.clone())]);
+            settle(&mut p);
+            let wanted = nodes.min(u64::from(replicas)) as usize;
+            for shard in &p.shards {
+                let at_home = shard.replicas.iter().filter(|r| home.contains(&r.node)).count();
+                prop_assert_eq!((shard.replicas.len(), at_home), (wanted, wanted.min(home.len())));
+            }
+        }
+
         #[test]
         fn it_settles_with_every_shard_complete_and_nodes_about_even(
             first in 1u64..7, second in 1u64..7, shards in 0u32..20, replicas in 1u32..5,

@@ -284,6 +284,9 @@ impl Progress for ClusterProgress {
             headroom: headroom
                 .map(|h| (PipeId(h.pipe), PartitionId(h.partition), h.seconds))
                 .collect(),
+            arriving: (reply.rates.into_iter())
+                .map(|rate| (PipeId(rate.pipe), PartitionId(rate.partition), rate.bytes_per_second))
+                .collect(),
         })
     }
 

@@ -6,32 +6,31 @@
 //! declares anybody down: until then it has not had the chance to hear them. Only of the leader before it does it know
 //! since when that is silent.
 
+mod rates;
 mod replace;
 mod reports;
+mod shards;
 mod standbys;
 mod stuck;
 
 pub use reports::Reports;
 
-use replace::keep_away;
+use rates::Rates;
 use stuck::Stuck;
 
 use crate::adapters::propose;
 use crate::collector;
 use crate::headroom;
 use crate::idle_writers;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{
-    Acks, CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table, WalMode, Writer,
-};
-use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
+use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table};
+use tidemill_core::command::{AddPartitions, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
-use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
 use tidemill_core::replication::{self, Change, Keeper};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, Refusal, ShardId, TableId, Version};
+use tidemill_core::{Command, NodeId, Refusal, ShardId, Version};
 use tidemill_raft::{Catalog, MembershipError};
 use tidemill_storage::store::PartStore;
 use tokio::task::JoinHandle;
@@ -44,8 +43,6 @@ pub const SILENT: Duration = Duration::from_millis(1500);
 const LISTEN: Duration = Duration::from_millis(300);
 /// How often the manager looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often shards may move for the sake of balance alone.
-const REBALANCE: Duration = Duration::from_secs(5);
 /// How long a node must have been there before replicas move to it for the sake of balance: files are heavy, and whoever
 /// starts a node may be about to say whose place it takes.
 const RESETTLE: Duration = Duration::from_secs(30);
@@ -81,6 +78,7 @@ struct Term {
     refused: BTreeMap<(ShardId, NodeId), Instant>,
     /// Which tasks stand still, and when that was last looked at.
     stuck: Stuck,
+    rates: Rates,
     progress_seen: Instant,
     /// The step of membership that is under way; one at a time.
     membership: Option<JoinHandle<Result<Plan, MembershipError>>>,
@@ -145,6 +143,7 @@ impl Manager {
                 ready_since: BTreeMap::new(),
                 refused: BTreeMap::new(),
                 stuck: Stuck::default(),
+                rates: Rates::new(now),
                 progress_seen: now,
                 membership: None,
             };
@@ -163,10 +162,13 @@ impl Manager {
 
     async fn look(&self, term: &mut Term) -> Result<(), ViewError> {
         let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
+        if term.rates.look(Instant::now(), &self.reports.all()) {
+            self.reports.know_rates(term.rates.of_partitions());
+        }
         self.judge_nodes(term, &*state()?).await?;
         let leaving = self.place_replicas(term, &*state()?).await?;
         self.place_shards(term, &*state()?, &leaving).await?;
-        standbys::place(&self.catalog, &self.reports, &*state()?, &leaving, &term.stuck).await?;
+        standbys::place(&self.catalog, &self.reports, &*state()?, &leaving, term).await?;
         self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);
@@ -272,6 +274,13 @@ impl Manager {
             rule,
             nodes: living.map(keeper).collect(),
             shards: state.list(&[])?,
+            warehouses: (state.list::<Table>(&[])?.iter())
+                .filter(|table| table.settings.warehouse.is_some())
+                .map(|table| {
+                    let home = nodes.iter().filter(|node| table.is_home(node));
+                    (table.id, home.map(|node| node.id).collect())
+                })
+                .collect(),
             may_balance: nodes
                 .iter()
                 .all(|node| node.state != NodeState::Ready || term.is_settled(node.id, RESETTLE)),
@@ -318,59 +327,6 @@ impl Manager {
         Ok(leaving)
     }
 
-    async fn place_shards(
-        &self,
-        term: &mut Term,
-        state: &dyn CatalogSnapshot,
-        leaving: &[ReplicaOf],
-    ) -> Result<(), ViewError> {
-        let nodes = state.list::<Node>(&[])?;
-        let mut problem = placement_problem(state, &nodes, leaving)?;
-        self.replace_stuck(term, state, &problem).await?;
-        keep_away(&term.stuck, &mut problem);
-        standbys::pass_over_unheard(&self.reports, &nodes, &mut problem);
-        // A node that has just come is not given shards that others serve well.
-        let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
-        let may_balance = settled && term.balanced.elapsed() >= REBALANCE;
-        let moves = place(&problem);
-        let early = match may_balance && moves.iter().any(|m| m.reason == MoveReason::Balance) {
-            true => tables_with_early_rows(state)?,
-            false => BTreeSet::new(),
-        };
-        let mut assignments = Vec::new();
-        for m in moves {
-            if m.reason == MoveReason::Balance {
-                let to_a_stuck_one = m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to));
-                if !may_balance || to_a_stuck_one || early.contains(&m.shard.table) {
-                    continue;
-                }
-                term.balanced = Instant::now();
-            }
-            let Some(shard) = state.get::<Shard>(&m.shard)? else {
-                continue;
-            };
-            let command = AssignLeader {
-                shard: m.shard,
-                replaces: shard.epoch,
-                leader: m.to,
-                because: because(&m, &shard, &nodes, &problem),
-            };
-            // All at once: a node that led many shards must not hold up the last of them.
-            assignments.push(async move {
-                let command = Command::AssignLeader(command);
-                (m, propose(&self.catalog, command, Duration::from_secs(2)).await)
-            });
-        }
-        for (m, outcome) in futures::future::join_all(assignments).await {
-            match outcome {
-                Ok((_, Ok(_))) => info!(shard = %m.shard, to = ?m.to, reason = ?m.reason, "the shard gets a leader"),
-                // The state has moved on; the next look sees how.
-                other => debug!(shard = %m.shard, ?other, "the assignment was not taken"),
-            }
-        }
-        Ok(())
-    }
-
     /// What is not urgent and may take long runs beside.
     fn spawn_chores(&self, state: Arc<dyn CatalogSnapshot>, buried_before: Version) -> JoinHandle<()> {
         let pinned = self
@@ -403,98 +359,12 @@ impl Manager {
     }
 }
 
-/// Who may lead what, and does.
-fn placement_problem(state: &dyn CatalogSnapshot, nodes: &[Node], leaving: &[ReplicaOf]) -> Result<Problem, ViewError> {
-    let replicates = state.replication()?.is_some();
-    let hot = standbys::hot_shards(state)?;
-    let logged: BTreeSet<TableId> = (state.list::<Table>(&[])?.iter())
-        .filter(|table| table.settings.wal == WalMode::Local)
-        .map(|table| table.id)
-        .collect();
-    let able = |shard: &Shard| {
-        let leaves = |node: &NodeId| {
-            leaving.contains(&ReplicaOf {
-                shard: shard.id,
-                node: *node,
-            })
-        };
-        replicates.then(|| shard.ready_replicas().filter(|node| !leaves(node)).collect())
-    };
-    let load = |s: &Shard| ShardLoad {
-        shard: s.id,
-        able: able(s),
-        leader: s.leader,
-        last_leader: s.last_leader.filter(|_| logged.contains(&s.id.table)),
-        hot: hot.contains(&s.id),
-        standby: s.standby,
-        weight: 1,
-    };
-    let ready = nodes.iter().filter(|n| n.state == NodeState::Ready);
-    Ok(Problem {
-        candidates: ready.map(|n| n.id).collect(),
-        shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
-    })
-}
-
 fn set_state(node: &Node, state: NodeState) -> Command {
     Command::SetNodeState(SetNodeState {
         node: node.id,
         boot: node.boot,
         state,
     })
-}
-
-/// Tables with rows that may have been acknowledged before they are committed. These stay behind when a shard moves: it does
-/// not move for evenness.
-fn tables_with_early_rows(state: &dyn CatalogSnapshot) -> Result<BTreeSet<TableId>, ViewError> {
-    let writers = state.list::<Writer>(&[])?.into_iter();
-    let early = writers.filter(|writer| writer.acks != Acks::All);
-    Ok(early.map(|writer| writer.table).collect())
-}
-
-/// Why a shard moves, for people.
-fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String {
-    let node = |id: Option<NodeId>| nodes.iter().find(|node| Some(node.id) == id);
-    let name = |id: Option<NodeId>| node(id).map_or_else(|| "nobody".to_owned(), |node| format!("'{}'", node.name));
-    let led = |id: Option<NodeId>| id.map_or(0, |id| problem.leads(id));
-    let stood_by = m.to.is_some() && m.to == shard.standby;
-    let last = (problem.shards.iter().find(|s| s.shard == m.shard)).and_then(|s| s.last_leader);
-    let has_log = m.to.is_some() && m.to == last;
-    let why = match m.reason {
-        MoveReason::Unled if stood_by => format!("it had no leader{}", before(shard)),
-        MoveReason::Unled if has_log => format!(
-            "it had no leader{}; {} led it last and has rows of it in its log",
-            before(shard),
-            name(m.to)
-        ),
-        MoveReason::Unled => format!(
-            "it had no leader{}; of those that may lead it, {} led fewest: {}",
-            before(shard),
-            name(m.to),
-            led(m.to)
-        ),
-        MoveReason::LeaderLost => match node(shard.leader) {
-            Some(leader) if leader.state != NodeState::Ready => format!("node '{}' is {}", leader.name, leader.state),
-            _ => format!("node {} shall not keep its files any more", name(shard.leader)),
-        },
-        MoveReason::Balance => format!(
-            "node {} led {} shards, node {} led {}",
-            name(shard.leader),
-            led(shard.leader),
-            name(m.to),
-            led(m.to)
-        ),
-    };
-    match stood_by {
-        true => format!("{why}; node {} stood by", name(m.to)),
-        false => why,
-    }
-}
-
-/// What was said when it lost the leader before.
-fn before(shard: &Shard) -> String {
-    let assigned = shard.assigned.as_ref();
-    assigned.map_or_else(String::new, |assigned| format!(" ({})", assigned.because))
 }
 
 fn key_of(change: &Change) -> (ShardId, NodeId) {

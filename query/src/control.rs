@@ -48,7 +48,7 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
     let Some(table) = snapshot.table_named(&named.name)? else {
         return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place));
     };
-    let mut changed = table.settings;
+    let mut changed = table.settings.clone();
     for given in settings {
         create_table::set_later(&mut changed, &given.key, &given.value).map_err(|e| e.at(given.place))?;
     }

@@ -90,6 +90,8 @@ pub struct SoftState {
     pub nodes: Vec<NodeProgress>,
     /// For each partition with unread records, how long until the oldest of them expires at the source, in seconds.
     pub headroom: Vec<(PipeId, PartitionId, i64)>,
+    /// For each partition, how many bytes arrive at the source per second.
+    pub arriving: Vec<(PipeId, PartitionId, f64)>,
 }
 
 /// What a node last said of itself.

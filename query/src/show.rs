@@ -165,7 +165,8 @@ fn table_statement(table: &Table) -> String {
         flush,
         min_insync_replicas,
         wal,
-    } = table.settings;
+        warehouse,
+    } = &table.settings;
     _ = write!(
         out,
         "\nWITH (shards = {}, flush_rows = {}, flush_bytes = {}, flush_age_ms = {}, flush_acks_ms = {}, wal = '{}'",
@@ -173,6 +174,9 @@ fn table_statement(table: &Table) -> String {
     );
     if let Some(least) = min_insync_replicas {
         _ = write!(out, ", min_insync_replicas = {least}");
+    }
+    if let Some(warehouse) = warehouse {
+        _ = write!(out, ", warehouse = {}", text(warehouse));
     }
     out.push(')');
     out

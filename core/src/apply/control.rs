@@ -258,7 +258,7 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     if table.settings == c.settings {
         return Ok(Response::Unchanged);
     }
-    table.settings = c.settings;
+    table.settings = c.settings.clone();
     if table.settings.wal == WalMode::Off {
         writers::check_log_is_not_needed(state, &table)?;
     }

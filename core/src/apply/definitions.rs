@@ -7,6 +7,7 @@ use crate::ids::*;
 use crate::ledger::{ClosedLedger, Ledger};
 use crate::schema::{ColumnType, METADATA_COLUMNS, PartitionBy};
 use crate::view::{CatalogRead, Key, Overlay};
+use std::collections::BTreeSet;
 
 /// The most shards that a table may have.
 const MAX_SHARDS: u32 = 1024;
@@ -39,7 +40,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
         order_by: c.order_by.clone(),
         partition_by: c.partition_by.clone(),
         shards: c.shards,
-        settings: c.settings,
+        settings: c.settings.clone(),
         deleted: Vec::new(),
         former: Vec::new(),
         created_at_ms: at.ms,
@@ -360,6 +361,9 @@ pub(super) fn check_settings(state: &Overlay<'_>, settings: &TableSettings) -> R
     if rows == 0 || bytes == 0 || age_ms == 0 {
         return Err(Refusal::Definition("flush_rows, flush_bytes and flush_age_ms must be at least 1".into()).into());
     }
+    if let Some(warehouse) = &settings.warehouse {
+        check_warehouse(state, warehouse)?;
+    }
     let (Some(wanted), rule) = (settings.min_insync_replicas, state.replication()?) else {
         return Ok(());
     };
@@ -371,4 +375,22 @@ pub(super) fn check_settings(state: &Overlay<'_>, settings: &TableSettings) -> R
         ))
         .into()),
     }
+}
+
+fn check_warehouse(state: &Overlay<'_>, wanted: &str) -> Result<(), Stop> {
+    let nodes = state.list::<Node>(&[])?;
+    let there: BTreeSet<&str> = nodes
+        .iter()
+        .filter(|node| node.state != NodeState::Removed)
+        .map(|node| node.warehouse.as_str())
+        .collect();
+    if there.contains(wanted) {
+        return Ok(());
+    }
+    let there: Vec<String> = there.iter().map(|name| format!("'{name}'")).collect();
+    Err(Refusal::Definition(format!(
+        "no node is of warehouse '{wanted}': those of the nodes are {}",
+        there.join(", ")
+    ))
+    .into())
 }

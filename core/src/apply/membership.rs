@@ -7,7 +7,7 @@
 use super::cluster::{depose, known_node};
 use super::definitions::founded;
 use super::{At, Stop, Verdict, replicas};
-use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState};
+use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState, Table};
 use crate::command::{AddNode, Refusal, Response, SetNodeIntent};
 use crate::ids::NodeId;
 use crate::view::{CatalogRead, Overlay};
@@ -108,6 +108,7 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
     if c.intent == NodeIntent::Leave {
         check_not_last(state, &node, |other| other.intent != NodeIntent::Leave)?;
         replicas::check_may_leave(state, &node)?;
+        check_not_last_of_its_warehouse(state, &node)?;
     }
     node.intent = c.intent;
     if c.intent != NodeIntent::Serve && node.state == NodeState::Ready {
@@ -132,6 +133,30 @@ pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, id: NodeId) -> Verdic
     node.state = NodeState::Removed;
     state.put(&node.id, &node)?;
     Ok(Response::Done)
+}
+
+/// Refuses that no node is left that may lead the shards of a table.
+fn check_not_last_of_its_warehouse(state: &Overlay<'_>, node: &Node) -> Result<(), Stop> {
+    let tables = state.list::<Table>(&[])?;
+    let wants = |table: &&Table| table.settings.warehouse.is_some() && table.is_home(node);
+    let Some(table) = tables.iter().find(wants) else {
+        return Ok(());
+    };
+    let nodes = state.list::<Node>(&[])?;
+    let stays =
+        |other: &&Node| other.id != node.id && other.state != NodeState::Removed && other.intent != NodeIntent::Leave;
+    match nodes
+        .iter()
+        .filter(stays)
+        .any(|other| other.warehouse == node.warehouse)
+    {
+        true => Ok(()),
+        false => Err(no(format!(
+            "node '{}' is the last one of warehouse '{}', whose nodes lead table '{}': let another one join first, or say \
+             ALTER TABLE {} SET (warehouse = '')",
+            node.name, node.warehouse, table.name, table.name
+        ))),
+    }
 }
 
 fn check_not_last(state: &Overlay<'_>, node: &Node, stays: impl Fn(&Node) -> bool) -> Result<(), Stop> {

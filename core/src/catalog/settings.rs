@@ -4,7 +4,7 @@ use super::Replication;
 use serde::{Deserialize, Serialize};
 
 /// What of a table may be changed later. In records and commands these fields stand beside the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TableSettings {
     /// When memtables are written out.
@@ -13,6 +13,8 @@ pub struct TableSettings {
     pub min_insync_replicas: Option<u32>,
     /// Whether memtables survive the end of the process.
     pub wal: WalMode,
+    /// The warehouse whose nodes lead its shards; `None` is any.
+    pub warehouse: Option<String>,
 }
 
 impl TableSettings {

@@ -50,7 +50,7 @@ pub fn choose(problem: &Problem) -> Vec<Change> {
     }
     // As in placement, each step lowers the sum of the squares of the loads.
     for _ in 0..problem.shards.len() {
-        let Some((shard, to)) = best_move(&load, &at, may) else {
+        let Some((shard, to)) = best_move(&load, &at, problem.slack, may) else {
             break;
         };
         let Some((from, s)) = at.get(&shard).copied() else {
@@ -88,6 +88,7 @@ mod tests {
         Problem {
             candidates: nodes.iter().copied().map(NodeId).collect(),
             shards: shards.iter().enumerate().map(load).collect(),
+            slack: 0,
         }
     }
 

@@ -431,3 +431,40 @@ fn a_standby_is_a_ready_node_that_does_not_lead_and_ends_with_what_made_it_one()
     world.apply(node_with(1, 3, Some(DiskId(7)))).unwrap();
     assert_eq!(standby(&world), None);
 }
+
+#[test]
+fn a_table_is_led_by_nodes_of_a_warehouse_that_there_is() {
+    let mut world = World::new();
+    let alter = |warehouse: &str| {
+        let settings = TableSettings {
+            warehouse: Some(warehouse.into()),
+            ..TableSettings::default()
+        };
+        Command::AlterTable(AlterTable {
+            name: "t".into(),
+            settings,
+        })
+    };
+    refused(
+        world.apply(alter("etl")),
+        "no node is of warehouse 'etl': those of the nodes are 'default'",
+    );
+    let Command::AddNode(mut node) = add_node(4, 44, 1) else {
+        panic!("another command");
+    };
+    node.warehouse = "etl".into();
+    world.apply(Command::AddNode(node)).unwrap();
+    world.apply(node_of(4, 44, 1)).unwrap();
+    world.apply(alter("etl")).unwrap();
+    assert_eq!(world.apply(alter("etl")), Ok(Response::Unchanged));
+    refused(
+        world.apply(intent(4, NodeIntent::Leave)),
+        "node 'n4' is the last one of warehouse 'etl', whose nodes lead table 't'",
+    );
+    world.apply(intent(4, NodeIntent::Drain)).unwrap();
+    world.apply(alter("default")).unwrap();
+    world.apply(intent(4, NodeIntent::Leave)).unwrap();
+    refused(world.apply(alter("none")), "those of the nodes are 'default', 'etl'");
+    world.apply(Command::RemoveNode(NodeId(4))).unwrap();
+    refused(world.apply(alter("etl")), "no node is of warehouse 'etl'");
+}

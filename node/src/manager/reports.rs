@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
 use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
-use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, ProgressReply};
+use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, PartitionRate, ProgressReply};
 use tracing::info;
 
 /// What the nodes last said, as the manager heard it.
@@ -16,6 +16,7 @@ pub struct Reports {
     heard: Mutex<BTreeMap<NodeId, Report>>,
     refused: Mutex<BTreeMap<BootId, String>>,
     headroom: Mutex<Vec<Headroom>>,
+    rates: Mutex<Vec<PartitionRate>>,
     /// Since when this node is the manager; `None` while it is not.
     since: Mutex<Option<Instant>>,
     /// What a change of membership waits for.
@@ -75,6 +76,11 @@ impl Reports {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = headroom;
     }
 
+    /// What arrives at the sources.
+    pub(super) fn know_rates(&self, rates: Vec<PartitionRate>) {
+        *self.rates.lock().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
     /// How many shards stand still on every node that may lead them; none where this node is not the manager.
     pub fn stuck(&self) -> usize {
         self.stuck.load(Ordering::Relaxed)
@@ -108,6 +114,7 @@ impl Reports {
             manager: true,
             nodes: self.all(),
             headroom: self.headroom.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            rates: self.rates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -180,6 +187,7 @@ impl Reports {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
         // Of an earlier term.
         self.know_headroom(Vec::new());
+        self.know_rates(Vec::new());
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 

@@ -1,8 +1,8 @@
 //! Standbys: who reads beside the leader of a shard that a pipe with a hot standby feeds.
 
 use super::replace::keep_away;
-use super::stuck::Stuck;
-use super::{Reports, SILENT, placement_problem};
+use super::shards::placement_problem;
+use super::{Reports, SILENT, Term};
 use crate::adapters::propose;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -58,12 +58,12 @@ pub(super) async fn place(
     reports: &Reports,
     state: &dyn CatalogSnapshot,
     leaving: &[ReplicaOf],
-    stuck: &Stuck,
+    term: &Term,
 ) -> Result<(), ViewError> {
     let nodes = state.list::<Node>(&[])?;
-    let mut problem = placement_problem(state, &nodes, leaving)?;
+    let mut problem = placement_problem(state, &nodes, leaving, &term.rates)?;
     // Who stood still as the leader would stand still as a standby.
-    keep_away(stuck, &mut problem);
+    keep_away(&term.stuck, &mut problem);
     let mut assignments = Vec::new();
     for change in standby::choose(&problem) {
         let Some(shard) = state.get::<Shard>(&change.shard)? else {
@@ -152,6 +152,7 @@ mod tests {
                     standby: Some(NodeId(2)),
                     weight: 1,
                 }],
+                slack: 0,
             };
             pass_over_unheard(&reports, &nodes, &mut problem);
             problem.shards[0].standby

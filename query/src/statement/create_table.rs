@@ -25,6 +25,7 @@ const SETTINGS: &[&str] = &[
     "flush_acks_ms",
     "min_insync_replicas",
     "wal",
+    "warehouse",
 ];
 
 /// Reads what follows `CREATE TABLE`.
@@ -341,6 +342,8 @@ pub(crate) fn set_later(settings: &mut TableSettings, key: &str, value: &str) ->
                 .find(|mode| mode.to_string() == value.to_lowercase());
             settings.wal = known.ok_or_else(|| wrong("'off' or 'local'"))?;
         }
+        // The empty one stands for any.
+        "warehouse" => settings.warehouse = (!value.is_empty()).then(|| value.to_owned()),
         _ => flush.age_ms = positive(value.parse().ok(), "milliseconds, from 1")?,
     }
     Ok(())

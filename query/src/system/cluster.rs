@@ -58,19 +58,28 @@ pub(super) fn nodes(
 /// The shards, who leads them, and who stands by.
 pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) -> Result<RecordBatch, QueryError> {
     let shards: Vec<Shard> = snapshot.list(&[])?;
-    let tables = table_names(snapshot)?;
+    let tables = snapshot.list::<Table>(&[])?.into_iter();
+    let tables: BTreeMap<TableId, Table> = tables.map(|table| (table.id, table)).collect();
     let all: Vec<Node> = snapshot.list(&[])?;
     let nodes: BTreeMap<NodeId, String> = all.iter().map(|node| (node.id, node.name.clone())).collect();
     let replicates = snapshot.replication()?.is_some();
     let may_lead = |shard: &Shard| {
         let keeps = |node: &&Node| !replicates || shard.ready_replicas().any(|ready| ready == node.id);
-        let able = all.iter().filter(|node| node.state == NodeState::Ready).filter(keeps);
+        let table = tables.get(&shard.id.table);
+        let at_home = |node: &&Node| table.is_none_or(|table| table.is_home(node));
+        let ready = all.iter().filter(|node| node.state == NodeState::Ready);
+        let able = ready.filter(at_home).filter(keeps);
         able.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
     };
     let hot = hot_partitions(snapshot)?;
     let name = |node: Option<NodeId>| node.and_then(|node| nodes.get(&node).cloned());
     Columns::default()
-        .text("table", shards.iter().map(|shard| tables.get(&shard.id.table).cloned()))
+        .text(
+            "table",
+            shards
+                .iter()
+                .map(|shard| tables.get(&shard.id.table).map(|table| table.name.clone())),
+        )
         .number("shard", shards.iter().map(|shard| Some(shard.id.index.into())))
         .number("epoch", shards.iter().map(|shard| Some(shard.epoch.0)))
         .text("leader", shards.iter().map(|shard| name(shard.leader)))

@@ -78,8 +78,9 @@ pub(crate) fn needs_progress(name: &str, snapshot: &dyn CatalogSnapshot) -> Resu
 /// The system table called `name`, if there is one.
 pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn TableProvider>>, QueryError> {
     let snapshot = &*source.snapshot;
-    let said = source.progress.map_or(&[][..], |progress| &progress.nodes);
-    let headroom = source.progress.map_or(&[][..], |progress| &progress.headroom);
+    let nothing = SoftState::default();
+    let soft = source.progress.unwrap_or(&nothing);
+    let said = &soft.nodes;
     let rows = match name {
         "nodes" => cluster::nodes(snapshot, said, source.group)?,
         "shards" => cluster::shards(snapshot, said)?,
@@ -87,7 +88,7 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
         "tables" => tables::tables(snapshot)?,
         "parts" => tables::parts(snapshot)?,
         "pipes" => pipes::pipes(snapshot)?,
-        "partitions" => pipes::partitions(snapshot, said, headroom)?,
+        "partitions" => pipes::partitions(snapshot, soft)?,
         "writers" => writers::writers(snapshot)?,
         "freshness" => freshness::freshness(snapshot, said)?,
         "ledger" => ledger::ledger(snapshot)?,

@@ -3,13 +3,13 @@
 use super::cluster::table_names;
 use super::columns::Columns;
 use crate::error::QueryError;
-use crate::ports::{NodeProgress, PartitionProgress};
+use crate::ports::{NodeProgress, PartitionProgress, SoftState};
 use crate::show::format_options;
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use tidemill_core::catalog::{CatalogQuestions, Pipe, Shard, SourcePartition};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
-use tidemill_core::{NodeId, PartitionId, PipeId, ShardId, SpanKey};
+use tidemill_core::{NodeId, PipeId, ShardId, SpanKey};
 
 /// The pipes.
 pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
@@ -39,17 +39,13 @@ pub(super) fn pipes(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, Query
 }
 
 /// The source partitions: what is committed of each, and how far its task has read.
-pub(super) fn partitions(
-    snapshot: &dyn CatalogSnapshot,
-    progress: &[NodeProgress],
-    headroom: &[(PipeId, PartitionId, i64)],
-) -> Result<RecordBatch, QueryError> {
+pub(super) fn partitions(snapshot: &dyn CatalogSnapshot, soft: &SoftState) -> Result<RecordBatch, QueryError> {
     let partitions: Vec<SourcePartition> = snapshot.list(&[])?;
     let pipes = snapshot.list::<Pipe>(&[])?.into_iter();
     let pipes: BTreeMap<PipeId, Pipe> = pipes.map(|pipe| (pipe.id, pipe)).collect();
     let name = |p: &SourcePartition| pipes.get(&p.pipe).map(|pipe| pipe.name.as_str());
     let tables = table_names(snapshot)?;
-    let said = said_by_leaders(snapshot, progress)?;
+    let said = said_by_leaders(snapshot, &soft.nodes)?;
     let of = |p: &SourcePartition| said.get(&p.key()).copied();
     let mut totals: BTreeMap<(PipeId, u32), (u64, u64)> = BTreeMap::new();
     for life in super::ledger::lives(snapshot)? {
@@ -72,10 +68,14 @@ pub(super) fn partitions(
         _ => Some((now_ms.saturating_sub(said.read_to_ms?).max(0) / 1000).unsigned_abs()),
     };
     let room = |p: &SourcePartition| {
-        let found = headroom
-            .iter()
-            .find(|(pipe, n, _)| (*pipe, *n) == (p.pipe, p.partition));
+        let mut found = soft.headroom.iter();
+        let found = found.find(|(pipe, n, _)| (*pipe, *n) == (p.pipe, p.partition));
         found.map(|(_, _, seconds)| *seconds)
+    };
+    let arriving = |p: &SourcePartition| {
+        let mut found = soft.arriving.iter();
+        let found = found.find(|(pipe, n, _)| (*pipe, *n) == (p.pipe, p.partition));
+        found.map(|(_, _, rate)| *rate)
     };
     let alert_below = |p: &SourcePartition| {
         pipes
@@ -99,6 +99,7 @@ pub(super) fn partitions(
             all().map(|p| of(p).and_then(|said| Some((lag(said)? as f64 * said.record_bytes?) as u64))),
         )
         .number("lag_seconds", all().map(|p| of(p).and_then(lag_seconds)))
+        .float("arriving_bytes_per_second", all().map(arriving))
         .number(
             "headroom_seconds",
             all().map(|p| room(p).map(|s| s.max(0).unsigned_abs())),

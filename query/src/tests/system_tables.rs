@@ -25,6 +25,25 @@ async fn the_catalog_is_shown_as_tables() {
         ["events|0|1|n1|n1, n2, n3", "events|1|1|n2|n1, n2, n3"]
     );
     assert_eq!(query(&engine, "SHOW SHARDS FROM events").await.len(), 2);
+    // Those of a warehouse are led by its nodes alone.
+    let mut settings = world.snapshot().table_named("events").unwrap().unwrap().settings;
+    settings.warehouse = Some("default".into());
+    let alter = "ALTER TABLE events SET (warehouse = 'default')";
+    engine.execute(alter, &BTreeMap::new()).await.unwrap();
+    assert_eq!(
+        world.snapshot().table_named("events").unwrap().unwrap().settings,
+        settings
+    );
+    assert_eq!(
+        query(&engine, "SELECT DISTINCT may_lead FROM system.shards").await,
+        ["n1, n2, n3"]
+    );
+    let created = query(&engine, "SHOW CREATE TABLE events").await.concat();
+    assert!(created.contains("warehouse = 'default')"), "{created}");
+    let alter = "ALTER TABLE events SET (warehouse = '')";
+    engine.execute(alter, &BTreeMap::new()).await.unwrap();
+    let arriving = "SELECT arriving_bytes_per_second FROM system.partitions ORDER BY \"partition\"";
+    assert_eq!(query(&engine, arriving).await[0], "2048.5");
     let assignment = query(&engine, "EXPLAIN ASSIGNMENT events").await;
     assert!(assignment[1].starts_with("events|1|n2||1|"), "{assignment:?}");
     // The nodes of this world share one part store.

@@ -89,7 +89,12 @@ impl Progress for World {
     async fn progress(&self) -> Option<SoftState> {
         let nodes = self.progress.lock().unwrap().clone()?;
         let headroom = vec![(PipeId(1), PartitionId(0), 120)];
-        Some(SoftState { nodes, headroom })
+        let arriving = vec![(PipeId(1), PartitionId(0), 2048.5)];
+        Some(SoftState {
+            nodes,
+            headroom,
+            arriving,
+        })
     }
 }
 
