@@ -202,15 +202,33 @@ impl World {
 
     /// Configures one more node, which joins the cluster when it is started; gives its number here.
     pub fn another_node(&mut self) -> anyhow::Result<usize> {
-        let number = self.nodes.len() as u16 + 1;
-        let name = format!("n{number}");
+        let cluster = self.connect();
+        let node = self.name_another();
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
-        init.args(["--join", &self.connect(), "--name", &name]);
+        init.args(["--join", &cluster, "--name", &self.nodes[node].name]);
         output(init.args(["--base-port", &self.base_port.to_string()]))?;
+        Ok(node)
+    }
+
+    /// One more node that has nothing but a name; gives its number here.
+    pub fn name_another(&mut self) -> usize {
+        let number = self.nodes.len() as u16 + 1;
+        let name = format!("n{number}");
         let api = format!("127.0.0.1:{}", self.base_port + 100 + number);
         self.nodes.push(NodeProcess { name, api, child: None });
-        Ok(self.nodes.len() - 1)
+        self.nodes.len() - 1
+    }
+
+    /// Starts node `i` with the command by which it joins the others, in the place that [`World::name_another`] gave it.
+    pub fn join_node(&mut self, i: usize) -> anyhow::Result<()> {
+        let others = self.nodes.iter().take(i).map(|node| node.api.as_str());
+        let others = others.collect::<Vec<_>>().join(",");
+        let mut command = Command::new(binary()?);
+        command.args(["node", "join", "--connect", &others, "--name", &self.nodes[i].name]);
+        command.args(["--base-port", &self.base_port.to_string()]);
+        command.arg("--dir").arg(self.folder.path());
+        self.spawn(i, command)
     }
 
     /// Runs the binary with these arguments against the cluster; gives what it says.
@@ -321,20 +339,22 @@ impl World {
 
     /// Starts node `i`; its log goes to a file beside its data.
     pub fn start_node(&mut self, i: usize) -> anyhow::Result<()> {
+        let home = self.folder.path().join(&self.nodes[i].name);
+        let mut command = match self.as_users {
+            false => Command::new(binary()?),
+            true => as_user(self.user(i), self.folder.path(), &home)?,
+        };
+        command.arg("node").arg("--config").arg(home.join("node.toml"));
+        self.spawn(i, command)
+    }
+
+    fn spawn(&mut self, i: usize, mut command: Command) -> anyhow::Result<()> {
         let node = &mut self.nodes[i];
         let home = self.folder.path().join(&node.name);
+        std::fs::create_dir_all(&home)?;
         let log = File::options().create(true).append(true).open(home.join("log"))?;
-        let user = self.as_users.then(|| FIRST_USER + i as u32);
-        let mut command = match user {
-            None => Command::new(binary()?),
-            Some(user) => as_user(user, self.folder.path(), &home)?,
-        };
-        command
-            .arg("node")
-            .arg("--config")
-            .arg(home.join("node.toml"))
-            .stdin(Stdio::null());
-        node.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        node.child = Some(command.spawn()?);
         Ok(())
     }
 

@@ -51,6 +51,25 @@ async fn join(world: &mut World) -> usize {
     node
 }
 
+/// The same with one command, which is also the one that starts the node again.
+async fn join_by_command(world: &mut World) -> usize {
+    let node = world.name_another();
+    world.join_node(node).unwrap();
+    let told = world.wait_for("the node to take part", PATIENCE, async |world| {
+        Ok(world.log(node)?.contains("the node takes part"))
+    });
+    told.await.unwrap();
+    assert!(
+        world
+            .log(node)
+            .unwrap()
+            .contains("is configured to join cluster 'demo'")
+    );
+    world.kill_node(node).unwrap();
+    world.join_node(node).unwrap();
+    node
+}
+
 /// Removes a node by the command line; its process must end well.
 async fn remove(world: &mut World, node: usize) {
     let name = format!("n{}", node + 1);
@@ -113,9 +132,8 @@ async fn nodes_come_and_go_and_every_event_is_there_once() {
     world.start_node(0).unwrap();
     wait_for_group(world, 3, 3).await;
 
-    for _ in 0..2 {
-        join(world).await;
-    }
+    join(world).await;
+    join_by_command(world).await;
     wait_for_group(world, 5, 5).await;
     assert!(
         !events.has_ended().unwrap(),
@@ -293,6 +311,15 @@ async fn draining_moves_the_shards_and_wrong_requests_say_why() {
     assert!(!world.wait_for_end(second, PATIENCE).await.unwrap());
     let log = world.log(second).unwrap();
     assert!(log.contains("can never come back"), "{log}");
+
+    // What is configured already is not made another node.
+    let folder = world.folder().display().to_string();
+    let founder = ["node", "join", "--name", "n1", "--dir", &folder];
+    refused(
+        &world,
+        &founder,
+        "n1/node.toml is there and differs from what was said here",
+    );
 
     // A node of another cluster's configuration is not admitted.
     let stranger = world.another_node().unwrap();

@@ -50,6 +50,16 @@ pub enum PartStoreConfig {
     Shared(String, S3Options),
 }
 
+impl PartStoreConfig {
+    /// What every node of the cluster writes for it. On which disk replicas lie is each node's own affair.
+    pub fn of_cluster(&self) -> &str {
+        match self {
+            PartStoreConfig::Replicated(_) => "replicated",
+            PartStoreConfig::Shared(url, _) => url,
+        }
+    }
+}
+
 impl std::fmt::Display for PartStoreConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

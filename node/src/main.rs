@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tidemill_node::allocator;
-use tidemill_node::cli::{check, dev, init, node, sql, status, write};
+use tidemill_node::cli::{check, dev, init, join, node, sql, status, write};
 use tidemill_node::config::{self, NodeConfig};
 use tidemill_node::server;
 
@@ -22,7 +22,7 @@ enum Command {
     #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
     Node {
         #[command(subcommand)]
-        command: Option<node::Command>,
+        command: Option<NodeCommand>,
         /// The configuration of the node to run
         #[arg(long, value_name = "FILE", required = true)]
         config: Option<PathBuf>,
@@ -50,6 +50,14 @@ enum Command {
 }
 
 #[derive(Subcommand)]
+enum NodeCommand {
+    /// Run a node that joins a cluster; the first time this writes its configuration
+    Join(join::Args),
+    #[command(flatten)]
+    Other(node::Command),
+}
+
+#[derive(Subcommand)]
 enum ClusterCommand {
     /// Show nodes, shards and who leads
     Status(status::Args),
@@ -60,7 +68,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Node {
-            command: Some(command), ..
+            command: Some(NodeCommand::Join(args)),
+            ..
+        } => on_runtime(join::configuration(args)).and_then(run_node),
+        Command::Node {
+            command: Some(NodeCommand::Other(command)),
+            ..
         } => on_runtime(node::run(command)),
         Command::Node { config, .. } => config.map_or_else(|| Ok(ExitCode::FAILURE), run_node),
         Command::Init(args) => on_runtime(init::run(args)),
@@ -100,7 +113,7 @@ fn run_node(file: PathBuf) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

@@ -381,6 +381,7 @@ impl Running {
             catalog: self.catalog.clone(),
             progress: self.progress.clone(),
             node: self.name.clone(),
+            part_store: config.part_store.of_cluster().to_owned(),
             metrics: self.metrics.clone(),
             runtime: query.handle().clone(),
         };

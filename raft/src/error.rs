@@ -45,7 +45,7 @@ pub enum StartError {
     /// The folder was removed from its cluster.
     #[error(
         "node '{name}' was removed from cluster '{cluster}', and its data folder {folder} can never come back. Delete \
-         the folder; with an empty one this machine can join as a new node (tidemill init --join)"
+         the folder; with an empty one this machine can join as a new node (tidemill node join)"
     )]
     Removed {
         /// The folder.
@@ -75,7 +75,7 @@ pub enum StartError {
     #[error(
         "the data folder {folder} was part of cluster '{cluster}', but its Raft log is gone. With it went what this \
          node had promised to the others, so it must not go on as the same node: move the folder away as a whole, \
-         remove the node from the cluster and let this machine join anew (tidemill init --join)"
+         remove the node from the cluster and let this machine join anew (tidemill node join)"
     )]
     LostLog {
         /// The folder.
@@ -87,7 +87,7 @@ pub enum StartError {
     #[error(
         "data folder {folder} (instance {instance}) is not the one that cluster '{cluster}' knows for node '{name}' \
          (instance {known}). A wiped node is a new node: give it back its own folder, or remove the node from the \
-         cluster (tidemill node remove {name}) and let this machine join anew (tidemill init --join)"
+         cluster (tidemill node remove {name}) and let this machine join anew (tidemill node join)"
     )]
     Replaced {
         /// This folder.
@@ -104,7 +104,7 @@ pub enum StartError {
     /// The cluster exists and does not know this name.
     #[error(
         "cluster '{cluster}' exists and has no node called '{name}', or none any more; to join it, write a \
-         configuration with tidemill init --join"
+         configuration with tidemill node join"
     )]
     NotAMember {
         /// The cluster.

@@ -4,6 +4,8 @@
 
 mod joining;
 
+pub(super) use joining::Joining;
+
 use anyhow::{Context, bail, ensure};
 use std::fmt::Write as _;
 use std::fs;
@@ -15,22 +17,13 @@ const START: &str = "tidemill node --config";
 
 /// Writes the configuration of a new cluster on this machine, or of a node that joins one
 #[derive(Clone, Debug, clap::Args)]
+#[command(mut_arg("port", |port| port.requires("join")), mut_arg("host", |host| host.requires("join")))]
 pub struct Args {
-    /// The folder that gets n1/node.toml, n2/node.toml, …
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-    /// The name of the cluster
-    #[arg(long, value_name = "NAME", default_value = "demo")]
-    cluster: String,
+    #[command(flatten)]
+    place: Place,
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]
     nodes: u16,
-    /// Node i listens on PORT+i (raft), PORT+100+i (api) and PORT+200+i (http)
-    #[arg(long, value_name = "PORT", default_value_t = 7300)]
-    base_port: u16,
-    /// Where parts lie: `replicated` on the nodes themselves, or a store that all nodes share: s3://bucket/prefix, file:///… or local:///…
-    #[arg(long, value_name = "URL", default_value = "replicated")]
-    parts: String,
     /// Overwrite configurations that are already there
     #[arg(long)]
     force: bool,
@@ -46,23 +39,82 @@ pub struct Args {
     /// The name of the node that joins; no other node of the cluster has it
     #[arg(long, value_name = "NAME", requires = "join")]
     name: Option<String>,
+}
+
+/// Where nodes are and what they have in common: of a new cluster, or of one that a node joins.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// The folder that gets n1/node.toml, n2/node.toml, …
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// The name of the cluster [default: `demo` for a new one; one that is joined is asked]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Node i listens on PORT+i (raft), PORT+100+i (api) and PORT+200+i (http)
+    #[arg(long, value_name = "PORT", default_value_t = 7300)]
+    base_port: u16,
+    /// Where parts lie: `replicated` on the nodes themselves, or a store that all nodes share: s3://bucket/prefix, file:///… or local:///…
+    /// [default: `replicated` for a new cluster; one that is joined is asked]
+    #[arg(long, value_name = "URL")]
+    parts: Option<String>,
     /// The node that joins listens on PORT (raft), PORT+100 (api) and PORT+200 (http) [default: the base port and the
     /// number at the end of its name]
-    #[arg(long, value_name = "PORT", requires = "join")]
+    #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// Where the others reach the node that joins
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", requires = "join")]
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
+}
+
+impl Place {
+    fn cluster(&self) -> &str {
+        self.cluster.as_deref().unwrap_or("demo")
+    }
+
+    fn parts(&self) -> &str {
+        self.parts.as_deref().unwrap_or("replicated")
+    }
+
+    /// The folder, which is there afterwards.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let dir = &self.dir;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        dir.canonicalize()
+            .with_context(|| format!("cannot resolve {}", dir.display()))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        check_name("cluster", self.cluster())?;
+        let url = self.parts();
+        let known = url.split_once("://").is_some_and(|(scheme, rest)| {
+            !scheme.is_empty()
+                && !rest.is_empty()
+                && (!["file", "local", "replicated"].contains(&scheme) || rest.starts_with('/'))
+        });
+        ensure!(
+            known || url == "replicated",
+            "--parts '{url}' is neither `replicated` nor an absolute URL such as file:///srv/parts"
+        );
+        Ok(())
+    }
 }
 
 /// Writes the files and prints what to do next.
 ///
 /// # Errors
-/// When a name or port makes no sense, a file is there already or cannot be written.
+/// When a name or port makes no sense, a file is there already or cannot be written, or the cluster to join does not answer.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(name) = &args.name {
-        let path = joining::write(&args, name)?;
-        print!("{}", joining::next_steps(&args, name, &path));
+        let joining = Joining {
+            addresses: &args.join,
+            name,
+            place: &args.place,
+        };
+        let path = joining.path();
+        if path.exists() && !args.force {
+            bail!("already there: {}; --force overwrites", path.display());
+        }
+        print!("{}", joining.next_steps(&joining.write().await?));
         return Ok(ExitCode::SUCCESS);
     }
     let made = write(&args)?;
@@ -73,11 +125,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Writes all files, or none when one of them exists. Returns their paths.
 fn write(args: &Args) -> anyhow::Result<Vec<PathBuf>> {
     check(args)?;
-    fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
-    let dir = args
-        .dir
-        .canonicalize()
-        .with_context(|| format!("cannot resolve {}", args.dir.display()))?;
+    let dir = args.place.folder()?;
     let paths: Vec<PathBuf> = (1..=args.nodes)
         .map(|i| dir.join(format!("n{i}")).join("node.toml"))
         .collect();
@@ -109,30 +157,15 @@ fn check_name(what: &str, name: &str) -> anyhow::Result<()> {
 }
 
 fn check(args: &Args) -> anyhow::Result<()> {
-    check_name("cluster", &args.cluster)?;
+    let base_port = args.place.base_port;
     ensure!(
-        args.base_port
+        base_port
             .checked_add(200)
             .and_then(|port| port.checked_add(args.nodes))
             .is_some(),
-        "--base-port {} is too high: ports end at 65535",
-        args.base_port
+        "--base-port {base_port} is too high: ports end at 65535"
     );
-    check_parts(args)
-}
-
-fn check_parts(args: &Args) -> anyhow::Result<()> {
-    let url = &args.parts;
-    let known = url.split_once("://").is_some_and(|(scheme, rest)| {
-        !scheme.is_empty()
-            && !rest.is_empty()
-            && (!["file", "local", "replicated"].contains(&scheme) || rest.starts_with('/'))
-    });
-    ensure!(
-        known || url == "replicated",
-        "--parts '{url}' is neither `replicated` nor an absolute URL such as file:///srv/parts"
-    );
-    Ok(())
+    args.place.check()
 }
 
 /// The settings that a node may have beside those that it must have, commented out.
@@ -144,8 +177,8 @@ const OPTIONAL: &str = "\
 
 /// The configuration of node `i`, from 1. The ports were checked to fit.
 fn node_toml(args: &Args, i: u16) -> String {
-    let cluster = quoted(&args.cluster);
-    let parts = quoted(&args.parts);
+    let cluster = quoted(args.place.cluster());
+    let parts = quoted(args.place.parts());
     let mut text = format!(
         "\
 # Node n{i} of a Tidemill cluster. Start it with
@@ -171,12 +204,12 @@ warehouse = \"default\"
 {OPTIONAL}
 # The founding members: the same, in the same order, in the files of all nodes.
 ",
-        raft = args.base_port + i,
-        api = args.base_port + 100 + i,
-        http = args.base_port + 200 + i,
+        raft = args.place.base_port + i,
+        api = args.place.base_port + 100 + i,
+        http = args.place.base_port + 200 + i,
     );
     for member in 1..=args.nodes {
-        let port = args.base_port + member;
+        let port = args.place.base_port + member;
         // Writing to a string cannot fail.
         let _ = write!(
             text,
@@ -197,16 +230,16 @@ fn quoted(text: &str) -> String {
 fn next_steps(args: &Args, paths: &[PathBuf]) -> String {
     let mut text = format!(
         "The cluster '{}' is configured. Start each node in a terminal of its own:\n",
-        args.cluster
+        args.place.cluster()
     );
     let addresses: Vec<String> = (1..=args.nodes)
-        .map(|i| format!("127.0.0.1:{}", args.base_port + 100 + i))
+        .map(|i| format!("127.0.0.1:{}", args.place.base_port + 100 + i))
         .collect();
     for path in paths {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {START} {}", shell_word(&path.display().to_string()));
     }
-    let connect = if args.base_port == 7300 && args.nodes == 3 {
+    let connect = if args.place.base_port == 7300 && args.nodes == 3 {
         String::new()
     } else {
         format!(" --connect {}", addresses.join(","))
@@ -243,16 +276,18 @@ mod tests {
 
     pub(super) fn args(dir: &Path) -> Args {
         Args {
-            dir: dir.to_owned(),
-            cluster: "demo".to_owned(),
+            place: Place {
+                dir: dir.to_owned(),
+                cluster: None,
+                base_port: 7300,
+                parts: None,
+                port: None,
+                host: "127.0.0.1".to_owned(),
+            },
             nodes: 3,
-            base_port: 7300,
-            parts: "replicated".to_owned(),
             force: false,
             join: vec![],
             name: None,
-            port: None,
-            host: "127.0.0.1".to_owned(),
         }
     }
 
@@ -328,38 +363,22 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let good = args(folder.path());
-        for bad in [
-            Args {
-                cluster: "a b".to_owned(),
-                ..good.clone()
-            },
-            Args {
-                cluster: String::new(),
-                ..good.clone()
-            },
-            Args {
-                base_port: 65_400,
-                ..good.clone()
-            },
-            Args {
-                parts: "relative/parts".to_owned(),
-                ..good.clone()
-            },
-            Args {
-                parts: "file://parts".to_owned(),
-                ..good.clone()
-            },
-        ] {
-            assert!(write(&bad).is_err(), "{bad:?}");
+        let with = |change: fn(&mut Place)| {
+            let mut args = args(folder.path());
+            change(&mut args.place);
+            write(&args)
+        };
+        let bad: [fn(&mut Place); 5] = [
+            |place| place.cluster = Some("a b".to_owned()),
+            |place| place.cluster = Some(String::new()),
+            |place| place.base_port = 65_400,
+            |place| place.parts = Some("relative/parts".to_owned()),
+            |place| place.parts = Some("file://parts".to_owned()),
+        ];
+        for (i, bad) in bad.into_iter().enumerate() {
+            assert!(with(bad).is_err(), "{i}");
         }
-        assert!(
-            write(&Args {
-                parts: "s3://bucket/parts".to_owned(),
-                ..good
-            })
-            .is_ok()
-        );
+        assert!(with(|place| place.parts = Some("s3://bucket/parts".to_owned())).is_ok());
     }
 
     #[test]
@@ -369,11 +388,8 @@ mod tests {
             plain.contains("--config '/a b/n1/node.toml'\n") && plain.contains("  tidemill sql\n"),
             "{plain}"
         );
-        let other = Args {
-            base_port: 8300,
-            nodes: 2,
-            ..args(Path::new("."))
-        };
+        let mut other = args(Path::new("."));
+        (other.place.base_port, other.nodes) = (8300, 2);
         let text = next_steps(&other, &[]);
         assert!(
             text.contains("tidemill sql --connect 127.0.0.1:8401,127.0.0.1:8402\n"),

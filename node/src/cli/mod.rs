@@ -3,13 +3,14 @@
 //!
 //! Everything here talks to a cluster through `tidemill-client` only, or writes configuration
 //! files. Each command has `Args` for clap and a `run` that ends in an exit code; what is printed
-//! is made by pure functions. Starting a node is not done here.
+//! is made by pure functions. Starting a node is not done here: `node join` ends with the configuration to start.
 
 pub mod check;
 mod csv;
 pub mod dev;
 mod fault;
 pub mod init;
+pub mod join;
 mod meta;
 pub mod node;
 mod output;
@@ -42,13 +43,16 @@ pub struct Connect {
 const LOOK_FOR: Duration = Duration::from_secs(2);
 
 impl Connect {
+    fn addresses(&self) -> Vec<String> {
+        let trimmed = self.connect.iter().map(|address| address.trim());
+        trimmed
+            .filter(|address| !address.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     fn config(&self) -> ClientConfig {
-        ClientConfig::new(
-            self.connect
-                .iter()
-                .map(|address| address.trim())
-                .filter(|address| !address.is_empty()),
-        )
+        ClientConfig::new(self.addresses())
     }
 
     fn client(&self) -> Result<Client, ClientError> {

@@ -262,6 +262,7 @@ mod tests {
             nodes: (1..=3).map(node).collect(),
             shards: vec![shard],
             progress_known: true,
+            part_store: "replicated".to_owned(),
         }
     }
 

@@ -41,6 +41,8 @@ pub struct ApiService {
     pub progress: Arc<ClusterProgress>,
     /// Name of this node.
     pub node: String,
+    /// Where parts lie, as nodes that join have to write it.
+    pub part_store: String,
     /// Counts queries.
     pub metrics: Arc<Metrics>,
     /// Where statements run, apart from what serves them: a heavy one must not hold up files and fresh rows.
@@ -195,6 +197,7 @@ impl ApiService {
             nodes: node_status.collect(),
             shards: shard_status,
             progress_known: known,
+            part_store: self.part_store.clone(),
         })
     }
 }
