@@ -234,6 +234,21 @@ impl Shard {
         let ready = self.replicas.iter().filter(|r| r.state == ReplicaState::Ready);
         ready.map(|replica| replica.node)
     }
+
+    /// Those of `nodes` that may lead it: they have its files, if these are replicated, and are of the warehouse of its
+    /// `table`, as soon as any that has them is.
+    pub fn may_be_led_by<'n>(
+        &self,
+        table: Option<&Table>,
+        nodes: impl Iterator<Item = &'n Node>,
+        replicates: bool,
+    ) -> Vec<&'n Node> {
+        let has_files = |node: &&Node| !replicates || self.ready_replicas().any(|ready| ready == node.id);
+        let may: Vec<&Node> = nodes.filter(has_files).collect();
+        let is_home = |node: &&&Node| table.is_none_or(|table| table.is_home(node));
+        let home: Vec<&Node> = may.iter().filter(is_home).copied().collect();
+        if home.is_empty() { may } else { home }
+    }
 }
 
 impl Table {

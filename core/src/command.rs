@@ -148,6 +148,9 @@ pub struct NodeUp {
     pub addresses: Addresses,
     /// Its disk for part files, if it keeps any.
     pub disk: Option<DiskId>,
+    /// Its warehouse from now on; `None` is the one that it has.
+    #[serde(default)]
+    pub warehouse: Option<String>,
 }
 
 /// See [`Command::SetNodeState`].

@@ -12,7 +12,7 @@ pub mod standby;
 pub mod weight;
 
 use crate::ids::{NodeId, ShardId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be placed where.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +21,12 @@ pub struct Problem {
     pub candidates: Vec<NodeId>,
     /// The shards.
     pub shards: Vec<ShardLoad>,
-    /// By how much weight a node may be fuller than it must be before a shard moves for the sake of evenness.
+    /// Whether shards, and standbys, may move for the sake of evenness alone.
+    pub evens: bool,
+    /// By how much weight a node may be fuller than it must be before one does.
     pub slack: u64,
+    /// Nodes that get none for the sake of evenness.
+    pub full: BTreeSet<NodeId>,
 }
 
 impl Problem {
@@ -53,6 +57,8 @@ pub struct ShardLoad {
     pub hot: bool,
     /// Its standby now.
     pub standby: Option<NodeId>,
+    /// Whether it does not move for the sake of evenness.
+    pub stays: bool,
     /// How much work it is, in any unit common to all.
     pub weight: u64,
 }
@@ -121,16 +127,18 @@ pub fn place(problem: &Problem) -> Vec<Move> {
             });
         }
         if let Some(node) = to {
-            // A shard that goes to its standby is moved no further in the same step.
-            if standby.is_none() {
+            // One that goes to its standby or to its log is moved no further in the same step.
+            if standby.is_none() && s.last_leader != Some(node) {
                 at.insert(s.shard, (node, s));
             }
             *load.entry(node).or_default() += s.weight;
         }
     }
     // Each step lowers the sum of the squares of the loads, so this ends; the bound is only a belt.
-    for _ in 0..problem.shards.len() {
-        let Some((shard, to)) = best_move(&load, &at, problem.slack, |s, to| s.may_be_at(to)) else {
+    let steps = if problem.evens { problem.shards.len() } else { 0 };
+    let may = |s: &ShardLoad, to: NodeId| !s.stays && s.may_be_at(to);
+    for _ in 0..steps {
+        let Some((shard, to)) = best_move(problem, &load, &at, may) else {
             break;
         };
         let Some((from, s)) = at.get(&shard).copied() else {
@@ -154,17 +162,18 @@ pub fn place(problem: &Problem) -> Vec<Move> {
 /// The one move to where a shard `may` be that makes two nodes most even: of the greatest difference, the heaviest
 /// shard, and rather to its standby.
 fn best_move(
+    problem: &Problem,
     load: &BTreeMap<NodeId, u64>,
     at: &BTreeMap<ShardId, (NodeId, &ShardLoad)>,
-    slack: u64,
     may: impl Fn(&ShardLoad, NodeId) -> bool,
 ) -> Option<(ShardId, NodeId)> {
     let mut best: Option<((u64, u64, bool), ShardId, NodeId)> = None;
     for (shard, (from, s)) in at.iter().filter(|(_, (_, s))| s.weight > 0) {
         let high = load.get(from).copied().unwrap_or_default();
-        for (to, low) in load.iter().filter(|(to, _)| may(s, **to)) {
+        let takes = |to: NodeId| !problem.full.contains(&to) && may(s, to);
+        for (to, low) in load.iter().filter(|(to, _)| takes(**to)) {
             // A move pays only if the emptier does not become what the fuller was.
-            if low + s.weight + slack >= high {
+            if low + s.weight + problem.slack >= high {
                 continue;
             }
             let worth = (high - low, s.weight, s.standby == Some(*to));
@@ -201,10 +210,12 @@ mod tests {
                     last_leader: None,
                     hot: false,
                     standby: None,
+                    stays: false,
                     weight: 1,
                 })
                 .collect(),
-            slack: 0,
+            evens: true,
+            ..Problem::default()
         }
     }
 
@@ -261,6 +272,31 @@ mod tests {
         after.slack = 3;
         (after.shards[0].weight, after.shards[1].weight) = (10, 10);
         assert_eq!(place(&after), []);
+    }
+
+    #[test]
+    fn what_stays_is_not_planned_with_and_who_is_full_gets_none() {
+        // Were the heavy one to move, a light one would come back for it.
+        let mut p = problem(&[1, 2], &[Some(1), Some(1), Some(2)]);
+        (p.shards[0].weight, p.shards[1].weight, p.shards[2].weight) = (10, 6, 2);
+        p.shards[0].stays = true;
+        let moves = place(&p);
+        let moved: Vec<_> = moves.iter().map(|m| (m.shard, m.to)).collect();
+        assert_eq!(moved, [(shard(1), Some(NodeId(2)))]);
+        p.full.insert(NodeId(2));
+        assert_eq!(place(&p), []);
+        p.full.clear();
+        p.evens = false;
+        assert_eq!(place(&p), []);
+    }
+
+    #[test]
+    fn a_shard_that_goes_back_to_its_log_goes_no_further() {
+        let mut p = problem(&[1, 2], &[Some(1), None, None, None, None, None]);
+        for s in &mut p.shards[1..] {
+            s.last_leader = Some(NodeId(2));
+        }
+        assert!(place(&p).iter().all(|m| m.to == Some(NodeId(2))), "{:?}", place(&p));
     }
 
     #[test]
@@ -389,9 +425,12 @@ mod tests {
                 candidates: nodes.iter().map(|n| NodeId(*n)).collect(),
                 shards: shards.iter().enumerate().map(|(i, (leader, weight))| ShardLoad {
                     shard: shard(i as u32), able: None, leader: leader.map(NodeId), last_leader: None, hot: false, standby: None,
+                    stays: false,
                     weight: *weight,
                 }).collect(),
+                evens: true,
                 slack,
+                ..Problem::default()
             };
             let after = solved(&problem);
             // MOV-1: nothing moves when nothing has changed.

@@ -91,7 +91,8 @@ pub struct WantedPipe {
 struct Reading {
     consumer: Consumer,
     pipe: Pipe,
-    keys: BTreeSet<SpanKey>,
+    /// What it reads, and where that ends if it does.
+    keys: BTreeMap<SpanKey, Option<Offset>>,
 }
 
 type Consumers = BTreeMap<PipeId, Reading>;
@@ -298,7 +299,7 @@ impl ShardTask {
             topic: p.topic,
         };
         let mut assignment: Assignment = partitions.iter().filter(goes_on).map(assigned).collect();
-        let keys: BTreeSet<SpanKey> = assignment.iter().map(|a| a.key).collect();
+        let keys: BTreeMap<SpanKey, Option<Offset>> = assignment.iter().map(|a| (a.key, a.until)).collect();
         let begins = assignment.iter().any(|a| a.start.is_some());
         let known = consumers.get(&pipe.id);
         if let Some(known) = known {
@@ -349,7 +350,7 @@ impl ShardTask {
         &self,
         consumers: &'c mut Consumers,
         pipe: Pipe,
-        keys: BTreeSet<SpanKey>,
+        keys: BTreeMap<SpanKey, Option<Offset>>,
     ) -> std::io::Result<&'c Consumer> {
         use std::collections::btree_map::Entry;
         let entry = match consumers.entry(pipe.id) {
@@ -386,13 +387,17 @@ impl ShardTask {
         let status = consumers.values().flat_map(|reading| reading.consumer.status());
         let status: BTreeMap<SpanKey, PartitionStatus> = status.map(|status| (status.key, status)).collect();
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let until = consumers.values().flat_map(|reading| &reading.keys);
+        let until: BTreeMap<SpanKey, Offset> = until.filter_map(|(key, until)| Some((*key, (*until)?))).collect();
         let progress = |(key, position): (SpanKey, Offset)| {
             let status = status.get(&key);
+            let end = status.and_then(|s| s.end);
+            let end = end.map(|end| until.get(&key).map_or(end, |until| end.min(*until)));
             PartitionProgress {
                 key,
                 position,
                 // The broker's word is a little old; what was read is the better bound then.
-                end: status.and_then(|s| s.end).map(|end| end.max(position)),
+                end: end.map(|end| end.max(position)),
                 reading: status.is_some_and(|s| s.reading),
                 record_bytes: status.and_then(|s| s.record_bytes),
                 read_to_ms: status.and_then(|s| s.read_to_ms),

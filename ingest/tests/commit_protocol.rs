@@ -154,6 +154,7 @@ fn found(seed: u64) -> (Catalog, Table) {
         boot: BootId(1),
         addresses: Addresses::default(),
         disk: None,
+        warehouse: None,
     };
     c.apply(Command::NodeUp(up)).unwrap();
     let table = CreateTable {

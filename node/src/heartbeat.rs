@@ -61,6 +61,8 @@ pub struct Heart {
     pub disk: Option<DiskId>,
     /// Where it is reached.
     pub addresses: Addresses,
+    /// Its warehouse, as its configuration says.
+    pub warehouse: String,
     /// Finds the manager.
     pub catalog: Catalog,
     /// Says how far tasks are.
@@ -157,6 +159,7 @@ impl Heart {
             http: self.addresses.http.clone(),
             draining: self.draining.load(Ordering::Acquire),
             disk: self.disk.map(|disk| disk.to_string()).unwrap_or_default(),
+            warehouse: self.warehouse.clone(),
             progress: Some(NodeProgress {
                 memtable_bytes: self.supervisor.memtable_bytes(),
                 rows_per_second,

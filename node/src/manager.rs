@@ -162,7 +162,8 @@ impl Manager {
 
     async fn look(&self, term: &mut Term) -> Result<(), ViewError> {
         let state = || self.catalog.snapshot().map_err(|e| ViewError::Store(e.to_string()));
-        if term.rates.look(Instant::now(), &self.reports.all()) {
+        if term.rates.are_due(Instant::now()) {
+            term.rates.look(Instant::now(), &self.reports.all());
             self.reports.know_rates(term.rates.of_partitions());
         }
         self.judge_nodes(term, &*state()?).await?;
@@ -226,7 +227,10 @@ impl Manager {
                     (node.state != NodeState::Draining).then(|| set_state(&node, NodeState::Draining))
                 }
                 Some(r) => {
-                    let known = node.boot == Some(r.boot) && node.addresses == r.addresses && node.disk == r.disk;
+                    let warehouse = Some(&r.warehouse).filter(|said| !said.is_empty());
+                    let same_place =
+                        node.addresses == r.addresses && warehouse.is_none_or(|said| node.warehouse == *said);
+                    let known = node.boot == Some(r.boot) && same_place && node.disk == r.disk;
                     (!known || node.state != node.intent.state_when_up()).then(|| {
                         Command::NodeUp(NodeUp {
                             node: node.id,
@@ -234,6 +238,7 @@ impl Manager {
                             boot: r.boot,
                             addresses: r.addresses.clone(),
                             disk: r.disk,
+                            warehouse: warehouse.cloned(),
                         })
                     })
                 }

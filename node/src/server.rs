@@ -312,6 +312,7 @@ impl Running {
                 api: me.api_addr.clone(),
                 http: me.http_addr.clone(),
             },
+            warehouse: config.warehouse.clone(),
             catalog: catalog.clone(),
             supervisor: supervisor.clone(),
             reports: reports.clone(),

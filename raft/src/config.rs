@@ -48,8 +48,7 @@ pub struct RaftConfig {
     pub replication: Option<Replication>,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
-    /// Bounds of the random time after which a silent leader is replaced. openraft counts it from the end of the leader's lease,
-    /// which is the greater of the two: by (250, 500) ms, an election begins 0.75 to 1 s after the last heartbeat.
+    /// Bounds of the random time after which a silent leader is replaced.
     pub election: (Duration, Duration),
     /// After this many entries a snapshot is made.
     pub snapshot_entries: u64,
@@ -94,7 +93,7 @@ impl RaftConfig {
             origin,
             replication: None,
             heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(250), Duration::from_millis(500)),
+            election: (Duration::from_millis(400), Duration::from_millis(800)),
             snapshot_entries: 20_000,
             keep_entries: 5_000,
             memory: DEFAULT_MEMORY,

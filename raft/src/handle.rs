@@ -71,7 +71,7 @@ impl Catalog {
         ));
         let network = Network {
             peers: peers.clone(),
-            append_timeout: config.election.1,
+            append_timeout: config.election.0,
         };
         let raft = Raft::new(identity.node, Arc::new(raft_config), network, log, store)
             .await

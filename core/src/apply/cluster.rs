@@ -68,7 +68,9 @@ pub(super) fn node_up(state: &mut Overlay<'_>, at: At, c: &NodeUp) -> Verdict {
     }
     let up = node.intent.state_when_up();
     let same_disk = node.disk == c.disk;
-    if node.boot == Some(c.boot) && node.state == up && node.addresses == c.addresses && same_disk {
+    let warehouse = c.warehouse.as_ref().unwrap_or(&node.warehouse).clone();
+    let same_place = node.addresses == c.addresses && node.warehouse == warehouse;
+    if node.boot == Some(c.boot) && node.state == up && same_place && same_disk {
         return Ok(Response::Unchanged);
     }
     if node.boot != Some(c.boot) {
@@ -84,6 +86,7 @@ pub(super) fn node_up(state: &mut Overlay<'_>, at: At, c: &NodeUp) -> Verdict {
     }
     node.boot = Some(c.boot);
     node.addresses = c.addresses.clone();
+    node.warehouse = warehouse;
     node.state = up;
     state.put(&node.id, &node)?;
     Ok(Response::Done)

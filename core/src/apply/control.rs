@@ -258,6 +258,9 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     if table.settings == c.settings {
         return Ok(Response::Unchanged);
     }
+    if table.settings.warehouse != c.settings.warehouse {
+        definitions::check_warehouse(state, c.settings.warehouse.as_deref())?;
+    }
     table.settings = c.settings.clone();
     if table.settings.wal == WalMode::Off {
         writers::check_log_is_not_needed(state, &table)?;

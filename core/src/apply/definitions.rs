@@ -27,6 +27,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     check_name("table", &c.name)?;
     check_columns(c)?;
     check_settings(state, &c.settings)?;
+    check_warehouse(state, c.settings.warehouse.as_deref())?;
     let id = cluster.next_table;
     cluster.next_table = id.next();
     state.put(&ClusterKey, &cluster)?;
@@ -361,9 +362,6 @@ pub(super) fn check_settings(state: &Overlay<'_>, settings: &TableSettings) -> R
     if rows == 0 || bytes == 0 || age_ms == 0 {
         return Err(Refusal::Definition("flush_rows, flush_bytes and flush_age_ms must be at least 1".into()).into());
     }
-    if let Some(warehouse) = &settings.warehouse {
-        check_warehouse(state, warehouse)?;
-    }
     let (Some(wanted), rule) = (settings.min_insync_replicas, state.replication()?) else {
         return Ok(());
     };
@@ -377,11 +375,15 @@ pub(super) fn check_settings(state: &Overlay<'_>, settings: &TableSettings) -> R
     }
 }
 
-fn check_warehouse(state: &Overlay<'_>, wanted: &str) -> Result<(), Stop> {
+/// Whether a node that stays is of the warehouse that a table shall be bound to.
+pub(super) fn check_warehouse(state: &Overlay<'_>, wanted: Option<&str>) -> Result<(), Stop> {
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
     let nodes = state.list::<Node>(&[])?;
     let there: BTreeSet<&str> = nodes
         .iter()
-        .filter(|node| node.state != NodeState::Removed)
+        .filter(|node| node.state != NodeState::Removed && node.intent != NodeIntent::Leave)
         .map(|node| node.warehouse.as_str())
         .collect();
     if there.contains(wanted) {

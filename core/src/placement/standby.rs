@@ -49,8 +49,9 @@ pub fn choose(problem: &Problem) -> Vec<Change> {
         *load.entry(node).or_default() += s.weight;
     }
     // As in placement, each step lowers the sum of the squares of the loads.
-    for _ in 0..problem.shards.len() {
-        let Some((shard, to)) = best_move(&load, &at, problem.slack, may) else {
+    let steps = if problem.evens { problem.shards.len() } else { 0 };
+    for _ in 0..steps {
+        let Some((shard, to)) = best_move(problem, &load, &at, may) else {
             break;
         };
         let Some((from, s)) = at.get(&shard).copied() else {
@@ -83,12 +84,14 @@ mod tests {
             last_leader: None,
             hot: *hot,
             standby: standby.map(NodeId),
+            stays: false,
             weight: 1,
         };
         Problem {
             candidates: nodes.iter().copied().map(NodeId).collect(),
             shards: shards.iter().enumerate().map(load).collect(),
-            slack: 0,
+            evens: true,
+            ..Problem::default()
         }
     }
 

@@ -63,12 +63,15 @@ mod tests {
             last_leader: None,
             hot: false,
             standby: None,
+            stays: false,
             weight: weights.of(*shard),
         };
         Problem {
             candidates: (1..=nodes).map(NodeId).collect(),
             shards: leaders.iter().map(load).collect(),
+            evens: true,
             slack: weights.slack,
+            ..Problem::default()
         }
     }
 

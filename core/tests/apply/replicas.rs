@@ -62,6 +62,7 @@ fn fourth_node(world: &mut World) {
         boot: BootId(1),
         addresses: Addresses::default(),
         disk: Some(DiskId(4)),
+        warehouse: None,
     };
     world.apply(Command::NodeUp(up)).unwrap();
 }

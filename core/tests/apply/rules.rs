@@ -73,6 +73,7 @@ fn a_copied_or_wiped_folder_cannot_take_a_nodes_place() {
         boot: BootId(9),
         addresses: Addresses::default(),
         disk: None,
+        warehouse: None,
     };
     assert!(matches!(world.apply(Command::NodeUp(up)), Err(Refusal::Node(_))));
 }
@@ -464,7 +465,27 @@ fn a_table_is_led_by_nodes_of_a_warehouse_that_there_is() {
     world.apply(intent(4, NodeIntent::Drain)).unwrap();
     world.apply(alter("default")).unwrap();
     world.apply(intent(4, NodeIntent::Leave)).unwrap();
-    refused(world.apply(alter("none")), "those of the nodes are 'default', 'etl'");
+    refused(world.apply(alter("etl")), "those of the nodes are 'default'");
     world.apply(Command::RemoveNode(NodeId(4))).unwrap();
     refused(world.apply(alter("etl")), "no node is of warehouse 'etl'");
+}
+
+#[test]
+fn a_node_is_of_the_warehouse_that_it_was_started_with() {
+    let mut world = World::new();
+    let Command::NodeUp(up) = node_up(1, 1) else {
+        panic!("another command");
+    };
+    let of = |warehouse: Option<&str>| {
+        Command::NodeUp(NodeUp {
+            warehouse: warehouse.map(str::to_owned),
+            ..up.clone()
+        })
+    };
+    world.apply(of(None)).unwrap();
+    assert_eq!(world.node(1).warehouse, "default");
+    assert_eq!(world.apply(of(Some("etl"))), Ok(Response::Done));
+    assert_eq!(world.node(1).warehouse, "etl");
+    assert_eq!(world.apply(of(Some("etl"))), Ok(Response::Unchanged));
+    assert_eq!(world.apply(of(None)), Ok(Response::Unchanged));
 }

@@ -320,6 +320,7 @@ pub fn node_of(i: u64, instance: u128, boot: u128) -> Command {
         boot: BootId(boot),
         addresses: Addresses::default(),
         disk: None,
+        warehouse: None,
     })
 }
 

@@ -392,7 +392,9 @@ impl ConsumerThread {
             decoded.push((partition, taken, chunks.len() - before, done));
         }
         // All of the run at once: its partitions share the wait for the disk. Nothing is shown that could be forgotten.
-        let logged = self.options.log.append(&chunks).map_err(|error| {
+        // What was read for a standby is not, although it may lead by now: the log knows only what leaders have read.
+        let to_log = if self.standby { &[][..] } else { &chunks };
+        let logged = self.options.log.append(to_log).map_err(|error| {
             error!(pipe = %self.options.pipe.name, %error, "a run cannot be logged");
             // They begin anew, at the latest in the next process.
             for key in chunks.iter().map(|chunk| chunk.span.key) {

@@ -58,8 +58,11 @@ impl ShardTask {
     /// [`ShardTask::reconcile`] must follow, with the same.
     pub fn take_over(&self, epoch: Epoch, wanted: &[WantedPipe]) {
         // Rows of writers are not tailed, and so neither kept nor read again.
-        let tailed = |w: &&WantedPipe| w.pipe.state == PipeState::Running && w.pipe.source.kafka().is_some();
-        let running = wanted.iter().filter(tailed);
+        let is_tailed = |w: &&WantedPipe| {
+            let settings = &w.pipe.settings;
+            w.pipe.state == PipeState::Running && w.pipe.source.kafka().is_some() && settings.standby == Standby::Hot
+        };
+        let running = wanted.iter().filter(is_tailed);
         let partitions = running.flat_map(|w| w.partitions.iter().filter(|p| is_read(p)));
         let committed = |p: &SourcePartition| Committed {
             key: p.key(),

@@ -64,7 +64,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "warehouse",
         "\"default\"",
-        "The set of nodes that this one belongs to. Tables may ask for one (`warehouse` in [their settings](sql.md)).",
+        "The set of nodes that this one belongs to from this start on. Tables may ask for one (`warehouse` in [their settings](sql.md)).",
     ),
     setting(
         "",

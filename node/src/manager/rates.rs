@@ -1,9 +1,10 @@
 //! What arrives at the sources, in bytes per second, as the heartbeats of the leaders tell: placement weighs shards by it.
 
+use super::SILENT;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tidemill_core::{Incarnation, PartitionId, PipeId, ShardId, TableId};
-use tidemill_proto::api::{NodeReport, PartitionRate};
+use tidemill_proto::api::{NodeReport, PartitionRate, TaskProgress};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,21 +44,30 @@ impl Rates {
         }
     }
 
-    /// Takes what the nodes said last, if it is time to; returns whether it did.
-    pub(super) fn look(&mut self, now: Instant, said: &[NodeReport]) -> bool {
-        if now.saturating_duration_since(self.looked) < LOOK {
-            return false;
-        }
+    /// Whether it is time to look.
+    pub(super) fn are_due(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.looked) >= LOOK
+    }
+
+    /// Takes what the nodes said last: the newest leader of each shard, if it is heard. What a lost one last said stays among
+    /// the reports, and is old.
+    pub(super) fn look(&mut self, now: Instant, said: &[NodeReport]) {
         self.looked = now;
-        for task in said
+        let heard = said
             .iter()
-            .filter_map(|said| said.progress.as_ref())
-            .flat_map(|p| &p.tasks)
-        {
+            .filter(|said| u128::from(said.silent_ms) < SILENT.as_millis());
+        let mut leading: BTreeMap<ShardId, &TaskProgress> = BTreeMap::new();
+        for task in heard.filter_map(|said| said.progress.as_ref()).flat_map(|p| &p.tasks) {
             let shard = ShardId {
                 table: TableId(task.table),
                 index: task.shard,
             };
+            let newest = leading.entry(shard).or_insert(task);
+            if newest.epoch < task.epoch {
+                *newest = task;
+            }
+        }
+        for (shard, task) in leading {
             for p in &task.partitions {
                 if let (Some(end), Some(record_bytes)) = (p.end, p.record_bytes) {
                     let incarnation = Incarnation(p.incarnation);
@@ -69,7 +79,6 @@ impl Rates {
         }
         self.arriving
             .retain(|_, known| now.saturating_duration_since(known.at) < FORGET);
-        true
     }
 
     /// Whether enough is known to move shards by it.
@@ -114,9 +123,7 @@ impl Arriving {
     fn hear(&mut self, now: Instant, shard: ShardId, incarnation: Incarnation, end: u64, record_bytes: f64) {
         if self.incarnation != incarnation || end < self.end {
             // Another life may be of another topic: the difference of their ends says nothing.
-            let rate = self.bytes_per_second;
-            *self = Self::begin(now, shard, incarnation, end);
-            self.bytes_per_second = rate;
+            (self.shard, self.incarnation, self.end, self.at) = (shard, incarnation, end, now);
             return;
         }
         self.shard = shard;
@@ -136,7 +143,7 @@ impl Arriving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_proto::api::{NodeProgress, PartitionProgress, TaskProgress};
+    use tidemill_proto::api::{NodeProgress, PartitionProgress};
 
     fn report(shard: u32, incarnation: u64, end: Option<u64>) -> NodeReport {
         let partition = PartitionProgress {
@@ -178,9 +185,10 @@ mod tests {
         let begun = Instant::now();
         let mut rates = Rates::new(begun);
         let at = |s: u64| begun + Duration::from_secs(s);
-        assert!(!rates.look(begun, &[report(0, 1, Some(0))]), "too early");
         for s in 1..=20 {
-            assert!(rates.look(at(s), &[report(0, 1, Some(1_000 * s))]));
+            assert!(rates.are_due(at(s)));
+            rates.look(at(s), &[report(0, 1, Some(1_000 * s))]);
+            assert!(!rates.are_due(at(s)));
             assert_eq!(rates.are_known(at(s)), s >= 10);
         }
         assert!((rate(&rates, at(20)) - 100_000.0).abs() < 1.0);
@@ -199,6 +207,30 @@ mod tests {
         assert!(rate(&rates, at(400)) < 1_000.0, "nothing arrives any more");
         rates.look(at(500), &[]);
         assert!(rate(&rates, at(500)).is_nan(), "it is forgotten");
+    }
+
+    #[test]
+    fn what_a_lost_leader_said_last_does_not_count() {
+        let begun = Instant::now();
+        let at = |s: u64| begun + Duration::from_secs(s);
+        for lost_is_first in [true, false] {
+            let mut rates = Rates::new(begun);
+            for s in 1..=60 {
+                let mut lost = report(0, 1, Some(1_000 * s.min(20)));
+                let mut leads = report(0, 1, Some(1_000 * s));
+                lost.silent_ms = 1_000 * s.saturating_sub(20);
+                if let Some(progress) = &mut leads.progress {
+                    progress.tasks[0].epoch = 2;
+                }
+                let said = match (s <= 20, lost_is_first) {
+                    (true, _) => vec![lost],
+                    (false, true) => vec![lost, leads],
+                    (false, false) => vec![leads, lost],
+                };
+                rates.look(at(s), &said);
+            }
+            assert!((rate(&rates, at(60)) - 100_000.0).abs() < 1.0, "{:?}", rates.arriving);
+        }
     }
 
     #[test]

@@ -255,4 +255,6 @@ pub(super) fn keep_away(stuck: &Stuck, problem: &mut Problem) {
             shard.able = Some(left);
         }
     }
+    let stood_still = |node: &NodeId| stuck.avoids_any(now, *node);
+    problem.full = problem.candidates.iter().copied().filter(stood_still).collect();
 }

@@ -33,6 +33,8 @@ pub(super) struct Report {
     pub(super) instance: InstanceId,
     pub(super) addresses: Addresses,
     pub(super) disk: Option<DiskId>,
+    /// Empty if it does not say.
+    pub(super) warehouse: String,
     pub(super) draining: bool,
     pub(super) progress: NodeProgress,
     pub(super) at: Instant,
@@ -57,6 +59,7 @@ impl Reports {
                 http: beat.http,
             },
             disk,
+            warehouse: beat.warehouse,
             draining: beat.draining,
             progress: beat.progress.unwrap_or_default(),
             at: Instant::now(),

@@ -1,6 +1,5 @@
 //! Who leads which shard: what the manager knows is put before [`place`], and what that says is done.
 
-use super::rates::Rates;
 use super::replace::keep_away;
 use super::{Manager, Term, standbys};
 use crate::adapters::propose;
@@ -26,25 +25,14 @@ impl Manager {
         leaving: &[ReplicaOf],
     ) -> Result<(), ViewError> {
         let nodes = state.list::<Node>(&[])?;
-        let mut problem = placement_problem(state, &nodes, leaving, &term.rates)?;
+        let mut problem = placement_problem(state, &nodes, leaving, term)?;
         self.replace_stuck(term, state, &problem).await?;
         keep_away(&term.stuck, &mut problem);
         standbys::pass_over_unheard(&self.reports, &nodes, &mut problem);
-        // A node that has just come is not given shards that others serve well.
-        let settled = problem.candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
-        let may_balance = settled && term.rates.are_known(Instant::now()) && term.balanced.elapsed() >= REBALANCE;
-        let moves = place(&problem);
-        let early = match may_balance && moves.iter().any(|m| m.reason == MoveReason::Balance) {
-            true => tables_with_early_rows(state)?,
-            false => BTreeSet::new(),
-        };
+        problem.evens &= term.balanced.elapsed() >= REBALANCE;
         let mut assignments = Vec::new();
-        for m in moves {
+        for m in place(&problem) {
             if m.reason == MoveReason::Balance {
-                let to_a_stuck_one = m.to.is_some_and(|to| term.stuck.avoids_any(Instant::now(), to));
-                if !may_balance || to_a_stuck_one || early.contains(&m.shard.table) {
-                    continue;
-                }
                 term.balanced = Instant::now();
             }
             let Some(shard) = state.get::<Shard>(&m.shard)? else {
@@ -78,8 +66,9 @@ pub(super) fn placement_problem(
     state: &dyn CatalogSnapshot,
     nodes: &[Node],
     leaving: &[ReplicaOf],
-    rates: &Rates,
+    term: &Term,
 ) -> Result<Problem, ViewError> {
+    let now = Instant::now();
     let replicates = state.replication()?.is_some();
     let hot = standbys::hot_shards(state)?;
     let tables: BTreeMap<TableId, Table> = (state.list::<Table>(&[])?.into_iter())
@@ -87,41 +76,47 @@ pub(super) fn placement_problem(
         .collect();
     let ready = nodes.iter().filter(|n| n.state == NodeState::Ready);
     let candidates: Vec<NodeId> = ready.map(|n| n.id).collect();
-    let weights = Weights::new(&rates.of_shards(Instant::now()), candidates.len());
+    // A node that has just come is not given shards that others serve well.
+    let evens = term.rates.are_known(now) && candidates.iter().all(|node| term.is_settled(*node, REBALANCE));
+    let early = if evens {
+        tables_with_early_rows(state)?
+    } else {
+        BTreeSet::new()
+    };
+    let weights = Weights::new(&term.rates.of_shards(now), candidates.len());
     let able = |shard: &Shard, table: Option<&Table>| {
-        let has_home = table.is_some_and(|table| table.settings.warehouse.is_some());
-        (replicates || has_home).then(|| {
-            let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
-            let may: Vec<&Node> = nodes
-                .iter()
-                .filter(|node| !replicates || shard.ready_replicas().any(|ready| ready == node.id) && !leaves(node.id))
-                .collect();
-            let at_home = |node: &&&Node| table.is_none_or(|table| table.is_home(node));
-            let mut able: Vec<NodeId> = may.iter().filter(at_home).map(|node| node.id).collect();
-            if !able.iter().any(|node| candidates.contains(node)) {
-                // Nobody gets it who is of another warehouse, but who has it keeps it until one of this has its files.
-                able.extend(shard.leader.filter(|leader| may.iter().any(|node| node.id == *leader)));
-            }
-            able
-        })
+        let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
+        let stay = || nodes.iter().filter(|node| !replicates || !leaves(node.id));
+        let may = shard.may_be_led_by(table, stay(), replicates);
+        let mut able: Vec<NodeId> = may.iter().map(|node| node.id).collect();
+        if !able.iter().any(|node| candidates.contains(node)) {
+            // Nobody gets it who is of another warehouse, but who has it may keep it until one of this is there.
+            let keeps =
+                |node: &Node| Some(node.id) == shard.leader && (!replicates || shard.replica(node.id).is_some());
+            able.extend(stay().filter(|node| keeps(node)).map(|node| node.id));
+        }
+        able
     };
     let load = |s: &Shard| {
         let table = tables.get(&s.id.table);
         let has_log = table.is_some_and(|table| table.settings.wal == WalMode::Local);
         ShardLoad {
             shard: s.id,
-            able: able(s, table),
+            able: Some(able(s, table)),
             leader: s.leader,
             last_leader: s.last_leader.filter(|_| has_log),
             hot: hot.contains(&s.id),
             standby: s.standby,
+            stays: early.contains(&s.id.table),
             weight: weights.of(s.id),
         }
     };
     Ok(Problem {
         shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
         candidates,
+        evens,
         slack: weights.slack,
+        full: BTreeSet::new(),
     })
 }
 
@@ -149,14 +144,14 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
             name(m.to)
         ),
         MoveReason::Unled => format!(
-            "it had no leader{}; of those that may lead it, {} led fewest: {}",
+            "it had no leader{}; of those that may lead it, {} had least to do, with {} shards",
             before(shard),
             name(m.to),
             led(m.to)
         ),
         MoveReason::LeaderLost => match node(shard.leader) {
             Some(leader) if leader.state != NodeState::Ready => format!("node '{}' is {}", leader.name, leader.state),
-            _ => format!("node {} shall not keep its files any more", name(shard.leader)),
+            _ => format!("node {} shall not lead it any more", name(shard.leader)),
         },
         MoveReason::Balance => {
             let load = |id: Option<NodeId>| {

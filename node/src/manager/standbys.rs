@@ -61,7 +61,7 @@ pub(super) async fn place(
     term: &Term,
 ) -> Result<(), ViewError> {
     let nodes = state.list::<Node>(&[])?;
-    let mut problem = placement_problem(state, &nodes, leaving, &term.rates)?;
+    let mut problem = placement_problem(state, &nodes, leaving, term)?;
     // Who stood still as the leader would stand still as a standby.
     keep_away(&term.stuck, &mut problem);
     let mut assignments = Vec::new();
@@ -150,9 +150,10 @@ mod tests {
                     last_leader: last.map(NodeId),
                     hot: true,
                     standby: Some(NodeId(2)),
+                    stays: false,
                     weight: 1,
                 }],
-                slack: 0,
+                ..Problem::default()
             };
             pass_over_unheard(&reports, &nodes, &mut problem);
             problem.shards[0].standby

@@ -64,12 +64,9 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) 
     let nodes: BTreeMap<NodeId, String> = all.iter().map(|node| (node.id, node.name.clone())).collect();
     let replicates = snapshot.replication()?.is_some();
     let may_lead = |shard: &Shard| {
-        let keeps = |node: &&Node| !replicates || shard.ready_replicas().any(|ready| ready == node.id);
-        let table = tables.get(&shard.id.table);
-        let at_home = |node: &&Node| table.is_none_or(|table| table.is_home(node));
-        let ready = all.iter().filter(|node| node.state == NodeState::Ready);
-        let able = ready.filter(at_home).filter(keeps);
-        able.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+        let able = shard.may_be_led_by(tables.get(&shard.id.table), all.iter(), replicates);
+        let ready = able.iter().filter(|node| node.state == NodeState::Ready);
+        ready.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
     };
     let hot = hot_partitions(snapshot)?;
     let name = |node: Option<NodeId>| node.and_then(|node| nodes.get(&node).cloned());

@@ -380,6 +380,7 @@ pub(super) fn found(apply: &mut dyn FnMut(Command) -> Outcome) {
             boot,
             addresses,
             disk: None,
+            warehouse: None,
         }))
         .unwrap();
     }

@@ -233,6 +233,7 @@ impl Group {
                     boot: BootId(1),
                     addresses: node.addresses,
                     disk: None,
+                    warehouse: None,
                 }),
                 (Some(_), NodeState::Draining) if node.intent == NodeIntent::Serve => Command::NodeUp(NodeUp {
                     node: node.id,
@@ -240,6 +241,7 @@ impl Group {
                     boot: BootId(1),
                     addresses: node.addresses,
                     disk: None,
+                    warehouse: None,
                 }),
                 (None, NodeState::Ready | NodeState::Draining) if !ids.contains_key(&node.id) => {
                     Command::SetNodeState(SetNodeState {
