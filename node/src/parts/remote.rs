@@ -17,6 +17,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// How many bytes travel at once.
 pub const CHUNK: usize = 1 << 20;
+/// How much of a file is asked for at once: the other side reads and verifies all of it before it answers, in memory and
+/// within [`SILENCE`].
+const RANGE: u64 = 8 << 20;
 /// How long the other side may be silent before it is given up.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -117,7 +120,20 @@ impl PartStore for RemoteDisk {
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
-        Ok(self.get_range(path, 0..u64::MAX).await?.bytes)
+        let first = self.get_range(path, 0..RANGE).await?;
+        if first.total <= RANGE {
+            return Ok(first.bytes);
+        }
+        let mut bytes = BytesMut::from(first.bytes);
+        while (bytes.len() as u64) < first.total {
+            let start = bytes.len() as u64;
+            let next = self.get_range(path, start..start + RANGE).await?;
+            if next.bytes.is_empty() || next.total != first.total {
+                return Err(failed("read", path, "the file has changed its length meanwhile"));
+            }
+            bytes.extend_from_slice(&next.bytes);
+        }
+        Ok(bytes.freeze())
     }
 
     async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Piece, StoreError> {
@@ -169,5 +185,79 @@ impl PartStore for RemoteDisk {
 
     fn reader(&self) -> Arc<dyn ObjectStore> {
         tidemill_storage::store::range_reader(Arc::new(self.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill_proto::api::parts_server::{Parts, PartsServer};
+    use tidemill_proto::api::{DeleteReply, ListedFile, PutReply, ReadHeader, ReadPiece};
+    use tokio::net::TcpListener;
+    use tokio_stream::{Empty, Iter};
+    use tonic::transport::server::TcpIncoming;
+    use tonic::transport::{Endpoint, Server};
+    use tonic::{Request, Response, Streaming};
+
+    /// A node with one file on a disk that reads 10 MiB per second.
+    struct Slow {
+        file: Bytes,
+    }
+
+    #[tonic::async_trait]
+    impl Parts for Slow {
+        type ReadStream = Iter<std::vec::IntoIter<Result<ReadPiece, Status>>>;
+        type ListStream = Empty<Result<ListedFile, Status>>;
+
+        async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+            let asked = request.into_inner();
+            let total = self.file.len() as u64;
+            let bytes = self.file.slice(asked.start as usize..asked.end.min(total) as usize);
+            tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(10 << 20))).await;
+            let header = ReadHeader {
+                total,
+                bytes: bytes.len() as u64,
+                checksum: xxh3_64(&bytes),
+            };
+            let pieces = (0..bytes.len()).step_by(CHUNK).map(|at| {
+                Ok(ReadPiece {
+                    header: (at == 0).then_some(header),
+                    chunk: bytes.slice(at..bytes.len().min(at + CHUNK)),
+                })
+            });
+            Ok(Response::new(tokio_stream::iter(pieces.collect::<Vec<_>>())))
+        }
+
+        async fn put(&self, _: Request<Streaming<PutPiece>>) -> Result<Response<PutReply>, Status> {
+            Err(Status::unimplemented("only reads"))
+        }
+
+        async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
+            Err(Status::unimplemented("only reads"))
+        }
+
+        async fn list(&self, _: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+            Err(Status::unimplemented("only reads"))
+        }
+    }
+
+    /// Else a file could be too long to be copied from such a disk ever.
+    #[tokio::test]
+    async fn a_slow_disk_is_not_taken_for_a_silent_one_however_long_the_file_is() {
+        let file: Vec<u8> = (0..33 * CHUNK + 5).map(|i| (i / 7 + i / CHUNK) as u8).collect();
+        let file = Bytes::from(file);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let parts = PartsServer::new(Slow { file: file.clone() });
+        tokio::spawn(
+            Server::builder()
+                .add_service(parts)
+                .serve_with_incoming(TcpIncoming::from(listener)),
+        );
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
+        let got = RemoteDisk { channel }.get("1/0/1/p.parquet").await.unwrap();
+        assert!(got == file);
     }
 }
