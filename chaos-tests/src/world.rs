@@ -284,6 +284,11 @@ impl World {
         self.nodes.len()
     }
 
+    /// The name of node `i`.
+    pub fn name(&self, i: usize) -> &str {
+        &self.nodes[i].name
+    }
+
     /// Which node is called `name`.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.nodes.iter().position(|n| n.name == name)
@@ -291,9 +296,15 @@ impl World {
 
     /// A client that knows all nodes.
     pub fn client(&self) -> anyhow::Result<Client> {
-        let mut config = ClientConfig::new(self.nodes.iter().map(|n| n.api.clone()));
+        Ok(Client::new(self.beginning_at(0))?)
+    }
+
+    /// What a client is told that knows all nodes and asks node `i` first.
+    pub fn beginning_at(&self, i: usize) -> ClientConfig {
+        let from = self.nodes.iter().skip(i).chain(self.nodes.iter().take(i));
+        let mut config = ClientConfig::new(from.map(|n| n.api.clone()));
         config.retry_for = Duration::from_secs(30);
-        Ok(Client::new(config)?)
+        config
     }
 
     /// A client that knows all nodes but one, and asks but once.

@@ -6,11 +6,15 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
 use tidemill_chaos_tests::world::World;
+use tidemill_client::Client;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,10 +74,28 @@ async fn join_by_command(world: &mut World) -> usize {
     node
 }
 
-/// Removes a node by the command line; its process must end well.
+/// Asks `node`, or others when it does not answer, in several sessions one thing after the other until told to stop.
+fn ask_all_the_time(world: &World, node: usize) -> (Arc<AtomicBool>, Vec<JoinHandle<Result<u64, String>>>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let session = |_| {
+        let (client, stop) = (Client::new(world.beginning_at(node)).unwrap(), stop.clone());
+        tokio::spawn(async move {
+            let mut answers = 0;
+            while !stop.load(Ordering::Acquire) {
+                count(&client, TABLE).await.map_err(|error| format!("{error:#}"))?;
+                answers += 1;
+            }
+            Ok(answers)
+        })
+    };
+    (stop.clone(), (0..4).map(session).collect())
+}
+
+/// Removes a node by the command line; its process must end well, and with it no query that it has begun.
 async fn remove(world: &mut World, node: usize) {
     let name = format!("n{}", node + 1);
     let began = Instant::now();
+    let (stop, sessions) = ask_all_the_time(world, node);
     let said = world.tidemill(&["node", "remove", &name]).unwrap();
     assert!(said.contains("was removed from the cluster"), "{said}");
     eprintln!("{name} was removed within {:?}", began.elapsed());
@@ -84,6 +106,14 @@ async fn remove(world: &mut World, node: usize) {
     );
     let log = world.log(node).unwrap();
     assert!(log.contains("was removed from the cluster: ending"), "{log}");
+    stop.store(true, Ordering::Release);
+    for session in sessions {
+        let answers = session.await.unwrap();
+        assert!(
+            answers.as_ref().is_ok_and(|answers| *answers > 0),
+            "a query at {name}: {answers:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ pub mod parts;
 pub mod replay;
 pub mod server;
 pub mod services;
+pub mod signals;
 pub mod stranded;
 pub mod supervisor;
 pub mod time;

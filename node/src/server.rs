@@ -3,8 +3,8 @@
 //! Up: addresses are bound first, so that a port in use is told before anything is touched; then the part store, the
 //! write-ahead log, the admission of a node that joins, Raft, and the founding; then heartbeats and, once the cluster knows this run
 //! of the process, tasks.
-//! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on,
-//! and only then do the servers stop.
+//! Down: tasks commit what they have, the manager moves the shards away, Raft leadership is handed on, statements
+//! come to their ends, and only then do the servers stop.
 
 use crate::adapters::{ClusterProgress, ClusterRows, Connections, KafkaSources, SharedCatalog};
 use crate::allocator;
@@ -18,8 +18,9 @@ use crate::metrics::Metrics;
 use crate::parts::{ClusterDisks, Keeper, KeeperState};
 use crate::replay::Decode;
 use crate::services::{
-    ApiService, FreshService, MAX_REQUEST, ManagerService, MembershipService, PartsService, WritesService,
+    ApiService, FreshService, MAX_REQUEST, ManagerService, MembershipService, PartsService, UnderWay, WritesService,
 };
+use crate::signals::Signals;
 use crate::stranded;
 use crate::supervisor::{ALONE, Supervisor};
 use anyhow::{Context, anyhow};
@@ -49,7 +50,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
-/// How long a graceful end may take for commits, and again for moving shards away.
+/// How long a graceful end may take for commits, again for moving shards away, and again for statements that run.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long the end of the process waits for the write-ahead log to be closed.
@@ -143,11 +144,7 @@ async fn start_and_wait(
 
     let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, wal, query)?);
     let (stop, stopped) = watch::channel(false);
-    let until = || {
-        let mut stopped = stopped.clone();
-        // An error means that the sender is gone, which says the same.
-        async move { drop(stopped.wait_for(|s| *s).await) }
-    };
+    let until = || told(stopped.clone());
     let manager_service = ManagerService {
         catalog: catalog.clone(),
         reports: node.reports.clone(),
@@ -236,6 +233,7 @@ struct Running {
     memory: Arc<Memory>,
     parts: Parts,
     membership: MembershipService,
+    statements: UnderWay,
 }
 
 impl Running {
@@ -342,6 +340,7 @@ impl Running {
             memory,
             parts,
             membership,
+            statements: UnderWay::default(),
         })
     }
 
@@ -385,6 +384,7 @@ impl Running {
             part_store: config.part_store.of_cluster().to_owned(),
             metrics: self.metrics.clone(),
             runtime: query.handle().clone(),
+            under_way: self.statements.clone(),
         };
         let parts = PartsService {
             disk: self.parts.disk.clone(),
@@ -397,6 +397,7 @@ impl Running {
         let fresh = FreshService {
             supervisor: self.supervisor.clone(),
         };
+        let (closing, closed) = watch::channel(false);
         let api_server = Server::builder()
             .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
             .initial_stream_window_size(Some(WINDOW))
@@ -406,7 +407,7 @@ impl Running {
             .add_service(WritesServer::new(writes).max_decoding_message_size(MAX_REQUEST))
             .add_service(PartsServer::new(parts).max_decoding_message_size(WINDOW as usize))
             .add_service(MembershipServer::new(self.membership()))
-            .serve_with_incoming(TcpIncoming::from(api).with_nodelay(Some(true)));
+            .serve_with_incoming_shutdown(TcpIncoming::from(api).with_nodelay(Some(true)), told(closed));
         let (refused, mut refusal) = watch::channel(None);
         let manager = Manager::new(
             self.catalog.clone(),
@@ -436,6 +437,7 @@ impl Running {
             // Its shards have been given away, and its vote: there is nothing left to hand over.
             _ = removed.wait_for(|removed| *removed) => {
                 farewell(config);
+                self.finish_statements(&closing).await;
                 return Ok(());
             }
             why = refusal.wait_for(Option::is_some) => {
@@ -445,6 +447,7 @@ impl Running {
                 let mut removed = self.catalog.removed();
                 if tokio::time::timeout(MOMENT, removed.wait_for(|removed| *removed)).await.is_ok() {
                     farewell(config);
+                    self.finish_statements(&closing).await;
                     return Ok(());
                 }
                 return Err(anyhow!("the cluster does not take this node: {why}"));
@@ -462,7 +465,7 @@ impl Running {
         }
         info!("ending: commit, hand over, stop");
         tokio::select! {
-            () = self.hand_over() => {}
+            () = async { self.hand_over().await; self.finish_statements(&closing).await } => {}
             () = self.quorum_lost() => warn!("no quorum is left to commit to or hand over to: ending without"),
             () = signals.next() => warn!("told again: ending at once"),
         }
@@ -538,6 +541,16 @@ impl Running {
         }
     }
 
+    /// Takes no more requests, and lets the statements that run here come to their ends: whoever asked would be told that files are
+    /// missing, or nothing at all, and asking again is safe only before the first rows.
+    async fn finish_statements(&self, closing: &watch::Sender<bool>) {
+        closing.send_replace(true);
+        let until = Instant::now() + DRAIN;
+        while self.statements.count() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn hand_over(&self) {
         self.supervisor.drain(DRAIN).await;
         self.heart.draining.store(true, Ordering::Release);
@@ -559,30 +572,13 @@ impl Running {
     }
 }
 
+/// Ends when that is said.
+async fn told(mut said: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which says the same.
+    drop(said.wait_for(|said| *said).await);
+}
+
 fn farewell(config: &NodeConfig) {
     let (name, folder) = (&config.own.name, config.data_dir.display());
     info!("node '{name}' was removed from the cluster: ending. Its data folder {folder} can be deleted");
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

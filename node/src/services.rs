@@ -7,7 +7,7 @@ mod membership;
 mod parts;
 mod writes;
 
-pub use api::{ApiService, KEEPALIVE};
+pub use api::{ApiService, KEEPALIVE, UnderWay};
 pub use fresh::FreshService;
 pub use manager::ManagerService;
 pub use membership::{MembershipService, role};

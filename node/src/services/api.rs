@@ -9,6 +9,7 @@ use prost::Message;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidemill_core::NodeId;
 use tidemill_core::catalog::{Cluster, ClusterKey, Node, Shard, Table};
@@ -47,6 +48,33 @@ pub struct ApiService {
     pub metrics: Arc<Metrics>,
     /// Where statements run, apart from what serves them: a heavy one must not hold up files and fresh rows.
     pub runtime: Handle,
+    /// Those that are under way.
+    pub under_way: UnderWay,
+}
+
+/// Counts the statements that run here, until the last of an answer is on its way: a node that ends lets them finish.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn begin(&self) -> Begun {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Begun(self.0.clone())
+    }
+}
+
+/// One statement under way.
+struct Begun(Arc<AtomicUsize>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 type Replies = Pin<Box<dyn Stream<Item = Result<QueryReply, Status>> + Send>>;
@@ -56,6 +84,7 @@ impl Tidemill for ApiService {
     type QueryStream = Replies;
 
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Replies>, Status> {
+        let under_way = self.under_way.begin();
         let request = request.into_inner();
         let settings: BTreeMap<String, String> = request.settings.into_iter().collect();
         let began = Instant::now();
@@ -93,7 +122,11 @@ impl Tidemill for ApiService {
                     }
                     send_all(&sender, writer.finish().map_err(|e| Status::internal(e.to_string()))).await;
                 });
-                Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+                let replies = ReceiverStream::new(receiver).map(move |reply| {
+                    let _until_the_last = &under_way;
+                    reply
+                });
+                Ok(Response::new(Box::pin(replies)))
             }
         }
     }
