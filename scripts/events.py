@@ -18,6 +18,7 @@ At the end one line of JSON goes to stdout:
 """
 
 import argparse
+import base64
 import json
 import os
 import random
@@ -31,6 +32,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 TEMPLATES = 20_000
 USERS = 5_000
+PAYLOAD = 64 << 20  # random characters of which --payload takes its pieces
 SLICE = 0.010  # seconds between two helpings when a rate is asked for
 CHUNK = 1_000  # rows that share one timestamp at full speed
 MAX_BACKLOG = 1.0  # seconds of delay that --rate catches up with; more is given up
@@ -71,6 +73,18 @@ class Templates:
             self.tails.append(rest[1:].encode())
             self.keys.append(b"%d" % row["user_id"])
             self.amounts.append(amount)
+
+
+def payload(options):
+    """For an event_id what else its row gets: so many random characters, which hardly compress."""
+    length = options.payload
+    pool = base64.b64encode(random.Random(options.seed).randbytes((PAYLOAD + length) * 3 // 4))
+
+    def piece(event_id):
+        start = event_id * 2_654_435_761 % PAYLOAD
+        return b',"payload":"' + pool[start:start + length] + b'"}'
+
+    return piece
 
 
 BAD_KINDS = [  # what a careless producer sends; %d is the id that a good event would have had
@@ -156,6 +170,7 @@ class Run:
     def __init__(self, options):
         self.options = options
         self.templates = Templates(options.seed)
+        self.payload = payload(options) if options.payload else None
         self.totals = self.current = Totals()
         self.stopping = self.interrupted_twice = False
         self.fatal = None
@@ -228,6 +243,8 @@ class Run:
                 self.send_bad_due()
             which = (event_id * 2_654_435_761 >> 8) % TEMPLATES
             value = head % event_id + tails[which]
+            if self.payload:
+                value = value[:-1] + self.payload(event_id)
             on_delivery = partial(acked, event_id, amounts[which])
             try:
                 produce(topic, value, keys[which], on_delivery=on_delivery)
@@ -509,6 +526,7 @@ def parse(arguments):
     produce.add_argument("--bad", type=int, default=0, metavar="K", help="undecodable records to spread among --count events")
     produce.add_argument("--bad-every", type=int, default=0, metavar="M", help="one undecodable record after every M events")
     produce.add_argument("--seed", type=int, default=1)
+    produce.add_argument("--payload", type=int, default=0, metavar="N", help="N random characters in every row beside the rest")
     produce.add_argument("--start-id", type=int, default=0, help="first event_id")
     produce.add_argument("--transaction-rows", type=int, default=0, metavar="M", help="write in transactions of M events")
     produce.add_argument("--abort-every", type=int, default=0, metavar="X", help="abort every Xth transaction")
@@ -528,6 +546,8 @@ def parse(arguments):
     if options.command == "produce":
         if options.follow == (options.count is not None):
             produce.error("give either --count or --follow")
+        if options.payload < 0:
+            produce.error("--payload must not be negative")
         if options.count is not None and options.count < 0:
             produce.error("--count must not be negative")
         if options.follow and options.bad:

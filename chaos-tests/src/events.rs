@@ -61,6 +61,11 @@ impl Events {
 
     /// Starts producing.
     pub fn start(folder: &Path, brokers: &str, plan: &Plan) -> anyhow::Result<Self> {
+        Self::start_with(folder, brokers, plan, &[])
+    }
+
+    /// The same, with further options of `scripts/events produce`.
+    pub fn start_with(folder: &Path, brokers: &str, plan: &Plan, options: &[&str]) -> anyhow::Result<Self> {
         let summary = folder.join("produced.json");
         let mut command = Command::new(checkout().join("scripts/events"));
         command.args(["produce", "--brokers", brokers, "--topic", &plan.topic]);
@@ -81,6 +86,7 @@ impl Events {
             command.args(["--rate", &rate.to_string()]);
         }
         let child = command
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())

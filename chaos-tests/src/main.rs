@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{direct, failover, saturation, scenario, throughput, visibility};
+use tidemill_chaos_tests::{direct, failover, replacing, saturation, scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -50,6 +50,8 @@ enum Command {
     Failover(failover::Options),
     /// Measure how long rows take that programs write themselves
     Writes(direct::Options),
+    /// Measure how long it takes to replace nodes under load, disturbed and not, and what others notice
+    Replace(replacing::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput(throughput::Options),
     /// Keep all cores full, and count who is taken for gone
@@ -117,6 +119,7 @@ async fn main() -> anyhow::Result<()> {
             );
         }
         Command::Writes(options) => direct::measure(&options).await?,
+        Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
         Command::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;

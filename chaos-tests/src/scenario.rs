@@ -48,14 +48,19 @@ pub struct Outcome {
 
 /// The statements that create table and pipe for `scripts/events`.
 pub fn statements(brokers: &str, topic: &str, flush_age_ms: u64) -> [String; 2] {
+    statements_for(TABLE, brokers, topic, flush_age_ms)
+}
+
+/// The same for another table, which gives its name to the pipe too.
+pub fn statements_for(table: &str, brokers: &str, topic: &str, flush_age_ms: u64) -> [String; 2] {
     [
         format!(
-            "CREATE TABLE {TABLE} (event_id BIGINT NOT NULL, ts TIMESTAMP, user_id BIGINT, country TEXT, device TEXT, \
+            "CREATE TABLE {table} (event_id BIGINT NOT NULL, ts TIMESTAMP, user_id BIGINT, country TEXT, device TEXT, \
              url TEXT, event_type TEXT, amount BIGINT, price DOUBLE, session TEXT, note TEXT) \
              ORDER BY (event_type, ts) WITH (shards = 4, flush_age_ms = {flush_age_ms})"
         ),
         format!(
-            "CREATE PIPE {TABLE} INTO {TABLE} FROM KAFKA (brokers = '{brokers}', topic = '{topic}', \
+            "CREATE PIPE {table} INTO {table} FROM KAFKA (brokers = '{brokers}', topic = '{topic}', \
              format = 'json', start = 'earliest')"
         ),
     ]
