@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::{PipeState, SourcePartition, Standby, Table};
-use tidemill_core::{Epoch, Offset, ShardId, SpanKey};
+use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Committed, Memtable};
 use tracing::{error, info};
 
@@ -58,11 +58,8 @@ impl ShardTask {
     /// [`ShardTask::reconcile`] must follow, with the same.
     pub fn take_over(&self, epoch: Epoch, wanted: &[WantedPipe]) {
         // Rows of writers are not tailed, and so neither kept nor read again.
-        let is_tailed = |w: &&WantedPipe| {
-            let settings = &w.pipe.settings;
-            w.pipe.state == PipeState::Running && w.pipe.source.kafka().is_some() && settings.standby == Standby::Hot
-        };
-        let running = wanted.iter().filter(is_tailed);
+        let tailed = |w: &&WantedPipe| w.pipe.state == PipeState::Running && w.pipe.source.kafka().is_some();
+        let running = wanted.iter().filter(tailed);
         let partitions = running.flat_map(|w| w.partitions.iter().filter(|p| is_read(p)));
         let committed = |p: &SourcePartition| Committed {
             key: p.key(),
@@ -83,7 +80,11 @@ impl ShardTask {
         let positions: BTreeMap<SpanKey, Offset> = self.memtable.positions().into_iter().collect();
         let beyond = |c: &Committed| positions.get(&c.key).map_or(0, |to| to.0.saturating_sub(c.offset.0));
         let (kept, offsets) = (go_on.len() as u64, committed.iter().map(beyond).sum::<u64>());
-        let again = committed.len() as u64 - kept;
+        // Of others it was not to have anything.
+        let hot = wanted.iter().filter(|w| w.pipe.settings.standby == Standby::Hot);
+        let hot: BTreeSet<PipeId> = hot.map(|w| w.pipe.id).collect();
+        let missing = |c: &&Committed| hot.contains(&c.key.pipe) && !go_on.contains(&c.key);
+        let again = committed.iter().filter(missing).count() as u64;
         let counts = &self.context.takeovers;
         counts.kept.fetch_add(kept, Ordering::Relaxed);
         counts.read_again.fetch_add(again, Ordering::Relaxed);
