@@ -48,7 +48,8 @@ pub struct RaftConfig {
     pub replication: Option<Replication>,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
-    /// Bounds of the random time after which a silent leader is replaced.
+    /// Bounds of the random time after which a silent leader is replaced. It counts from the end of the leader's lease, which is
+    /// as long as the node's greatest time: by (400, 800) ms, elections begin 1 to 1.6 s after the last heartbeat.
     pub election: (Duration, Duration),
     /// After this many entries a snapshot is made.
     pub snapshot_entries: u64,
@@ -118,14 +119,25 @@ impl RaftConfig {
         }
     }
 
-    /// The same for openraft.
-    pub(crate) fn for_openraft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+    /// The part of [`Self::election`] that `node` has. Of three nodes with successive ids each has another: were two to begin at
+    /// once, they would split the votes and wait once more.
+    fn election_of(&self, node: u64) -> (Duration, Duration) {
+        let (least, most) = self.election;
+        let quarter = most.saturating_sub(least) / 4;
+        let place = (node.saturating_sub(1) % 3) as u32;
+        let from = least + quarter * place;
+        (from, from + quarter * 2)
+    }
+
+    /// The same for openraft, at `node`.
+    pub(crate) fn for_openraft(&self, node: u64) -> Result<openraft::Config, openraft::ConfigError> {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let election_max = ms(self.election.1);
+        let (election_min, election_max) = self.election_of(node);
+        let (election_min, election_max) = (ms(election_min), ms(election_max));
         openraft::Config {
             cluster_name: self.cluster_name.clone(),
             heartbeat_interval: ms(self.heartbeat),
-            election_timeout_min: ms(self.election.0),
+            election_timeout_min: election_min,
             election_timeout_max: election_max,
             // A peer that could not win does not disturb a leader that works.
             enable_pre_vote: Some(true),
@@ -149,5 +161,23 @@ impl RaftConfig {
             ..openraft::Config::default()
         }
         .validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_nodes_never_begin_an_election_at_once() {
+        let config = RaftConfig::new("/data", "c", "n1", vec![]);
+        // The lease is as long as the greatest time; the election begins when a time from the part has passed after it.
+        let begins = |node| {
+            let (least, most) = config.election_of(node);
+            (most + least).as_millis()..(most + most).as_millis()
+        };
+        assert_eq!([1, 2, 3].map(begins), [1000..1200, 1200..1400, 1400..1600]);
+        assert_eq!([4, 5, 6].map(begins), [1, 2, 3].map(begins));
+        assert!((1..=6).all(|node| config.for_openraft(node).is_ok()));
     }
 }

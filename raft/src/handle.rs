@@ -51,10 +51,11 @@ impl Catalog {
     /// service must be served at the node's Raft address for anything to happen; what then comes
     /// of the founding is told by [`Catalog::wait_founded`].
     pub async fn start(config: RaftConfig) -> Result<(Catalog, RaftService), StartError> {
-        let raft_config = config.for_openraft().map_err(|e| StartError::Config(e.to_string()))?;
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_stores(&opening)).await;
         let (identity, log, store) = opened.map_err(|e| StartError::Raft(e.to_string()))??;
+        let raft_config = config.for_openraft(identity.node);
+        let raft_config = raft_config.map_err(|e| StartError::Config(e.to_string()))?;
 
         let catalog = store.folder();
         let started_blank = log.is_blank();
