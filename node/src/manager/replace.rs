@@ -36,16 +36,21 @@ impl Manager {
         term.progress_seen = Instant::now();
         let led = self.led(state, problem)?;
         let now = Instant::now();
+        // As it will be: one node must not get all that another loses.
+        let mut problem = problem.clone();
         for verdict in term.stuck.look(now, &led) {
             let Verdict { shard, from, key, .. } = verdict;
             let why = self.explain(state, from, key, verdict.still)?;
-            let Some(to) = next_leader(problem, shard, &verdict.to) else {
+            let Some(to) = next_leader(&problem, shard, &verdict.to) else {
                 let text = format!("{why}, and so it was on every node that may lead the shard: it stays where it is");
                 warn!(%shard, "{text}");
                 self.record(state, shard, key.partition, text).await?;
                 continue;
             };
             warn!(%shard, %to, "{why}: the shard gets another leader");
+            for load in problem.shards.iter_mut().filter(|load| load.shard == shard) {
+                load.leader = Some(to);
+            }
             let command = AssignLeader {
                 shard,
                 replaces: verdict.epoch,
@@ -198,10 +203,10 @@ fn key_of(p: &PartitionProgress) -> SpanKey {
     }
 }
 
-/// Of `may`, the standby of the shard, else the node that leads fewest shards.
+/// Of `may`, the standby of the shard, else the node with the least to do.
 fn next_leader(problem: &Problem, shard: ShardId, may: &BTreeSet<NodeId>) -> Option<NodeId> {
     let standby = problem.shards.iter().find(|s| s.shard == shard).and_then(|s| s.standby);
-    let least = may.iter().min_by_key(|node| (problem.leads(**node), **node)).copied();
+    let least = may.iter().min_by_key(|node| (problem.load(**node), **node)).copied();
     standby.filter(|node| may.contains(node)).or(least)
 }
 
