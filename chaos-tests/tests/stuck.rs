@@ -110,7 +110,12 @@ async fn a_broker_that_answers_nobody_is_waited_for() {
     all.await.unwrap();
     tokio::time::sleep(Duration::from_secs(45)).await;
     world.kafka(&["resume", "1"]).unwrap();
-    caught_up(&world).await;
+    // A broker that slept for so long finds itself fenced, and knows no partition until it is admitted again.
+    let answers = world.wait_for("the broker to answer for its partitions", PATIENCE, async |world| {
+        let sql = format!("WAIT FOR PIPE {TABLE} CAUGHT UP TIMEOUT '30s'");
+        world.run(&sql).await.map(|()| true)
+    });
+    answers.await.unwrap();
     let waits = world.wait_for("nothing to wait for", PATIENCE, async |world| {
         Ok(world.ask(waiting).await? == 0)
     });
