@@ -6,7 +6,7 @@
 
 use crate::cut::Cut;
 use crate::events::{Events, Plan};
-use crate::reader::{busiest_node, count, number, rows, text};
+use crate::reader::{Counted, busiest_node, count, number, rows, text};
 use crate::scenario::{TABLE, statements, wait_until_read};
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
@@ -141,9 +141,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
     wait_until_read(&world, &produced).await?;
     let counted = count(&world.client()?, TABLE).await?;
     ensure!(
-        (counted.rows, counted.distinct) == (produced.count as i64, produced.count as i64)
-            && counted.sum_event_id == produced.sum_event_id
-            && counted.sum_amount == produced.sum_amount,
+        counted == Counted::expected(&produced),
         "the table holds {counted:?}, produced were {produced:?}"
     );
     println!("{} events, each there once", produced.count);

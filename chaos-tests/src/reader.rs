@@ -4,6 +4,7 @@
 //! what is committed. A row seen twice, or a count below what was committed before the question was
 //! asked, is a violation. Nodes that are down are no excuse for a wrong answer, only for a late one.
 
+use crate::events::Acknowledged;
 use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, UInt64Type};
@@ -24,6 +25,18 @@ pub struct Counted {
     pub sum_amount: i64,
     /// Sum of `event_id`.
     pub sum_event_id: i64,
+}
+
+impl Counted {
+    /// What a table must hold that has every event of `produced`, once.
+    pub fn expected(produced: &Acknowledged) -> Self {
+        Self {
+            rows: produced.count as i64,
+            distinct: produced.count as i64,
+            sum_amount: produced.sum_amount,
+            sum_event_id: produced.sum_event_id,
+        }
+    }
 }
 
 /// What the reader saw over its life.

@@ -375,12 +375,7 @@ impl Run {
         self.load.finish().await?;
         for (table, produced) in [(TABLE, &produced), (BALLAST, ballast)] {
             let counted = count(&world.client()?, table).await?;
-            let expected = Counted {
-                rows: produced.count as i64,
-                distinct: produced.count as i64,
-                sum_amount: produced.sum_amount,
-                sum_event_id: produced.sum_event_id,
-            };
+            let expected = Counted::expected(produced);
             ensure!(
                 counted == expected,
                 "{table} holds {counted:?}, produced were {expected:?}"

@@ -171,12 +171,7 @@ pub async fn check(
     counted: &Counted,
     findings: &Findings,
 ) -> anyhow::Result<()> {
-    let expected = Counted {
-        rows: produced.count as i64,
-        distinct: produced.count as i64,
-        sum_amount: produced.sum_amount,
-        sum_event_id: produced.sum_event_id,
-    };
+    let expected = Counted::expected(produced);
     ensure!(
         *counted == expected,
         "the table holds {counted:?}, produced were {expected:?}"

@@ -122,6 +122,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is a member, and shall remain one.
+    pub fn stays(&self) -> bool {
+        self.state != NodeState::Removed && self.intent != NodeIntent::Leave
+    }
+
     /// Its present disk as a holder of files, if it has one.
     pub fn holder(&self) -> Option<Holder> {
         self.disk.map(|disk| Holder { node: self.id, disk })
@@ -455,6 +460,17 @@ pub trait CatalogQuestions: CatalogRead {
     /// The partitions of `pipe`, by number.
     fn partitions_of(&self, pipe: PipeId) -> Result<Vec<SourcePartition>, ViewError> {
         self.list(&pipe.bytes())
+    }
+
+    /// The partitions that shall have a hot standby: their pipes ask for it, and are not paused.
+    fn hot_partitions(&self) -> Result<Vec<SourcePartition>, ViewError> {
+        let mut found = Vec::new();
+        for pipe in self.list::<Pipe>(&[])? {
+            if pipe.settings.standby == Standby::Hot && pipe.state != PipeState::Paused {
+                found.extend(self.partitions_of(pipe.id)?);
+            }
+        }
+        Ok(found)
     }
 
     /// The lives of the partitions of `pipe` that are over, by partition and life.

@@ -134,19 +134,7 @@ pub fn place(problem: &Problem) -> Vec<Move> {
             *load.entry(node).or_default() += s.weight;
         }
     }
-    // Each step lowers the sum of the squares of the loads, so this ends; the bound is only a belt.
-    let steps = if problem.evens { problem.shards.len() } else { 0 };
-    let may = |s: &ShardLoad, to: NodeId| !s.stays && s.may_be_at(to);
-    for _ in 0..steps {
-        let Some((shard, to)) = best_move(problem, &load, &at, may) else {
-            break;
-        };
-        let Some((from, s)) = at.get(&shard).copied() else {
-            break;
-        };
-        at.insert(shard, (to, s));
-        load.entry(from).and_modify(|l| *l -= s.weight);
-        load.entry(to).and_modify(|l| *l += s.weight);
+    for (shard, to) in even(problem, &mut load, &mut at, |s, to| !s.stays && s.may_be_at(to)) {
         match moves.iter_mut().find(|m| m.shard == shard) {
             Some(earlier) => earlier.to = Some(to),
             None => moves.push(Move {
@@ -155,6 +143,31 @@ pub fn place(problem: &Problem) -> Vec<Move> {
                 reason: MoveReason::Balance,
             }),
         }
+    }
+    moves
+}
+
+/// Moves what is `at` a node to where it `may` be until the loads are even, if the problem asks for that. Gives the moves, in
+/// their order; a shard may be among them more than once.
+fn even(
+    problem: &Problem,
+    load: &mut BTreeMap<NodeId, u64>,
+    at: &mut BTreeMap<ShardId, (NodeId, &ShardLoad)>,
+    may: impl Fn(&ShardLoad, NodeId) -> bool,
+) -> Vec<(ShardId, NodeId)> {
+    let mut moves = Vec::new();
+    // Each step lowers the sum of the squares of the loads, so this ends; the bound is only a belt.
+    let steps = if problem.evens { problem.shards.len() } else { 0 };
+    for _ in 0..steps {
+        let Some((shard, to)) = best_move(problem, load, at, &may) else {
+            break;
+        };
+        if let Some((node, s)) = at.get_mut(&shard) {
+            load.entry(*node).and_modify(|l| *l -= s.weight);
+            load.entry(to).and_modify(|l| *l += s.weight);
+            *node = to;
+        }
+        moves.push((shard, to));
     }
     moves
 }

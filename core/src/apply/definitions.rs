@@ -383,7 +383,7 @@ pub(super) fn check_warehouse(state: &Overlay<'_>, wanted: Option<&str>) -> Resu
     let nodes = state.list::<Node>(&[])?;
     let there: BTreeSet<&str> = nodes
         .iter()
-        .filter(|node| node.state != NodeState::Removed && node.intent != NodeIntent::Leave)
+        .filter(|node| node.stays())
         .map(|node| node.warehouse.as_str())
         .collect();
     if there.contains(wanted) {

@@ -106,7 +106,7 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
         return Ok(Response::Unchanged);
     }
     if c.intent == NodeIntent::Leave {
-        check_not_last(state, &node, |other| other.intent != NodeIntent::Leave)?;
+        check_not_last(state, &node, Node::stays)?;
         replicas::check_may_leave(state, &node)?;
         check_not_last_of_its_warehouse(state, &node)?;
     }
@@ -143,13 +143,8 @@ fn check_not_last_of_its_warehouse(state: &Overlay<'_>, node: &Node) -> Result<(
         return Ok(());
     };
     let nodes = state.list::<Node>(&[])?;
-    let stays =
-        |other: &&Node| other.id != node.id && other.state != NodeState::Removed && other.intent != NodeIntent::Leave;
-    match nodes
-        .iter()
-        .filter(stays)
-        .any(|other| other.warehouse == node.warehouse)
-    {
+    let takes_over = |other: &Node| other.id != node.id && other.stays() && other.warehouse == node.warehouse;
+    match nodes.iter().any(takes_over) {
         true => Ok(()),
         false => Err(no(format!(
             "node '{}' is the last one of warehouse '{}', whose nodes lead table '{}': let another one join first, or say \

@@ -339,8 +339,7 @@ pub(super) fn check_may_leave(state: &Overlay<'_>, node: &Node) -> Result<(), St
     let Some(rule) = state.replication()? else {
         return Ok(());
     };
-    let stays =
-        |other: &&Node| other.id != node.id && other.state != NodeState::Removed && other.intent != NodeIntent::Leave;
+    let stays = |other: &&Node| other.id != node.id && other.stays();
     let others = state.list::<Node>(&[])?.iter().filter(stays).count();
     if others >= rule.min_replicas as usize {
         return Ok(());

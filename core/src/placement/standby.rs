@@ -5,7 +5,7 @@
 //! moving one makes two nodes more even, one is moved. So a node that comes gets standbys first, and leaders where it
 //! stands by already.
 
-use super::{Problem, ShardLoad, best_move};
+use super::{Problem, ShardLoad, even};
 use crate::ids::{NodeId, ShardId};
 use std::collections::BTreeMap;
 
@@ -48,19 +48,7 @@ pub fn choose(problem: &Problem) -> Vec<Change> {
         at.insert(s.shard, (node, s));
         *load.entry(node).or_default() += s.weight;
     }
-    // As in placement, each step lowers the sum of the squares of the loads.
-    let steps = if problem.evens { problem.shards.len() } else { 0 };
-    for _ in 0..steps {
-        let Some((shard, to)) = best_move(problem, &load, &at, may) else {
-            break;
-        };
-        let Some((from, s)) = at.get(&shard).copied() else {
-            break;
-        };
-        at.insert(shard, (to, s));
-        load.entry(from).and_modify(|l| *l -= s.weight);
-        load.entry(to).and_modify(|l| *l += s.weight);
-    }
+    even(problem, &mut load, &mut at, may);
     let change = |s: &ShardLoad| {
         let to = at.get(&s.shard).map(|(node, _)| *node);
         (to != s.standby).then_some(Change { shard: s.shard, to })

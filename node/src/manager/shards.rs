@@ -10,7 +10,7 @@ use tidemill_core::command::{AssignLeader, ReplicaOf};
 use tidemill_core::placement::weight::Weights;
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, TableId};
+use tidemill_core::{Command, NodeId, ShardId, TableId};
 use tracing::{debug, info};
 
 /// How often shards may move for the sake of evenness alone.
@@ -70,7 +70,11 @@ pub(super) fn placement_problem(
 ) -> Result<Problem, ViewError> {
     let now = Instant::now();
     let replicates = state.replication()?.is_some();
-    let hot = standbys::hot_shards(state)?;
+    let hot: BTreeSet<ShardId> = state
+        .hot_partitions()?
+        .iter()
+        .map(|partition| partition.shard)
+        .collect();
     let tables: BTreeMap<TableId, Table> = (state.list::<Table>(&[])?.into_iter())
         .map(|table| (table.id, table))
         .collect();

@@ -4,26 +4,14 @@ use super::replace::keep_away;
 use super::shards::placement_problem;
 use super::{Reports, SILENT, Term};
 use crate::adapters::propose;
-use std::collections::BTreeSet;
 use std::time::Duration;
-use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, Standby};
+use tidemill_core::catalog::{Node, Shard};
 use tidemill_core::command::{AssignStandby, ReplicaOf};
 use tidemill_core::placement::{Problem, standby};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, ShardId};
+use tidemill_core::{Command, NodeId};
 use tidemill_raft::Catalog;
 use tracing::{debug, info};
-
-/// The shards that shall have a standby.
-pub(super) fn hot_shards(state: &dyn CatalogSnapshot) -> Result<BTreeSet<ShardId>, ViewError> {
-    let mut hot = BTreeSet::new();
-    for pipe in state.list::<Pipe>(&[])? {
-        if pipe.settings.standby == Standby::Hot && pipe.state != PipeState::Paused {
-            hot.extend(state.partitions_of(pipe.id)?.iter().map(|partition| partition.shard));
-        }
-    }
-    Ok(hot)
-}
 
 /// Passes over standbys that are not heard in the run of their process that the catalog knows, where who led last is there and
 /// has rows in its log: after a loss of power everywhere, a standby has nothing.
@@ -95,7 +83,7 @@ mod tests {
     use super::*;
     use tidemill_core::catalog::{Addresses, NodeIntent, NodeState};
     use tidemill_core::placement::ShardLoad;
-    use tidemill_core::{BootId, Epoch, InstanceId, TableId};
+    use tidemill_core::{BootId, Epoch, InstanceId, ShardId, TableId};
     use tidemill_proto::api::{BeatRequest, NodeProgress, TaskProgress};
 
     const SHARD: ShardId = ShardId {

@@ -5,9 +5,7 @@ use crate::error::QueryError;
 use crate::ports::{NodeProgress, PartitionProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{
-    CatalogQuestions, Copies, Node, NodeState, Pipe, PipeState, Shard, SourcePartition, Standby, Table,
-};
+use tidemill_core::catalog::{CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, TableId};
 
@@ -68,7 +66,7 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) 
         let ready = able.iter().filter(|node| node.state == NodeState::Ready);
         ready.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    let hot = hot_partitions(snapshot)?;
+    let hot = snapshot.hot_partitions()?;
     let name = |node: Option<NodeId>| node.and_then(|node| nodes.get(&node).cloned());
     Columns::default()
         .text(
@@ -99,17 +97,6 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) 
             shards.iter().map(|shard| standby_behind(shard, &hot, progress)),
         )
         .finish()
-}
-
-/// The partitions of pipes with a hot standby.
-fn hot_partitions(snapshot: &dyn CatalogSnapshot) -> Result<Vec<SourcePartition>, QueryError> {
-    let mut found = Vec::new();
-    for pipe in snapshot.list::<Pipe>(&[])? {
-        if pipe.settings.standby == Standby::Hot && pipe.state != PipeState::Paused {
-            found.extend(snapshot.partitions_of(pipe.id)?);
-        }
-    }
-    Ok(found)
 }
 
 /// How many offsets that the leader has read would have to be read again by the standby, as both said last.
