@@ -7,7 +7,7 @@
 use crate::cut::Cut;
 use crate::events::{Events, Plan};
 use crate::reader::{Counted, busiest_node, count, number, rows, text};
-use crate::scenario::{TABLE, statements, wait_until_read};
+use crate::scenario::{TABLE, create, wait_until_read};
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
 use std::time::{Duration, Instant};
@@ -118,10 +118,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
         rate: Some(options.rate),
         seed: 3,
     };
-    Events::create_topic(&world.brokers, &plan)?;
-    for sql in statements(&world.brokers, TABLE, options.flush_age_ms) {
-        world.run(&sql).await?;
-    }
+    create(&world, &plan, options.flush_age_ms).await?;
     world.run(&options.standby.statement()).await?;
     let mut events = Events::start(world.folder(), &world.brokers, &plan)?;
     let mut done = Vec::new();
@@ -150,11 +147,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Round>> {
 
 /// Waits until all nodes work and lead their share, and everything is read.
 async fn settle(world: &World, options: &Options) -> anyhow::Result<()> {
-    let even = world.wait_for("every node to lead a shard", PATIENCE, async |world| {
-        let status = world.client()?.cluster_status().await?;
-        Ok(status.nodes.iter().all(|node| node.state == "Ready" && node.shards > 0))
-    });
-    even.await?;
+    world.all_lead(PATIENCE).await?;
     world
         .run(&format!("WAIT FOR PIPE {TABLE} CAUGHT UP TIMEOUT '50s'"))
         .await?;

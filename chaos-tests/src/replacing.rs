@@ -176,12 +176,7 @@ async fn fill(world: &World, bytes: u64) -> anyhow::Result<Acknowledged> {
 
 /// Waits until every node that is there leads a shard, and what was produced is read.
 async fn settle(world: &World) -> anyhow::Result<()> {
-    let even = world.wait_for("every node to lead a shard", Duration::from_secs(90), async |world| {
-        let nodes = world.client()?.cluster_status().await?.nodes;
-        let mut there = nodes.iter().filter(|node| node.state != "Removed");
-        Ok(there.all(|node| node.state == "Ready" && node.shards > 0))
-    });
-    even.await?;
+    world.all_lead(Duration::from_secs(90)).await?;
     world
         .run(&format!("WAIT FOR PIPE {TABLE} CAUGHT UP TIMEOUT '50s'"))
         .await

@@ -109,11 +109,7 @@ pub async fn measure(seconds: u64) -> anyhow::Result<Saturation> {
 
 /// Waits until every node leads a shard and moves for the sake of balance are over.
 async fn settle(world: &World) -> anyhow::Result<()> {
-    let even = world.wait_for("every node to lead a shard", Duration::from_secs(60), async |world| {
-        let status = world.client()?.cluster_status().await?;
-        Ok(status.nodes.iter().all(|node| node.shards > 0))
-    });
-    even.await?;
+    world.all_lead(Duration::from_secs(60)).await?;
     tokio::time::sleep(Duration::from_secs(6)).await;
     Ok(())
 }

@@ -66,6 +66,15 @@ pub fn statements_for(table: &str, brokers: &str, topic: &str, flush_age_ms: u64
     ]
 }
 
+/// Creates the topic of `plan`, and the table and the pipe that take it in.
+pub async fn create(world: &World, plan: &Plan, flush_age_ms: u64) -> anyhow::Result<()> {
+    Events::create_topic(&world.brokers, plan)?;
+    for sql in statements(&world.brokers, &plan.topic, flush_age_ms) {
+        world.run(&sql).await?;
+    }
+    Ok(())
+}
+
 /// Runs it: three nodes, eight partitions, each node killed in turn while events flow and a reader asks.
 pub async fn exactly_once(options: &Options) -> anyhow::Result<Outcome> {
     let mut world = World::start(3).await?;
@@ -85,10 +94,7 @@ async fn run(world: &mut World, options: &Options) -> anyhow::Result<Outcome> {
         rate: options.rate,
         seed: options.seed,
     };
-    Events::create_topic(&world.brokers, &plan)?;
-    for sql in statements(&world.brokers, TABLE, options.flush_age_ms) {
-        world.run(&sql).await?;
-    }
+    create(world, &plan, options.flush_age_ms).await?;
     world.run(&options.standby.statement()).await?;
     let reader = Reader::start(world.client()?, TABLE.into());
     let began = Instant::now();

@@ -7,7 +7,7 @@
 
 use crate::events::{Events, Plan};
 use crate::reader::rows;
-use crate::scenario::{TABLE, statements};
+use crate::scenario::{TABLE, create};
 use crate::world::World;
 use anyhow::Context;
 use arrow::array::AsArray;
@@ -42,10 +42,7 @@ pub async fn measure(rate: u64, seconds: u64) -> anyhow::Result<Visibility> {
         rate: Some(rate),
         seed: 1,
     };
-    Events::create_topic(&world.brokers, &plan)?;
-    for sql in statements(&world.brokers, TABLE, 10_000) {
-        world.run(&sql).await?;
-    }
+    create(&world, &plan, 10_000).await?;
     let mut events = Events::start(world.folder(), &world.brokers, &plan)?;
     let client = world.client()?;
     // For each partition: when which offset was first seen, in order.

@@ -188,6 +188,16 @@ impl World {
         .await
     }
 
+    /// Waits until every node that is there works and leads a shard.
+    pub async fn all_lead(&self, patience: Duration) -> anyhow::Result<()> {
+        self.wait_for("every node to lead a shard", patience, async |world| {
+            let nodes = world.client()?.cluster_status().await?.nodes;
+            let mut there = nodes.iter().filter(|node| node.state != "Removed");
+            Ok(there.all(|node| node.state == "Ready" && node.shards > 0))
+        })
+        .await
+    }
+
     /// Sends a signal, such as STOP, to node `i`.
     pub fn signal(&self, i: usize, signal: &str) -> anyhow::Result<()> {
         let pid = self.pid(i).context("the node does not run")?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
-use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, check, create, wait_until_read};
 use tidemill_chaos_tests::world::World;
 use tidemill_client::Client;
 use tokio::task::JoinHandle;
@@ -127,10 +127,7 @@ async fn nodes_come_and_go_and_every_event_is_there_once() {
         rate: Some(2_000),
         seed: 5,
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 1000) {
-        world.run(&sql).await.unwrap();
-    }
+    create(world, &plan, 1000).await.unwrap();
     let mut events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
     let client = world.client().unwrap();
     while count(&client, TABLE).await.unwrap().rows < 1000 {

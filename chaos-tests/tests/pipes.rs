@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{count, number, rows};
-use tidemill_chaos_tests::scenario::{TABLE, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, create, statements, wait_until_read};
 use tidemill_chaos_tests::world::{World, checkout, output};
 
 async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Plan) {
@@ -19,10 +19,7 @@ async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Pla
         rate,
         seed: 7,
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 1000) {
-        world.run(&sql).await.unwrap();
-    }
+    create(&world, &plan, 1000).await.unwrap();
     (world, plan)
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count, rows, text};
-use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, check, create, statements, wait_until_read};
 use tidemill_chaos_tests::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -97,10 +97,7 @@ async fn tables_are_led_by_the_nodes_of_their_warehouse() {
         rate: Some(2_000),
         seed: 12,
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 500) {
-        world.run(&sql).await.unwrap();
-    }
+    create(world, &plan, 500).await.unwrap();
     let events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
     until(world, &format!("SELECT count(*) > 10000 FROM {TABLE}"), "true").await;
     let to_etl = format!("ALTER TABLE {TABLE} SET (warehouse = 'etl')");

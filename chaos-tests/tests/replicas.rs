@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
-use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, check, create, wait_until_read};
 use tidemill_chaos_tests::stage::Stage;
 use tidemill_chaos_tests::world::{World, binary};
 
@@ -29,10 +29,7 @@ async fn begin(world: &World, count: u64, rate: u64) -> Events {
         rate: Some(rate),
         seed: seed(),
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 500) {
-        world.run(&sql).await.unwrap();
-    }
+    create(world, &plan, 500).await.unwrap();
     Events::start(world.folder(), &world.brokers, &plan).unwrap()
 }
 

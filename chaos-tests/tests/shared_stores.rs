@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
-use tidemill_chaos_tests::scenario::{TABLE, check, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, check, create, wait_until_read};
 use tidemill_chaos_tests::world::{World, checkout, output};
 
 /// A server with one bucket, from `scripts/s3`.
@@ -47,10 +47,7 @@ async fn run(world: &mut World, seed: u64, disturb: impl AsyncFnOnce(&mut World)
         rate: Some(4_000),
         seed,
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 500) {
-        world.run(&sql).await.unwrap();
-    }
+    create(world, &plan, 500).await.unwrap();
     let reader = Reader::start(world.client().unwrap(), TABLE.into());
     let events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidemill_chaos_tests::cut::Cut;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{busiest_node, count, rows, text};
-use tidemill_chaos_tests::scenario::{TABLE, statements, wait_until_read};
+use tidemill_chaos_tests::scenario::{TABLE, create, wait_until_read};
 use tidemill_chaos_tests::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -25,16 +25,9 @@ async fn flowing(as_users: bool) -> (World, Events) {
         rate: Some(3_000),
         seed: 5,
     };
-    Events::create_topic(&world.brokers, &plan).unwrap();
-    for sql in statements(&world.brokers, TABLE, 500) {
-        world.run(&sql).await.unwrap();
-    }
+    create(&world, &plan, 500).await.unwrap();
     let events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
-    let even = world.wait_for("every node to lead a shard", PATIENCE, async |world| {
-        let status = world.client()?.cluster_status().await?;
-        Ok(status.nodes.iter().all(|node| node.shards > 0))
-    });
-    even.await.unwrap();
+    world.all_lead(PATIENCE).await.unwrap();
     caught_up(&world).await;
     // Moves for the sake of balance are over.
     tokio::time::sleep(Duration::from_secs(6)).await;

@@ -387,12 +387,11 @@ impl ShardTask {
         let status = consumers.values().flat_map(|reading| reading.consumer.status());
         let status: BTreeMap<SpanKey, PartitionStatus> = status.map(|status| (status.key, status)).collect();
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let until = consumers.values().flat_map(|reading| &reading.keys);
-        let until: BTreeMap<SpanKey, Offset> = until.filter_map(|(key, until)| Some((*key, (*until)?))).collect();
         let progress = |(key, position): (SpanKey, Offset)| {
             let status = status.get(&key);
             let end = status.and_then(|s| s.end);
-            let end = end.map(|end| until.get(&key).map_or(end, |until| end.min(*until)));
+            let until = (consumers.get(&key.pipe)).and_then(|reading| reading.keys.get(&key).copied().flatten());
+            let end = end.map(|end| until.map_or(end, |until| end.min(until)));
             PartitionProgress {
                 key,
                 position,

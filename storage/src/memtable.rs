@@ -28,7 +28,7 @@ pub use standby::Committed;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use piece::{Piece, merge_from};
+use piece::{Piece, count_different, merge_from};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -453,5 +453,5 @@ fn check_offsets(batch: Option<&RecordBatch>, column: &str, span: &Span) -> Resu
     if !offsets.is_sorted() || !within(offsets[0]) || !within(offsets[offsets.len() - 1]) {
         return Err(AppendError::Unsound("offsets are out of order or outside the span"));
     }
-    Ok(1 + offsets.windows(2).filter(|pair| pair[0] < pair[1]).count() as u64)
+    Ok(count_different(offsets))
 }

@@ -185,9 +185,13 @@ fn above(batch: Option<&RecordBatch>, column: &str, offset: Offset) -> Option<Op
 /// How many different offsets there are.
 fn different(batch: Option<&RecordBatch>, column: &str) -> Option<u64> {
     let Some(batch) = batch else { return Some(0) };
-    let offsets = offsets_of(batch, column)?;
+    offsets_of(batch, column).map(count_different)
+}
+
+/// How many of `offsets`, which ascend, are different.
+pub(super) fn count_different(offsets: &[i64]) -> u64 {
     let steps = offsets.windows(2).filter(|pair| pair[0] < pair[1]).count() as u64;
-    Some(steps + u64::from(!offsets.is_empty()))
+    steps + u64::from(!offsets.is_empty())
 }
 
 /// How many bytes of values `column` refers to, whatever its buffers could hold.
