@@ -9,6 +9,7 @@ pub mod direct;
 pub mod events;
 pub mod failover;
 pub mod load;
+pub mod positions;
 pub mod reader;
 pub mod replacing;
 pub mod saturation;

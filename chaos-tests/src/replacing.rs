@@ -8,6 +8,7 @@
 
 use crate::events::{Acknowledged, Events, Plan};
 use crate::load::{Load, Noticed, Tables};
+use crate::positions::Positions;
 use crate::reader::{Counted, busiest_node, count};
 use crate::scenario::{TABLE, statements_for, wait_until_read};
 use crate::world::{World, binary};
@@ -32,9 +33,11 @@ const QUIET: Duration = Duration::from_secs(20);
 const MIDDLE: f64 = 0.4;
 /// How long a killed node is away.
 const ABSENCE: Duration = Duration::from_secs(3);
-/// Rows of a partition may be held up for so much longer than by a move of shards in the same run, when nobody is killed and
-/// when somebody is: its silence is noticed after 1.5 s, and what waited for it may have to be tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(8));
+/// For so much longer than while a node gives up its shards, in the same run, nothing of a partition may be read when nobody is
+/// killed and when somebody is: its silence is noticed after 1.5 s, and what waited for it may have to be tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// The same of rows that can be seen: a look takes its time while files are copied.
+const UNSEEN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(8));
 
 /// What happens in the middle of the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,6 +91,8 @@ pub struct Stretch {
     pub copied: Option<(u64, Duration)>,
     /// What others noticed, until all was as before.
     pub noticed: Noticed,
+    /// For how long nothing was read of some partition.
+    pub unread: Duration,
     /// Who was killed meanwhile.
     pub fault: Fault,
 }
@@ -127,6 +132,7 @@ async fn measure_in(world: &mut World, options: &Options) -> anyhow::Result<Vec<
     let mut run = Run {
         load: Load::start(world, tables)?,
         events,
+        positions: Positions::watch((0..world.node_count()).map(|node| world.http(node)).collect()),
         copy_rate: options.copy_rate.clone(),
     };
     for node in 0..world.node_count() {
@@ -139,7 +145,7 @@ async fn measure_in(world: &mut World, options: &Options) -> anyhow::Result<Vec<
         eprintln!("{}", line(&replaced));
         done.push(replaced);
     }
-    let moved = done[1].noticed.pause;
+    let moved = (done[1].unread, done[1].noticed.pause);
     let broken: Vec<String> = done.iter().filter_map(|stretch| stretch.check(moved).err()).collect();
     run.finish(world, &ballast).await?;
     ensure!(broken.is_empty(), "{}\n{}", table(&done), broken.join("\n"));
@@ -263,6 +269,7 @@ impl Copy {
 struct Run {
     load: Load,
     events: Events,
+    positions: Positions,
     copy_rate: Option<String>,
 }
 
@@ -276,6 +283,7 @@ impl Run {
             took: QUIET,
             copied: None,
             noticed: self.load.between(began, Instant::now()),
+            unread: self.positions.longest_pause(began, Instant::now()),
             fault: Fault::None,
         }
     }
@@ -293,6 +301,7 @@ impl Run {
             took,
             copied: None,
             noticed: self.load.between(began, Instant::now()),
+            unread: self.positions.longest_pause(began, Instant::now()),
             fault: Fault::None,
         })
     }
@@ -312,6 +321,7 @@ impl Run {
         let wait = PATIENCE.as_secs().to_string();
         let replacing = Asked::start(world, &[&arguments[..], &[&wait]].concat())?;
         self.load.ask_at(world, new);
+        self.positions.add(world.http(new));
         let copy = watch(world, replacing, old, new, total, fault).await?;
         let took = began.elapsed();
         self.load.leave(old);
@@ -339,6 +349,7 @@ impl Run {
             took,
             copied: Some((copied, copy.took())),
             noticed: self.load.between(began, Instant::now()),
+            unread: self.positions.longest_pause(began, Instant::now()),
             fault,
         })
     }
@@ -456,11 +467,12 @@ async fn whole(world: &World) -> anyhow::Result<()> {
 }
 
 impl Stretch {
-    /// Nobody was refused an answer, and rows were held up for no longer than may be where a move of shards holds them up for
-    /// `moved`.
-    fn check(&self, moved: Duration) -> Result<(), String> {
+    /// Nobody was refused an answer, and no partition stood still for longer than may be, nor did its rows as they are seen, where
+    /// a move of shards has it stand still for `moved`.
+    fn check(&self, moved: (Duration, Duration)) -> Result<(), String> {
         let (noticed, killed) = (&self.noticed, self.fault != Fault::None);
-        let limit = moved + if killed { PAUSES.1 } else { PAUSES.0 };
+        let of = |limits: (Duration, Duration)| if killed { limits.1 } else { limits.0 };
+        let (unread, unseen) = (moved.0 + of(PAUSES), moved.1 + of(UNSEEN));
         if !noticed.failed.is_empty() {
             return Err(format!("{}: queries failed: {:#?}", self.what, noticed.failed));
         }
@@ -470,7 +482,10 @@ impl Stretch {
                 self.what, noticed.repeated
             ));
         }
-        if noticed.pause > limit {
+        if self.unread > unread {
+            return Err(format!("{}: nothing was read for {:?}", self.what, self.unread));
+        }
+        if noticed.pause > unseen {
             return Err(format!("{}: no new rows for {:?}", self.what, noticed.pause));
         }
         Ok(())
@@ -480,8 +495,16 @@ impl Stretch {
 /// What was measured, one line for each stretch.
 pub fn table(stretches: &[Stretch]) -> String {
     let head = format!(
-        "{:<48} {:>8} {:>9} {:>10} {:>7} {:>15} {:>15} {:>21}",
-        "", "took", "copied", "per second", "pause", "light p50/p99", "aggr. p50/p99", "answered/again/failed"
+        "{:<48} {:>8} {:>9} {:>10} {:>7} {:>7} {:>15} {:>15} {:>21}",
+        "",
+        "took",
+        "copied",
+        "per second",
+        "unread",
+        "unseen",
+        "light p50/p99",
+        "aggr. p50/p99",
+        "answered/again/failed"
     );
     let lines = stretches.iter().map(line);
     std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
@@ -494,9 +517,10 @@ fn line(stretch: &Stretch) -> String {
         (mib(bytes), mib((bytes as f64 / took.as_secs_f64()) as u64))
     });
     format!(
-        "{:<48} {:>6.1} s {copied:>9} {rate:>10} {:>5.2} s {:>15} {:>15} {:>21}",
+        "{:<48} {:>6.1} s {copied:>9} {rate:>10} {:>5.2} s {:>5.2} s {:>15} {:>15} {:>21}",
         stretch.what,
         stretch.took.as_secs_f64(),
+        stretch.unread.as_secs_f64(),
         noticed.pause.as_secs_f64(),
         ms(noticed.light),
         ms(noticed.aggregate),

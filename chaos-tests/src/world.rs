@@ -7,7 +7,7 @@ use crate::reader::{number, rows};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -326,8 +326,13 @@ impl World {
     }
 
     /// The metrics of node `i`, as text.
+    /// Where node `i` serves its metrics.
+    pub fn http(&self, i: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.base_port + 201 + i as u16))
+    }
+
     fn metrics(&self, i: usize) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.base_port + 201 + i as u16))?;
+        let mut stream = TcpStream::connect(self.http(i))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
