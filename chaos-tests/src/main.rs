@@ -54,6 +54,8 @@ enum Command {
     Replace(replacing::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput(throughput::Options),
+    /// Simulate histories of the control plane: many nodes in one thread, faults by seed
+    Sim(tidemill_sim::command::Arguments),
     /// Keep all cores full, and count who is taken for gone
     Saturation {
         /// How long
@@ -120,6 +122,7 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
+        Command::Sim(arguments) => tidemill_sim::command::run(&arguments).map_err(anyhow::Error::msg)?,
         Command::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;

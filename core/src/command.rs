@@ -258,6 +258,9 @@ pub struct ResetTarget {
     pub topic: Option<TopicId>,
     /// What becomes of rows that are there from `to` on; going back needs to say it.
     pub old_rows: Option<OldRows>,
+    /// The leader epoch of the source at the record before `to`, if it is known.
+    #[serde(default)]
+    pub source_epoch: Option<i32>,
 }
 
 /// What becomes of rows whose offsets are read once more.

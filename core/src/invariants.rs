@@ -8,7 +8,7 @@ use crate::ids::*;
 use crate::ledger::ClosedLedger;
 use crate::span::SpanKey;
 use crate::view::{CatalogRead, CatalogView, ViewError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,20 +180,16 @@ fn check_copies<V: CatalogView + ?Sized>(
     Ok(found)
 }
 
-/// How many disks of `copies` count: those that replicas of `shard` have now.
-fn counted<V: CatalogView + ?Sized>(view: &V, shard: &Shard, copies: &Copies) -> Result<usize, ViewError> {
-    let mut counted = 0;
-    for holder in &copies.holders {
-        let present = view.get::<Node>(&holder.node)?.and_then(|node| node.holder());
-        counted += usize::from(present == Some(*holder) && shard.replica(holder.node).is_some());
-    }
-    Ok(counted)
+/// The present disk of every node that has one.
+fn present_disks<V: CatalogView + ?Sized>(view: &V) -> Result<BTreeSet<Holder>, ViewError> {
+    let nodes = view.list::<Node>(&[])?;
+    Ok(nodes.iter().filter_map(Node::holder).collect())
 }
 
-/// How many disks of the copies counted in an earlier state.
-fn counted_in<V: CatalogView + ?Sized>(view: &V, shard: &Shard, now: &Copies) -> Result<usize, ViewError> {
-    let then = view.get::<Copies>(&(shard.id, now.part))?;
-    then.map_or(Ok(0), |then| counted(view, shard, &then))
+/// How many disks of `copies` count: those that replicas of `shard` have now.
+fn counted(present: &BTreeSet<Holder>, shard: &Shard, copies: &Copies) -> usize {
+    let counts = |holder: &&Holder| present.contains(*holder) && shard.replica(holder.node).is_some();
+    copies.holders.iter().filter(counts).count()
 }
 
 /// CAT-1: what becomes live is on enough disks. REP-1: a replica becomes ready only when it holds everything, and
@@ -207,18 +203,23 @@ where
     let Some(rule) = after.replication()? else {
         return Ok(found);
     };
+    let (present_before, present) = (present_disks(before)?, present_disks(after)?);
     for new in after.list::<Shard>(&[])? {
         let old = before.get::<Shard>(&new.id)?;
+        let copies_before = before.copies_of(new.id)?;
+        let copies_before: BTreeMap<PartId, &Copies> =
+            copies_before.iter().map(|copies| (copies.part, copies)).collect();
         let was_ready = |node: NodeId| old.iter().flat_map(Shard::ready_replicas).any(|ready| ready == node);
         let gave_up = old
             .iter()
             .flat_map(|old| &old.replicas)
             .any(|r| new.replica(r.node).is_none());
         for copies in after.copies_of(new.id)? {
-            let is_new = before.get::<Copies>(&(new.id, copies.part))?.is_none();
-            let count = counted(after, &new, &copies)?;
-            let before_count = match &old {
-                Some(old) if !is_new => counted_in(before, old, &copies)?,
+            let known = copies_before.get(&copies.part);
+            let is_new = known.is_none();
+            let count = counted(&present, &new, &copies);
+            let before_count = match (&old, known) {
+                (Some(old), Some(known)) => counted(&present_before, old, known),
                 _ => usize::MAX,
             };
             let enough = count >= rule.min_replicas as usize || count >= before_count;

@@ -39,6 +39,9 @@ pub enum StopReason {
     Truncated {
         /// The first offset from which the two differ, if the source said.
         diverged: Option<Offset>,
+        /// The leader epoch of the record before that, if it said so.
+        #[serde(default)]
+        epoch: Option<i32>,
     },
     /// A record could not be decoded, and the pipe says `on_error = 'halt'`.
     BadRecord {
@@ -89,6 +92,31 @@ impl StopReason {
         self.is_source_loss() && !matches!(self, StopReason::Expired { .. })
     }
 
+    /// Where a partition goes on whose next offset is `next`, at a source whose oldest record is at `earliest`; with the leader
+    /// epoch of the record before it, where that is known: `epoch` is that of the record before `next`. By it the source is
+    /// compared again, so that a log which was cut once more in the meantime is not read on. `None` if it has to be said where:
+    /// records that were never read may stand below the offset, and going on behind them would skip them in silence.
+    pub fn goes_on(&self, next: Offset, epoch: Option<i32>, earliest: Offset) -> Option<(Offset, Option<i32>)> {
+        let (to, epoch) = match self {
+            StopReason::Expired { .. } | StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => {
+                (next, epoch)
+            }
+            StopReason::TopicRecreated { .. } => (earliest, None),
+            StopReason::Truncated {
+                diverged: Some(at),
+                epoch: common,
+            } if *at < next => (*at, *common),
+            StopReason::Truncated { diverged: Some(_), .. } => (next, epoch),
+            StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None, .. } => return None,
+        };
+        let expires = matches!(self, StopReason::Expired { .. } | StopReason::Truncated { .. });
+        Some(if expires && to < earliest {
+            (earliest, None)
+        } else {
+            (to, epoch)
+        })
+    }
+
     /// What happened and what to do, for `partition`, whose next offset is `next`, of the pipe called `pipe`.
     pub fn explain(&self, pipe: &str, partition: PartitionId, next: Offset) -> String {
         let repair = format!("ALTER PIPE {pipe} REPAIR goes on");
@@ -107,11 +135,11 @@ impl StopReason {
                 "the source lost data: the next offset is {next}, the source ends at {end}; {}",
                 choose(pipe, partition)
             ),
-            StopReason::Truncated { diverged: None } => format!(
+            StopReason::Truncated { diverged: None, .. } => format!(
                 "the source's log was cut and has grown again past offset {next}; {}",
                 choose(pipe, partition)
             ),
-            StopReason::Truncated { diverged: Some(at) } => format!(
+            StopReason::Truncated { diverged: Some(at), .. } => format!(
                 "the source's log was cut and has grown again: it differs from what was read from offset {at} on; {repair} there and keeps \
                  the rows read before"
             ),

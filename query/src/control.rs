@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, KafkaSource, Pipe, PipeState, Replication, SourcePartition};
 use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
-use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Command, Offset, PartitionId, Response, SpanKey};
 use tokio::time::{Instant, sleep};
@@ -218,6 +217,7 @@ async fn reset_to(
             to: Some(*to),
             topic: found.topic,
             old_rows,
+            source_epoch: None,
         });
     }
     let count = targets.len();
@@ -257,8 +257,9 @@ async fn repair(
     for p in &stopped {
         let earliest = source.partitions.iter().find(|(number, _)| *number == p.partition);
         let earliest = earliest.map(|(_, offset)| *offset);
-        let to = match goes_on(pipe, p, earliest) {
-            Ok(to) => to,
+        let (to, source_epoch) = match goes_on(pipe, p, earliest) {
+            Ok(Some((to, epoch))) => (Some(to), epoch),
+            Ok(None) => (None, None),
             Err(why) => {
                 left.push(format!("partition {} still stands: {why}", p.partition));
                 continue;
@@ -274,6 +275,7 @@ async fn repair(
             to,
             topic: source.topic,
             old_rows: Some(OldRows::Keep),
+            source_epoch,
         });
     }
     // What can go on must not wait for what cannot: its records may be about to expire.
@@ -290,22 +292,20 @@ async fn repair(
     Ok(format!("pipe '{}' goes on: {}", pipe.name, all.join("; ")))
 }
 
-/// Where a stopped partition goes on, given the oldest offset that the source has of it; `None` if it has none. Or why
-/// that has to be said.
-fn goes_on(pipe: &Pipe, p: &SourcePartition, earliest: Option<Offset>) -> Result<Option<Offset>, String> {
+/// Where a stopped partition goes on, with the leader epoch before that, given the oldest offset that the source has of it;
+/// `None` if it has none. Or why that has to be said.
+fn goes_on(
+    pipe: &Pipe,
+    p: &SourcePartition,
+    earliest: Option<Offset>,
+) -> Result<Option<(Offset, Option<i32>)>, String> {
     let (Some(earliest), Some(stop)) = (earliest, &p.stop) else {
         return Ok(None);
     };
-    Ok(Some(match &stop.reason {
-        StopReason::Expired { .. } => p.offset.max(earliest),
-        StopReason::TopicRecreated { .. } => earliest,
-        StopReason::Truncated { diverged: Some(at) } => p.offset.min(*at).max(earliest),
-        // Records that were never read may stand below the offset, and going on behind them would skip them in silence.
-        reason @ (StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None }) => {
-            return Err(reason.explain(&pipe.name, p.partition, p.offset));
-        }
-        StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => p.offset,
-    }))
+    match stop.reason.goes_on(p.offset, p.source_epoch, earliest) {
+        Some(to) => Ok(Some(to)),
+        None => Err(stop.reason.explain(&pipe.name, p.partition, p.offset)),
+    }
 }
 
 async fn backfill(engine: &Engine, pipe: &Pipe, partitions: Vec<PartitionId>) -> Result<String, QueryError> {

@@ -164,8 +164,8 @@ fn reset_one(
             partition.offset = to;
             partition.ledger = Ledger::opened(to);
             partition.topic = target.topic.or(partition.topic);
-            // The epoch belongs to the record before the offset, and that is another one now.
-            partition.source_epoch = None;
+            // The epoch belongs to the record before the offset, which is another one now.
+            partition.source_epoch = target.source_epoch;
             state.put(&place, &partition)?;
         }
         None => state.delete::<SourcePartition>(&place),

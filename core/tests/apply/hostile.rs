@@ -252,6 +252,7 @@ fn step(world: &mut World, i: usize, act: Act) {
                 to: to.map(Offset),
                 topic: topic.map(TopicId),
                 old_rows,
+                source_epoch: None,
             };
             let outcome = world.apply(reset_one("p", target));
             assert!(behind == 0 || outcome.is_err(), "a reset for another life was accepted");

@@ -137,6 +137,7 @@ fn target(life: SpanKey, to: u64, topic: Option<TopicId>, old_rows: Option<OldRo
         to: Some(Offset(to)),
         topic,
         old_rows,
+        source_epoch: None,
     }
 }
 

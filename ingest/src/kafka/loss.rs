@@ -31,22 +31,31 @@ pub(super) fn find<C: ConsumerContext>(
     if place.next < low {
         Some(StopReason::Expired { earliest: offset(low) })
     } else if truncated {
-        let diverged = diverged_at(&fault.reason).map(offset);
-        Some(StopReason::Truncated { diverged })
+        let (diverged, epoch) = diverged_at(&fault.reason).unzip();
+        Some(StopReason::Truncated {
+            diverged: diverged.map(offset),
+            epoch: epoch.flatten(),
+        })
     } else if place.next > high {
         Some(StopReason::EndBelow { end: offset(high) })
     } else {
         // The log may have grown past our offset since the client was told that it is not there. Without a leader
         // epoch nobody can say whether what is there now is what was to be read: that is a cut log.
-        (fault.partition == Some(partition)).then_some(StopReason::Truncated { diverged: None })
+        (fault.partition == Some(partition)).then_some(StopReason::Truncated {
+            diverged: None,
+            epoch: None,
+        })
     }
 }
 
-/// The offset from which the broker's log differs, out of the client's words: it gives it nowhere else.
-fn diverged_at(reason: &str) -> Option<i64> {
+/// The offset from which the broker's log differs, and the leader epoch of the record before it if there is one, out of the
+/// client's words: it gives them nowhere else.
+fn diverged_at(reason: &str) -> Option<(i64, Option<i32>)> {
+    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
     let (_, rest) = reason.split_once("broker end offset is ")?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
+    let at = number(rest).parse().ok()?;
+    let epoch = rest.split_once("(offset leader epoch ").map(|(_, epoch)| number(epoch));
+    Some((at, epoch.and_then(|epoch| epoch.parse().ok())))
 }
 
 #[cfg(test)]
@@ -56,8 +65,8 @@ mod tests {
     #[test]
     fn the_offset_from_which_logs_differ_is_found_in_the_clients_words() {
         let words = "Partition log truncation detected at offset 25 (leader epoch 3): broker end offset is 20 \
-                     (offset leader epoch 3). Reset to INVALID.";
-        assert_eq!(diverged_at(words), Some(20));
+                     (offset leader epoch 2). Reset to INVALID.";
+        assert_eq!(diverged_at(words), Some((20, Some(2))));
         assert_eq!(diverged_at("broker end offset is -1 (offset leader epoch -1)"), None);
     }
 }

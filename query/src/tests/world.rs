@@ -323,6 +323,7 @@ pub(super) fn read_anew(pipe: &Pipe, p: &SourcePartition, to: Offset) -> Command
         to: Some(to),
         topic: None,
         old_rows: Some(OldRows::Delete),
+        source_epoch: None,
     };
     Command::ResetOffsets(ResetOffsets {
         name: pipe.name.clone(),

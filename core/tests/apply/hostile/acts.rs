@@ -229,7 +229,8 @@ fn stop_reason() -> impl Strategy<Value = StopReason> {
         }),
         (0u64..300).prop_map(recreated),
         Just(StopReason::Truncated {
-            diverged: Some(Offset(3))
+            diverged: Some(Offset(3)),
+            epoch: Some(1),
         }),
         Just(StopReason::EndBelow { end: Offset(1) }),
         Just(StopReason::TooManyRejected { rejected: 5, of: 10 }),

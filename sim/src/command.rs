@@ -1,0 +1,136 @@
+//! What people type.
+
+use crate::Failure;
+use crate::mutant::Mutant;
+use crate::report::run_all;
+use crate::world::Options;
+use std::fmt::Write;
+use std::time::Instant;
+
+/// How much of a broken history is shown.
+const TOLD: usize = 60_000;
+
+/// Simulated histories of the control plane.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "sim")]
+pub struct Arguments {
+    /// Runs this seed alone, twice, and compares the two
+    #[arg(long, conflicts_with_all = ["seeds", "mutants"])]
+    seed: Option<u64>,
+    /// How many seeds to run, from --from on
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Breaks a behaviour on purpose
+    #[arg(long, value_enum)]
+    mutant: Option<Mutant>,
+    /// Breaks each behaviour in turn, and says after how many seeds which check noticed
+    #[arg(long, conflicts_with = "mutant")]
+    mutants: bool,
+    /// Tells everything that happens in the history of --seed
+    #[arg(long, requires = "seed")]
+    tell: bool,
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// What was broken, and how to see it again.
+pub fn run(arguments: &Arguments) -> Result<(), String> {
+    match arguments.seed {
+        Some(seed) => one(seed, arguments),
+        None if arguments.mutants => all_mutants(arguments),
+        None => many(arguments),
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> Result<(), String> {
+    let options = Options {
+        mutant: arguments.mutant,
+        tell: arguments.tell,
+    };
+    let first = crate::run(seed, options).map_err(|failure| explain(&failure, arguments.mutant))?;
+    let second = crate::run(seed, options).map_err(|failure| explain(&failure, arguments.mutant))?;
+    if first != second {
+        return Err(format!("seed {seed} gave two histories: {first:?} and {second:?}"));
+    }
+    println!("seed {seed}: {first:#?}\ntwice the same history");
+    Ok(())
+}
+
+fn many(arguments: &Arguments) -> Result<(), String> {
+    let seeds = arguments.from..arguments.from + arguments.seeds;
+    println!("seeds {} to {}", seeds.start, seeds.end - 1);
+    let sum = run_all(seeds, arguments.mutant).map_err(|failure| explain(&failure, arguments.mutant))?;
+    println!("{sum}");
+    // A thousand histories meet everything; of a few nothing can be asked.
+    let lacks = sum.lacks();
+    if sum.seeds >= 1_000 && !lacks.is_empty() {
+        return Err(format!(
+            "unknown: there were no {}, so this proves nothing",
+            lacks.join(", no ")
+        ));
+    }
+    println!("no rule was broken");
+    Ok(())
+}
+
+fn all_mutants(arguments: &Arguments) -> Result<(), String> {
+    let mut survivors = Vec::new();
+    println!("| broken on purpose | noticed by | seeds | seconds |\n|---|---|---|---|");
+    for mutant in Mutant::ALL {
+        let began = Instant::now();
+        let options = Options {
+            mutant: Some(*mutant),
+            tell: false,
+        };
+        let mut seeds = arguments.from..arguments.from + arguments.seeds;
+        let caught = seeds.find_map(|seed| crate::run(seed, options).err().map(|failure| (seed, failure)));
+        let seconds = began.elapsed().as_secs_f64();
+        match caught {
+            Some((seed, failure)) => println!(
+                "| {} | {} | {} | {seconds:.1} |",
+                mutant.describe(),
+                failure.violation.rule,
+                seed - arguments.from + 1
+            ),
+            None => {
+                println!(
+                    "| {} | **nobody** | {} | {seconds:.1} |",
+                    mutant.describe(),
+                    arguments.seeds
+                );
+                survivors.push(*mutant);
+            }
+        }
+    }
+    match survivors.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not noticed: {survivors:?}")),
+    }
+}
+
+/// What was broken, how it came to that, and how to see it again.
+fn explain(failure: &Failure, mutant: Option<Mutant>) -> String {
+    let options = Options { mutant, tell: true };
+    let told = match failure.told.is_empty() {
+        // The same history, told this time.
+        true => crate::run(failure.seed, options)
+            .err()
+            .map_or_else(Vec::new, |again| again.told),
+        false => failure.told.clone(),
+    };
+    let mut text = String::new();
+    for line in told.iter().skip(told.len().saturating_sub(TOLD)) {
+        // Writing into a string cannot fail.
+        _ = writeln!(text, "{line}");
+    }
+    _ = write!(
+        text,
+        "seed {} breaks {}\nto see it again: cargo run -p tidemill-chaos-tests -- sim --seed {} --tell",
+        failure.seed, failure.violation, failure.seed
+    );
+    text
+}

@@ -1,0 +1,58 @@
+//! Deterministic simulation of the control plane.
+//!
+//! Three or five nodes, their disks, their network and the topic that they read, in one thread and without real time. What decides
+//! is the program's own: the catalog and its commands, placement of leaders and replicas, and the invariants, all from
+//! `core`. What surrounds them is modelled: the Raft group as what it promises (`group.rs`), tasks (`task.rs`), manager
+//! (`manager.rs`), keeper and supervisor (`node.rs`), the topic (`source.rs`).
+//!
+//! A seed decides everything: which faults a run has, when, and what chance does in between. After every command the invariants are
+//! checked; queries are asked all the time; and in the end everything is mended, and must become well within a
+//! minute of simulated time, with every record there once.
+//!
+//! What it cannot find: mistakes in Raft, in the code that the models stand for, and in anything about bytes. For those there
+//! are the tests of `raft`, and the fault tests on real processes in `chaos-tests`.
+
+mod client;
+pub mod command;
+mod dice;
+mod group;
+mod manager;
+pub mod mutant;
+mod nemesis;
+mod node;
+mod oracle;
+pub mod report;
+mod source;
+mod task;
+mod time;
+mod world;
+
+pub use oracle::Violation;
+pub use world::{Options, Tally};
+
+/// A run that broke a rule.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What it broke.
+    pub violation: Violation,
+    /// What happened, if it was told.
+    pub told: Vec<String>,
+}
+
+/// Runs the history of `seed`.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn run(seed: u64, options: Options) -> Result<Tally, Failure> {
+    let mut world = world::World::new(seed, options);
+    match world.run() {
+        Ok(()) => Ok(world.tally),
+        Err(violation) => Err(Failure {
+            seed,
+            violation,
+            told: world.told,
+        }),
+    }
+}

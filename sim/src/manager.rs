@@ -1,0 +1,268 @@
+//! What the leader of the group does besides: judges nodes, places replicas and leaders. The decisions are core's.
+//!
+//! A model of `node/src/manager.rs`, with its waiting times.
+
+use crate::node::Purpose;
+use crate::oracle::Violation;
+use crate::time::{SECOND, Time};
+use crate::world::World;
+use std::collections::{BTreeMap, BTreeSet};
+use tidemill_core::catalog::*;
+use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
+use tidemill_core::placement::{Problem, ShardLoad, place};
+use tidemill_core::replication::{self, Change, Keeper};
+use tidemill_core::view::{CatalogRead, MemView};
+use tidemill_core::{BootId, Command, DiskId, Epoch, InstanceId, NodeId, Offset, PartitionId, ShardId};
+
+/// How long a node may be silent before it is down; and for how long a new manager listens first.
+const SILENT: Time = 3 * SECOND / 2;
+/// How long a node must have been ready before shards move to it for the sake of evenness.
+const SETTLED: Time = 5 * SECOND;
+
+/// What was last heard of a node.
+#[derive(Debug)]
+struct Report {
+    at: Time,
+    boot: BootId,
+    disk: DiskId,
+    instance: InstanceId,
+}
+
+/// A term of management.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    since: Time,
+    reports: BTreeMap<usize, Report>,
+    ready_since: BTreeMap<NodeId, Time>,
+    balanced: Time,
+    grown: Time,
+    /// How many proposals are not answered.
+    asked: usize,
+}
+
+impl Manager {
+    pub fn new(now: Time) -> Self {
+        Self {
+            since: now,
+            reports: BTreeMap::new(),
+            ready_since: BTreeMap::new(),
+            balanced: now,
+            grown: now,
+            asked: 0,
+        }
+    }
+
+    pub fn hear(
+        &mut self,
+        from: usize,
+        at: Time,
+        boot: BootId,
+        disk: DiskId,
+        instance: InstanceId,
+        _leads: Vec<(ShardId, Epoch)>,
+    ) {
+        let report = Report {
+            at,
+            boot,
+            disk,
+            instance,
+        };
+        self.reports.insert(from, report);
+    }
+
+    pub fn answered(&mut self) {
+        self.asked = self.asked.saturating_sub(1);
+    }
+}
+
+impl World {
+    pub fn look_after_all(&mut self, index: usize) -> Result<(), Violation> {
+        let node = &self.nodes[index];
+        let Some(manager) = &node.manager else {
+            return Ok(());
+        };
+        if manager.asked > 0 {
+            return Ok(());
+        }
+        let state = node.state.clone();
+        let mut commands = Vec::new();
+        self.judge(index, &state, &mut commands)?;
+        if commands.is_empty() {
+            let leaving = place_replicas(&state, &mut commands)?;
+            self.place_leaders(index, &state, &leaving, &mut commands)?;
+            self.grow(index, &state, &mut commands)?;
+        }
+        if let Some(manager) = &mut self.nodes[index].manager {
+            manager.asked = commands.len();
+        }
+        for command in commands {
+            self.propose(index, Purpose::Manage, command);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, index: usize, state: &MemView, commands: &mut Vec<Command>) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(manager) = &mut self.nodes[index].manager else {
+            return Ok(());
+        };
+        for node in state.list::<Node>(&[])? {
+            let report = manager.reports.get(&(node.id.0 as usize - 1));
+            let alive = report.filter(|report| now < report.at + SILENT);
+            let judged = match alive {
+                Some(report) => {
+                    let known = node.boot == Some(report.boot) && node.disk == Some(report.disk);
+                    (!known || node.state != node.intent.state_when_up()).then(|| {
+                        Command::NodeUp(NodeUp {
+                            node: node.id,
+                            instance: report.instance,
+                            boot: report.boot,
+                            addresses: Addresses::default(),
+                            disk: Some(report.disk),
+                            warehouse: None,
+                        })
+                    })
+                }
+                None => (node.state.is_up() && now >= manager.since + SILENT).then_some({
+                    Command::SetNodeState(SetNodeState {
+                        node: node.id,
+                        boot: node.boot,
+                        state: NodeState::Down,
+                    })
+                }),
+            };
+            match alive.is_some() && judged.is_none() && node.state == NodeState::Ready {
+                true => _ = manager.ready_since.entry(node.id).or_insert(now),
+                false => _ = manager.ready_since.remove(&node.id),
+            }
+            commands.extend(judged);
+        }
+        Ok(())
+    }
+
+    fn place_leaders(
+        &mut self,
+        index: usize,
+        state: &MemView,
+        leaving: &[ReplicaOf],
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let nodes = state.list::<Node>(&[])?;
+        let Some(manager) = &mut self.nodes[index].manager else {
+            return Ok(());
+        };
+        let ready = nodes.iter().filter(|node| node.state == NodeState::Ready);
+        let candidates: Vec<NodeId> = ready.map(|node| node.id).collect();
+        let settled = |node: &NodeId| {
+            manager
+                .ready_since
+                .get(node)
+                .is_some_and(|since| now >= since + SETTLED)
+        };
+        let tables = state.list::<Table>(&[])?;
+        let load = |shard: &Shard| {
+            let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
+            let table = tables.iter().find(|table| table.id == shard.id.table);
+            let may = shard.may_be_led_by(table, nodes.iter().filter(|node| !leaves(node.id)), true);
+            ShardLoad {
+                shard: shard.id,
+                able: Some(may.iter().map(|node| node.id).collect()),
+                leader: shard.leader,
+                last_leader: None,
+                hot: false,
+                standby: None,
+                stays: false,
+                weight: 1,
+            }
+        };
+        let problem = Problem {
+            shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
+            evens: candidates.iter().all(settled) && now >= manager.balanced + SETTLED,
+            candidates,
+            slack: 0,
+            full: BTreeSet::new(),
+        };
+        for m in place(&problem) {
+            if m.reason == tidemill_core::placement::MoveReason::Balance {
+                manager.balanced = now;
+            }
+            let Some(shard) = state.get::<Shard>(&m.shard)? else {
+                continue;
+            };
+            commands.push(Command::AssignLeader(AssignLeader {
+                shard: m.shard,
+                replaces: shard.epoch,
+                leader: m.to,
+                because: format!("{:?}", m.reason),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Takes up partitions that the topic has and the pipe has not.
+    fn grow(&mut self, index: usize, state: &MemView, commands: &mut Vec<Command>) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(manager) = self.nodes[index]
+            .manager
+            .as_mut()
+            .filter(|m| now >= m.grown + 2 * SECOND)
+        else {
+            return Ok(());
+        };
+        manager.grown = now;
+        for pipe in state.list::<Pipe>(&[])? {
+            let reads = pipe.source.kafka().is_some() && pipe.state == PipeState::Running;
+            if !reads || pipe.topic.is_some_and(|topic| topic != self.topic.id) {
+                continue;
+            }
+            let known = state.partitions_of(pipe.id)?.len();
+            let new = known..self.topic.logs.len();
+            let partitions: Vec<_> = new.map(|n| (PartitionId(n as u32), Offset(0))).collect();
+            if !partitions.is_empty() {
+                let pipe = pipe.id;
+                commands.push(Command::AddPartitions(AddPartitions { pipe, partitions }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
+fn place_replicas(state: &MemView, commands: &mut Vec<Command>) -> Result<Vec<ReplicaOf>, Violation> {
+    let Some(rule) = state.replication()? else {
+        return Ok(Vec::new());
+    };
+    let nodes = state.list::<Node>(&[])?;
+    let keeper = |node: &Node| Keeper {
+        node: node.id,
+        stays: node.intent != NodeIntent::Leave,
+        takes: node.state == NodeState::Ready && node.disk.is_some(),
+        heard: node.state.is_up(),
+    };
+    let problem = replication::Problem {
+        rule,
+        nodes: nodes.iter().map(keeper).collect(),
+        shards: state.list(&[])?,
+        warehouses: BTreeMap::new(),
+        may_balance: true,
+    };
+    let mut leaving = Vec::new();
+    for change in replication::changes(&problem).into_iter().take(8) {
+        match change {
+            Change::Add(of) => commands.push(Command::AddReplica(of)),
+            Change::Drop(of) => {
+                let shard = problem.shards.iter().find(|shard| shard.id == of.shard);
+                let leads = shard.is_some_and(|shard| shard.leader == Some(of.node));
+                let ready = |node: &NodeId| nodes.iter().any(|n| n.id == *node && n.state == NodeState::Ready);
+                let mut others = shard.into_iter().flat_map(Shard::ready_replicas);
+                match leads {
+                    true if others.any(|node| node != of.node && ready(&node)) => leaving.push(of),
+                    true => {}
+                    false => commands.push(Command::DropReplica(of)),
+                }
+            }
+        }
+    }
+    Ok(leaving)
+}

@@ -1,0 +1,189 @@
+//! Behaviours that are broken on purpose: a harness that does not notice them proves nothing.
+//!
+//! Each undoes one rule, and nothing else. Rules of the catalog are undone from outside, by changing the command or the state
+//! just before it is applied so that the check passes: the program under test has no switch for being wrong.
+
+use tidemill_core::catalog::*;
+use tidemill_core::command::{Command, ReplicaOf};
+use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError, WriteSet};
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// A behaviour that is broken on purpose.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+        pub enum Mutant {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
+
+            /// What is broken, in a line.
+            pub fn describe(self) -> &'static str {
+                match self {
+                    $(Mutant::$name => concat!($($doc),*).trim_ascii(),)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// A commit is taken wherever it begins.
+    NoOffsetCheck,
+    /// A commit of a deposed leader is taken.
+    NoEpochCheck,
+    /// A commit of an earlier life of its partition is taken.
+    NoLifeCheck,
+    /// A commit is taken although too few disks have its files.
+    NoHolderCheck,
+    /// A replica is said to be complete while it copies.
+    CopyingIsComplete,
+    /// A replica is given up although the others do not have its files.
+    NeededReplicaIsDropped,
+    /// A node with another disk is taken to hold what it held.
+    OtherDiskHoldsTheSame,
+    /// Offsets that an operator skips are not counted as lost.
+    SkippedIsNotLost,
+    /// What is applied depends on which node applies it, and when.
+    ApplyReadsTheClock,
+    /// A disk says that it has a file before it is synced.
+    AcknowledgesBeforeFsync,
+    /// Files that nothing refers to are deleted however young they are.
+    YoungFilesAreDeleted,
+    /// A program is told that its rows are there before they are committed.
+    AcknowledgesBeforeCommit,
+    /// Rows that a program sends again are taken again.
+    RepeatedRowsAreTaken,
+    /// A commit of which nobody knows the outcome is taken for done.
+    UnknownIsTakenForDone,
+    /// Spans that are refused are taken for committed.
+    RefusedSpansAreTakenForDone,
+    /// Records that cannot be decoded are left out in silence.
+    RejectedAreForgotten,
+    /// Offsets are committed, and their rows are not.
+    OffsetsGoAhead,
+    /// A reader whose offset has expired goes on at the earliest, in silence.
+    ResetsToEarliest,
+    /// Records of aborted transactions are read.
+    AbortedRecordsAreRead,
+    /// A topic that was created again is read on.
+    OtherTopicIsRead,
+    /// A log that was cut and has grown again is read on.
+    CutLogIsRead,
+    /// A repair of a log that was cut does not say up to where the old one is the same.
+    RepairForgetsTheEpoch,
+    /// A query takes its snapshot of the catalog before it asks for rows in memory.
+    SnapshotComesFirst,
+    /// A query uses all rows that are in memory, also those that are committed by now.
+    PinsAreNotCut,
+}
+
+impl Mutant {
+    /// What is changed in `state`, and in the command, before it is applied.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn before_apply(self, state: &MemView, command: &mut Command) -> Result<WriteSet, ViewError> {
+        let mut draft = Overlay::new(state);
+        match (self, command) {
+            (Mutant::NoEpochCheck, Command::CommitPart(commit)) => {
+                if let Some(shard) = state.get::<Shard>(&commit.shard)? {
+                    commit.epoch = shard.epoch;
+                    if shard.leader.is_none() {
+                        let leader = shard.last_leader;
+                        draft.put(
+                            &shard.id,
+                            &Shard {
+                                leader,
+                                ..shard.clone()
+                            },
+                        )?;
+                    }
+                }
+            }
+            (Mutant::NoLifeCheck, Command::CommitPart(commit)) => {
+                for span in &mut commit.spans {
+                    if let Some(p) = state.get::<SourcePartition>(&(span.key.pipe, span.key.partition))? {
+                        span.key.incarnation = p.incarnation;
+                    }
+                }
+            }
+            (Mutant::NoOffsetCheck, Command::CommitPart(commit)) => {
+                for span in &commit.spans {
+                    let place = (span.key.pipe, span.key.partition);
+                    if let Some(mut p) = state.get::<SourcePartition>(&place)?.filter(|p| p.offset != span.start) {
+                        p.offset = span.start;
+                        draft.put(&place, &p)?;
+                    }
+                }
+            }
+            (Mutant::NoHolderCheck, Command::CommitPart(commit)) => {
+                if let Some(shard) = state.get::<Shard>(&commit.shard)? {
+                    commit.holders.clear();
+                    for replica in &shard.replicas {
+                        commit
+                            .holders
+                            .extend(state.get::<Node>(&replica.node)?.and_then(|node| node.holder()));
+                    }
+                }
+            }
+            (Mutant::CopyingIsComplete, Command::AddReplica(of)) => {
+                hold_all(state, &mut draft, of)?;
+            }
+            (Mutant::NeededReplicaIsDropped, Command::DropReplica(of)) => {
+                for mut copies in state.copies_of(of.shard)? {
+                    copies.holders.retain(|holder| holder.node != of.node);
+                    draft.put(&(of.shard, copies.part), &copies)?;
+                }
+            }
+            (Mutant::OtherDiskHoldsTheSame, Command::NodeUp(up)) => {
+                if let Some(mut node) = state.get::<Node>(&up.node)?.filter(|node| node.disk != up.disk) {
+                    let (old, new) = (node.holder(), up.disk.map(|disk| Holder { node: up.node, disk }));
+                    for shard in state.list::<Shard>(&[])? {
+                        for mut copies in state.copies_of(shard.id)? {
+                            for holder in copies.holders.iter_mut().filter(|holder| Some(**holder) == old) {
+                                *holder = new.unwrap_or(*holder);
+                            }
+                            draft.put(&(shard.id, copies.part), &copies)?;
+                        }
+                    }
+                    node.disk = up.disk;
+                    draft.put(&up.node, &node)?;
+                }
+            }
+            (Mutant::SkippedIsNotLost, Command::ResetOffsets(reset)) => {
+                let Some(pipe) = state.pipe_named(&reset.name)? else {
+                    return Ok(WriteSet::new());
+                };
+                for target in &reset.targets {
+                    let place = (pipe.id, target.partition);
+                    if let (Some(mut p), Some(to)) = (state.get::<SourcePartition>(&place)?, target.to)
+                        && to > p.offset
+                    {
+                        p.offset = to;
+                        draft.put(&place, &p)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(draft.into_writes())
+    }
+}
+
+/// Writes down that the disk of a node holds every file of a shard.
+fn hold_all(state: &MemView, draft: &mut Overlay<'_>, of: &ReplicaOf) -> Result<(), ViewError> {
+    let Some(holder) = state.get::<Node>(&of.node)?.and_then(|node| node.holder()) else {
+        return Ok(());
+    };
+    for mut copies in state.copies_of(of.shard)? {
+        if !copies.on(holder) {
+            copies.holders.push(holder);
+            copies.holders.sort();
+            draft.put(&(of.shard, copies.part), &copies)?;
+        }
+    }
+    Ok(())
+}

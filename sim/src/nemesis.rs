@@ -1,0 +1,383 @@
+//! What breaks: which faults a run has is decided by its seed, so that some runs have many of few kinds.
+
+use crate::dice::Dice;
+use crate::oracle::Violation;
+use crate::time::{MS, SECOND, Time};
+use crate::world::{Event, World, tell};
+use tidemill_core::DiskId;
+use tidemill_core::catalog::{CatalogQuestions, Copies, Shard};
+use tidemill_core::view::CatalogRead;
+
+/// A fault; what it has to be ended for is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// kill -9, and a start later.
+    Kill(usize),
+    /// A loss of power everywhere.
+    KillAll,
+    /// SIGSTOP, and SIGCONT later.
+    Pause(usize),
+    /// Nothing goes from one node to the other.
+    CutOneWay(usize, usize),
+    /// Nothing goes between a node and all others.
+    Isolate(usize),
+    /// Some nodes here, the others there.
+    Split(u64),
+    /// It takes long from one node to the other.
+    Delay(usize, usize),
+    /// Messages are lost.
+    Loss,
+    /// Writing takes long.
+    SlowDisk(usize),
+    /// Nothing can be written.
+    FullDisk(usize),
+    /// A node that is down gets an empty disk.
+    WipeDisk(usize),
+    /// A file is not what was written.
+    Corrupt,
+    /// A clock jumps.
+    ClockJump(usize),
+    /// A clock goes wrong.
+    ClockDrift(usize),
+    /// The brokers do not answer.
+    BrokersDown,
+    /// A broker that lacks the newest records leads.
+    Truncate,
+    /// Records expire, whether they were read or not.
+    Expire,
+    /// Records are compacted.
+    Compact,
+    /// The topic is created again.
+    Recreate,
+    /// The topic gets a partition.
+    Grow,
+}
+
+/// How many kinds there are.
+pub(crate) const KINDS: usize = 20;
+
+/// Which faults a run has.
+#[derive(Debug)]
+pub(crate) struct Nemesis {
+    enabled: Vec<usize>,
+    pause: Time,
+    healed_at: Time,
+}
+
+impl Nemesis {
+    pub fn new(dice: &mut Dice) -> Self {
+        let share = dice.between(1, 5);
+        let mut enabled: Vec<usize> = (0..KINDS).filter(|_| dice.one_in(share)).collect();
+        if enabled.is_empty() {
+            enabled.push(0);
+        }
+        Self {
+            enabled,
+            pause: dice.between(300, 3_000) * MS,
+            healed_at: 0,
+        }
+    }
+}
+
+impl World {
+    pub fn healed_at(&self) -> Time {
+        self.nemesis.healed_at
+    }
+
+    fn some_fault(&mut self) -> Fault {
+        let count = self.nodes.len();
+        let (a, b) = (self.dice.below(count), self.dice.below(count));
+        let kinds = self.nemesis.enabled.clone();
+        match self.dice.pick(&kinds).copied().unwrap_or_default() {
+            0 => Fault::Kill(a),
+            1 => Fault::KillAll,
+            2 => Fault::Pause(a),
+            3 => Fault::CutOneWay(a, b),
+            4 => Fault::Isolate(a),
+            5 => Fault::Split(self.dice.between(1, (1 << count) - 1)),
+            6 => Fault::Delay(a, b),
+            7 => Fault::Loss,
+            8 => Fault::SlowDisk(a),
+            9 => Fault::FullDisk(a),
+            10 => Fault::WipeDisk(a),
+            11 => Fault::Corrupt,
+            12 => Fault::ClockJump(a),
+            13 => Fault::ClockDrift(a),
+            14 => Fault::BrokersDown,
+            15 => Fault::Truncate,
+            16 => Fault::Expire,
+            17 => Fault::Compact,
+            18 => Fault::Recreate,
+            _ => Fault::Grow,
+        }
+    }
+
+    pub fn break_something(&mut self) -> Result<(), Violation> {
+        if self.healed {
+            return Ok(());
+        }
+        let pause = self.nemesis.pause;
+        let time = self.dice.between(pause / 4, pause * 2);
+        self.after(time, Event::Nemesis);
+        let fault = self.some_fault();
+        let lasts = match fault {
+            Fault::Pause(_) => self.dice.between(200, 8_000) * MS,
+            _ => self.dice.between(50, 6_000) * MS,
+        };
+        if self.begin(fault)? {
+            tell!(self, "{fault:?} for {} ms", lasts / MS);
+            self.note(6, lasts);
+            let name: &'static str = name_of(fault);
+            *self.tally.faults.entry(name).or_default() += 1;
+            self.after(lasts, Event::Mend(fault));
+        }
+        Ok(())
+    }
+
+    /// Begins a fault. Returns whether it is one at the moment.
+    fn begin(&mut self, fault: Fault) -> Result<bool, Violation> {
+        let count = self.nodes.len();
+        match fault {
+            Fault::Kill(index) => {
+                if !self.nodes[index].up {
+                    return Ok(false);
+                }
+                self.kill(index);
+            }
+            Fault::KillAll => (0..count).for_each(|index| self.kill(index)),
+            Fault::Pause(index) => {
+                if !self.nodes[index].up || self.nodes[index].paused {
+                    return Ok(false);
+                }
+                self.nodes[index].paused = true;
+            }
+            Fault::CutOneWay(a, b) => return Ok(a != b && self.cut.insert((a, b))),
+            Fault::Isolate(index) => {
+                for other in (0..count).filter(|other| *other != index) {
+                    self.cut.insert((index, other));
+                    self.cut.insert((other, index));
+                }
+            }
+            Fault::Split(sides) => {
+                for a in 0..count {
+                    for b in 0..count {
+                        if (sides >> a) & 1 != (sides >> b) & 1 {
+                            self.cut.insert((a, b));
+                        }
+                    }
+                }
+            }
+            Fault::Delay(a, b) => {
+                let time = self.dice.between(5, 4_000) * MS;
+                self.slow.insert((a, b), time);
+            }
+            Fault::Loss => self.loss = self.dice.between(2, 20),
+            Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
+            Fault::FullDisk(index) => self.nodes[index].full = true,
+            Fault::WipeDisk(index) => return self.wipe(index),
+            Fault::Corrupt => return self.corrupt(),
+            Fault::ClockJump(index) => {
+                let far = self.dice.between(0, 7_200_000) as i64;
+                self.nodes[index].wall_ms = far - 3_600_000;
+            }
+            Fault::ClockDrift(index) => self.nodes[index].rate = self.dice.between(60, 160),
+            Fault::BrokersDown => self.topic.down = true,
+            Fault::Truncate => {
+                let partition = self.dice.below(self.topic.logs.len());
+                let high = self.topic.logs[partition].high();
+                let from = high.saturating_sub(self.dice.between(1, 25));
+                // Who was told where to begin, and has committed nothing since, has no epoch to compare.
+                let pipes = self.group.tip().list::<tidemill_core::catalog::Pipe>(&[])?;
+                for pipe in pipes.iter().filter(|pipe| pipe.source.kafka().is_some()) {
+                    let places = self.group.tip().partitions_of(pipe.id)?;
+                    let place = places.into_iter().find(|p| p.partition.0 as usize == partition);
+                    if let Some(p) = place.filter(|p| p.source_epoch.is_none() && p.offset.0 > from) {
+                        self.topic.blind.push((partition, from..p.offset.0));
+                    }
+                }
+                self.topic.truncate(partition, from);
+                // Sometimes it has grown again before anybody looks.
+                if self.dice.one_in(2) {
+                    (0..self.dice.between(10, 60)).for_each(|_| self.topic.append(partition, false));
+                }
+            }
+            Fault::Expire => {
+                let partition = self.dice.below(self.topic.logs.len());
+                let log = &self.topic.logs[partition];
+                let to = log.high().saturating_sub(self.dice.between(0, 30));
+                self.topic.expire(partition, to);
+            }
+            Fault::Compact => {
+                let partition = self.dice.below(self.topic.logs.len());
+                let log = &self.topic.logs[partition];
+                let (low, high) = (log.low, log.high());
+                for _ in 0..10 {
+                    let offset = self.dice.between(low, high);
+                    self.topic.compact(partition, offset);
+                }
+            }
+            Fault::Recreate => {
+                if self.dice.one_in(2) {
+                    return Ok(false);
+                }
+                self.topic.recreate();
+            }
+            Fault::Grow => {
+                if self.topic.logs.len() >= 6 {
+                    return Ok(false);
+                }
+                self.topic.logs.push(Default::default());
+            }
+        }
+        Ok(true)
+    }
+
+    pub fn mend(&mut self, fault: Fault) -> Result<(), Violation> {
+        let count = self.nodes.len();
+        match fault {
+            Fault::Kill(index) | Fault::WipeDisk(index) => self.start(index)?,
+            Fault::KillAll => {
+                for index in 0..count {
+                    self.start(index)?;
+                }
+            }
+            Fault::Pause(index) => self.resume(index),
+            Fault::CutOneWay(a, b) => _ = self.cut.remove(&(a, b)),
+            Fault::Isolate(_) | Fault::Split(_) => self.cut.clear(),
+            Fault::Delay(a, b) => _ = self.slow.remove(&(a, b)),
+            Fault::Loss => self.loss = 0,
+            Fault::SlowDisk(index) => self.nodes[index].sync = 5 * MS,
+            Fault::FullDisk(index) => self.nodes[index].full = false,
+            Fault::ClockDrift(index) => self.nodes[index].rate = 100,
+            Fault::BrokersDown => self.topic.down = false,
+            Fault::ClockJump(_)
+            | Fault::Corrupt
+            | Fault::Truncate
+            | Fault::Expire
+            | Fault::Compact
+            | Fault::Recreate
+            | Fault::Grow => {}
+        }
+        Ok(())
+    }
+
+    /// Mends everything.
+    pub fn heal(&mut self) -> Result<(), Violation> {
+        self.nemesis.healed_at = self.now;
+        self.cut.clear();
+        self.slow.clear();
+        self.loss = 0;
+        self.topic.down = false;
+        for index in 0..self.nodes.len() {
+            self.resume(index);
+            self.start(index)?;
+            let node = &mut self.nodes[index];
+            (node.sync, node.full, node.rate) = (5 * MS, false, 100);
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, index: usize) {
+        if self.nodes[index].up {
+            self.nodes[index].crash(&self.group);
+            if self.group.leader == Some(index) {
+                self.group.leader = None;
+            }
+        }
+    }
+
+    fn resume(&mut self, index: usize) {
+        if !std::mem::take(&mut self.nodes[index].paused) {
+            return;
+        }
+        // What has come meanwhile, and what was due, all at once.
+        for event in std::mem::take(&mut self.nodes[index].deferred) {
+            self.after(10, event);
+        }
+    }
+
+    /// A node loses its disk for part files, if everything on it is elsewhere too. Its process ends, and comes back.
+    fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
+        let state = self.group.tip();
+        let me = self.nodes[index].holder();
+        for shard in state.list::<Shard>(&[])? {
+            for copies in state.copies_of(shard.id)? {
+                if self.sound_elsewhere(&copies, index) < 1 || copies.holders.iter().filter(|h| **h != me).count() < 1 {
+                    return Ok(false);
+                }
+            }
+        }
+        // One disk at a time, and the others must be there: what is on its way to them may be nowhere else.
+        if self.now < 6 * SECOND || self.nodes.iter().any(|node| !node.up || !node.broken.is_empty()) {
+            return Ok(false);
+        }
+        self.kill(index);
+        let disk = DiskId(self.dice.id());
+        let node = &mut self.nodes[index];
+        node.stored.clear();
+        node.broken.clear();
+        node.disk = disk;
+        Ok(true)
+    }
+
+    /// How many disks but that of `index` have the file as it was written.
+    fn sound_elsewhere(&self, copies: &Copies, index: usize) -> usize {
+        let sound = |other: &&tidemill_core::catalog::Holder| {
+            let node = &self.nodes[other.node.0 as usize - 1];
+            let kept = node.stored.get(&copies.part);
+            node.index != index && node.disk == other.disk && kept.is_some_and(|kept| kept.durable && !kept.broken)
+        };
+        copies.holders.iter().filter(sound).count()
+    }
+
+    /// Bytes change in a file that another disk has too.
+    fn corrupt(&mut self) -> Result<bool, Violation> {
+        let state = self.group.tip();
+        let mut all = Vec::new();
+        for shard in state.list::<Shard>(&[])? {
+            all.extend(state.copies_of(shard.id)?);
+        }
+        let Some(copies) = self.dice.pick(&all).cloned() else {
+            return Ok(false);
+        };
+        let Some(holder) = self.dice.pick(&copies.holders).copied() else {
+            return Ok(false);
+        };
+        let index = holder.node.0 as usize - 1;
+        if self.sound_elsewhere(&copies, index) < 2 || self.nodes[index].disk != holder.disk {
+            return Ok(false);
+        }
+        let node = &mut self.nodes[index];
+        if let Some(kept) = node.stored.get_mut(&copies.part) {
+            kept.broken = true;
+            node.broken.insert(copies.part);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+fn name_of(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Kill(_) => "kill",
+        Fault::KillAll => "kill all",
+        Fault::Pause(_) => "pause",
+        Fault::CutOneWay(..) => "cut one way",
+        Fault::Isolate(_) => "isolate",
+        Fault::Split(_) => "split",
+        Fault::Delay(..) => "delay",
+        Fault::Loss => "loss",
+        Fault::SlowDisk(_) => "slow disk",
+        Fault::FullDisk(_) => "full disk",
+        Fault::WipeDisk(_) => "wiped disk",
+        Fault::Corrupt => "corrupt file",
+        Fault::ClockJump(_) => "clock jump",
+        Fault::ClockDrift(_) => "clock drift",
+        Fault::BrokersDown => "brokers down",
+        Fault::Truncate => "truncated log",
+        Fault::Expire => "expired records",
+        Fault::Compact => "compaction",
+        Fault::Recreate => "topic recreated",
+        Fault::Grow => "partition growth",
+    }
+}

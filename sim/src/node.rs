@@ -1,0 +1,516 @@
+//! A node: its process, its disk, its tasks, and what it does again and again.
+
+use crate::dice::Dice;
+use crate::group::Group;
+use crate::manager::Manager;
+use crate::mutant::Mutant;
+use crate::oracle::Violation;
+use crate::task::{Task, Wish};
+use crate::time::{MS, SECOND, Time};
+use crate::world::{Body, Duty, Event, Message, World, tell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use tidemill_core::catalog::*;
+use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
+use tidemill_core::view::{CatalogRead, MemView};
+use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey};
+
+/// How often a node says that it lives.
+const BEAT: Time = 200 * MS;
+/// How often it looks what it shall lead.
+const SUPERVISE: Time = 100 * MS;
+/// How often its tasks go on.
+const WORK: Time = 30 * MS;
+/// How often its keeper looks.
+const KEEP: Time = 500 * MS;
+/// How long a node may hear of no manager before it stops all tasks.
+const ALONE: Time = 5 * SECOND;
+
+/// What a request of a node was for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Commit(ShardId, Epoch, CommitId),
+    Stop(ShardId, Epoch, SpanKey),
+    Manage,
+    Keep,
+    Operate,
+}
+
+/// A file on a disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kept {
+    /// Whether a loss of power spares it.
+    pub durable: bool,
+    /// Whether it is not what was written any more.
+    pub broken: bool,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub index: usize,
+    pub id: NodeId,
+    pub up: bool,
+    pub paused: bool,
+    /// The run of the process.
+    pub boot: u64,
+    pub instance: InstanceId,
+    pub disk: DiskId,
+    /// How fast its clock goes, in percent.
+    pub rate: u64,
+    /// How wrong its clock is.
+    pub wall_ms: i64,
+    /// How many commands it has applied, and how many of these are on its disk.
+    pub applied: usize,
+    pub synced: usize,
+    pub state: Rc<MemView>,
+    /// Whom it takes for the leader, in which term, and when it last heard of a leader.
+    pub leader: Option<(u64, usize)>,
+    pub heard_at: Time,
+    /// How long it waits before it wants to be elected.
+    pub patience: Time,
+    /// When a manager last answered.
+    pub contact: Time,
+    pub manager: Option<Manager>,
+    pub tasks: BTreeMap<ShardId, Task>,
+    pub stored: BTreeMap<PartId, Kept>,
+    /// Files that we have taken from its disk.
+    pub broken: BTreeSet<PartId>,
+    pub full: bool,
+    /// How long a sync takes at most.
+    pub sync: Time,
+    pub deferred: Vec<Event>,
+    pub waiting: BTreeMap<u64, Purpose>,
+    pub decides_at: Time,
+    swept: Time,
+    /// The state by which its tasks were last reconciled.
+    supervised: Option<usize>,
+}
+
+impl Node {
+    pub fn new(index: usize, dice: &mut Dice) -> Self {
+        Self {
+            index,
+            id: NodeId(index as u64 + 1),
+            up: true,
+            paused: false,
+            boot: 1,
+            instance: InstanceId(dice.id()),
+            disk: DiskId(dice.id()),
+            rate: 100,
+            wall_ms: 0,
+            applied: 0,
+            synced: 0,
+            state: Rc::default(),
+            leader: None,
+            heard_at: 0,
+            patience: dice.between(400, 800) * MS,
+            contact: 0,
+            manager: None,
+            tasks: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            full: false,
+            sync: 5 * MS,
+            deferred: Vec::new(),
+            waiting: BTreeMap::new(),
+            decides_at: 0,
+            swept: 0,
+            supervised: None,
+        }
+    }
+
+    /// This run of its process, as others know it.
+    pub fn boot_id(&self) -> BootId {
+        BootId((u128::from(self.id.0) << 64) | u128::from(self.boot))
+    }
+
+    pub fn holder(&self) -> Holder {
+        Holder {
+            node: self.id,
+            disk: self.disk,
+        }
+    }
+
+    /// Begins to manage: it has just been elected.
+    pub fn manage(&mut self, now: Time) {
+        self.manager = Some(Manager::new(now));
+    }
+
+    /// How long something takes that has to be on disk.
+    pub fn sync_time(&self, dice: &mut Dice) -> Time {
+        dice.between(500, self.sync.max(1_000))
+    }
+
+    /// The process is gone, and with it what was in memory or only on its way to the disk.
+    pub fn crash(&mut self, group: &Group) {
+        self.up = false;
+        self.paused = false;
+        self.boot += 1;
+        self.tasks.clear();
+        self.manager = None;
+        self.leader = None;
+        self.deferred.clear();
+        self.supervised = None;
+        self.waiting.clear();
+        self.stored.retain(|_, kept| kept.durable);
+        self.applied = self.synced;
+        self.state = group.state(self.synced);
+    }
+}
+
+impl World {
+    /// Starts the process of a node.
+    pub fn start(&mut self, index: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        if node.up {
+            return Ok(());
+        }
+        (node.up, node.heard_at, node.contact) = (true, now, now);
+        let from = node.applied;
+        tell!(self, "n{} starts at #{from}", index + 1);
+        let (found, wanted) = self.group.replay(from, self.options.mutant)?;
+        if found != wanted {
+            let what = format!(
+                "node {} applies the log from {from} on and has digest {found:x} instead of {wanted:x}",
+                index + 1
+            );
+            return Err(Violation::new("same log, same state", what));
+        }
+        self.begin_duties(index);
+        Ok(())
+    }
+
+    pub fn begin_duties(&mut self, index: usize) {
+        for duty in [Duty::Beat, Duty::Supervise, Duty::Work, Duty::Keep] {
+            let time = self.dice.between(1, 20_000);
+            let boot = self.nodes[index].boot;
+            self.after(time, Event::Duty(index, boot, duty));
+        }
+    }
+
+    /// Does `duty` again after `time` by the clock of the node.
+    fn again(&mut self, index: usize, duty: Duty, time: Time) {
+        let node = &self.nodes[index];
+        let (boot, time) = (node.boot, time * 100 / node.rate.max(1));
+        self.after(time, Event::Duty(index, boot, duty));
+    }
+
+    pub fn do_duty(&mut self, index: usize, duty: Duty) -> Result<(), Violation> {
+        match duty {
+            Duty::Beat => {
+                self.again(index, duty, BEAT);
+                let node = &self.nodes[index];
+                let leads = node.tasks.values().map(|task| (task.shard, task.epoch)).collect();
+                let body = Body::Beat {
+                    boot: node.boot_id(),
+                    leads,
+                };
+                if let Some((_, leader)) = node.leader {
+                    self.send(index, leader, body);
+                }
+                Ok(())
+            }
+            Duty::Supervise => {
+                self.again(index, duty, SUPERVISE);
+                self.supervise(index)
+            }
+            Duty::Work => {
+                self.again(index, duty, WORK);
+                let shards: Vec<ShardId> = self.nodes[index].tasks.keys().copied().collect();
+                for shard in shards {
+                    let wishes = self.with_hands(index, |node, hands| {
+                        node.tasks
+                            .get_mut(&shard)
+                            .map(|task| task.go_on(hands))
+                            .unwrap_or_default()
+                    });
+                    self.grant(index, shard, wishes);
+                }
+                Ok(())
+            }
+            Duty::Manage => {
+                if self.nodes[index].manager.is_some() {
+                    self.again(index, duty, 100 * MS);
+                    self.look_after_all(index)?;
+                }
+                Ok(())
+            }
+            Duty::Keep => {
+                self.again(index, duty, KEEP);
+                self.keep(index)
+            }
+            Duty::GiveUp(request) => {
+                self.answer(index, request, None);
+                Ok(())
+            }
+            Duty::Synced(part, asked) => {
+                let node = &mut self.nodes[index];
+                let holder = node.holder();
+                if let Some(kept) = node.stored.get_mut(&part) {
+                    kept.durable = true;
+                    node.broken.remove(&part);
+                    if let Some(to) = asked {
+                        self.send(index, to, Body::HasPut { part, holder });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts and ends tasks by what the catalog says.
+    fn supervise(&mut self, index: usize) -> Result<(), Violation> {
+        let flush_age = self.flush_age;
+        let node = &mut self.nodes[index];
+        if self.now >= node.contact + ALONE {
+            node.tasks.clear();
+            node.supervised = None;
+            return Ok(());
+        }
+        if node.supervised == Some(node.applied) && !node.tasks.values().any(|task| task.ended || task.wants_more()) {
+            return Ok(());
+        }
+        node.supervised = Some(node.applied);
+        let state = node.state.clone();
+        let known = state.get::<tidemill_core::catalog::Node>(&node.id)?;
+        let known = known.is_some_and(|known| known.boot == Some(node.boot_id()));
+        let mut wanted = BTreeMap::new();
+        for shard in state.list::<Shard>(&[])? {
+            if known && shard.leader == Some(node.id) {
+                wanted.insert(shard.id, shard.epoch);
+            }
+        }
+        node.tasks
+            .retain(|shard, task| wanted.get(shard) == Some(&task.epoch) && !task.ended);
+        let pipes = state.list::<Pipe>(&[])?;
+        for (shard, epoch) in wanted {
+            let mut of_shard = Vec::new();
+            for pipe in pipes.iter().filter(|pipe| pipe.table == shard.table) {
+                let mut partitions = state.partitions_of(pipe.id)?;
+                partitions.retain(|p| p.shard == shard);
+                of_shard.push((pipe.clone(), partitions));
+            }
+            let task = node
+                .tasks
+                .entry(shard)
+                .or_insert_with(|| Task::new(shard, epoch, flush_age));
+            task.reconcile(&of_shard);
+        }
+        Ok(())
+    }
+
+    /// Does what a task wants done.
+    pub fn grant(&mut self, index: usize, shard: ShardId, wishes: Vec<Wish>) {
+        let Some(epoch) = self.nodes[index].tasks.get(&shard).map(|task| task.epoch) else {
+            return;
+        };
+        for wish in wishes {
+            match wish {
+                Wish::Put(part) => {
+                    let state = self.nodes[index].state.clone();
+                    let replicas = state
+                        .get::<Shard>(&shard)
+                        .ok()
+                        .flatten()
+                        .map_or(vec![], |shard| shard.replicas);
+                    for replica in replicas {
+                        let to = replica.node.0 as usize - 1;
+                        self.send(index, to, Body::Put(part));
+                    }
+                }
+                Wish::Commit(commit) => {
+                    let purpose = Purpose::Commit(shard, epoch, commit.commit);
+                    self.propose(index, purpose, Command::CommitPart(commit));
+                }
+                Wish::Stop(stop) => {
+                    let purpose = Purpose::Stop(shard, epoch, stop.key);
+                    self.propose(index, purpose, Command::StopPartition(stop));
+                }
+                Wish::Acknowledge(awaiting) => self.acknowledged(awaiting),
+            }
+        }
+    }
+
+    /// A message arrives at a node that runs.
+    pub fn take(&mut self, message: Message) -> Result<(), Violation> {
+        let Message { from, to, body } = message;
+        match body {
+            Body::Beat { boot, leads } => {
+                let now = self.now;
+                let sender = &self.nodes[from];
+                let (disk, instance) = (sender.disk, sender.instance);
+                let node = &mut self.nodes[to];
+                if let Some(manager) = &mut node.manager {
+                    manager.hear(from, now, boot, disk, instance, leads);
+                    self.send(to, from, Body::Heard);
+                }
+            }
+            Body::Heard => self.nodes[to].contact = self.now,
+            Body::Propose { request, proposal } => self.take_proposal(to, (from, request), *proposal),
+            Body::Decided { request, outcome } => self.answer(to, request, outcome),
+            Body::Put(part) => self.put(to, part, Some(from)),
+            Body::HasPut { part, holder } => {
+                let task = self.nodes[to].tasks.values_mut();
+                task.for_each(|task| task.is_put(part, holder));
+            }
+            Body::Fetch(part) => {
+                if self.nodes[to].stored.get(&part).is_some_and(|kept| !kept.broken) {
+                    self.send(to, from, Body::Fetched(part));
+                }
+            }
+            Body::Fetched(part) => self.put(to, part, None),
+            Body::Pin { query, shard } => {
+                let task = self.nodes[to].tasks.get(&shard).filter(|task| !task.ended);
+                let pin = task.map(|task| (task.epoch, task.pin()));
+                self.send(to, from, Body::Pinned { query, shard, pin });
+            }
+            Body::Pinned { query, shard, pin } => self.pinned(query, shard, pin)?,
+            Body::AskIndex { query } => {
+                let leads = self.group.leader == Some(to) && self.has_majority(to);
+                if leads && self.nodes[to].leader == Some((self.group.term, to)) {
+                    let index = self.group.committed();
+                    self.send(to, from, Body::Index { query, index });
+                }
+            }
+            Body::Index { query, index } => self.indexed(query, index)?,
+            Body::Append {
+                client,
+                request,
+                shard,
+                first,
+                rows,
+            } => self.append(to, client, request, shard, first, &rows),
+        }
+        Ok(())
+    }
+
+    /// What came of a request; nothing if nobody knows.
+    fn answer(&mut self, index: usize, request: u64, outcome: Option<Outcome>) {
+        let Some(purpose) = self.nodes[index].waiting.remove(&request) else {
+            return;
+        };
+        match purpose {
+            Purpose::Commit(shard, epoch, commit) => {
+                let wishes = self.with_hands(index, |node, hands| {
+                    let task = node.tasks.get_mut(&shard).filter(|task| task.epoch == epoch);
+                    task.map(|task| task.decided(commit, outcome, hands))
+                        .unwrap_or_default()
+                });
+                self.grant(index, shard, wishes);
+            }
+            Purpose::Stop(shard, epoch, key) => {
+                let task = self.nodes[index].tasks.get_mut(&shard);
+                if let Some(task) = task.filter(|task| task.epoch == epoch) {
+                    task.stop_decided(key, outcome.is_some());
+                }
+            }
+            Purpose::Manage => {
+                if let Some(manager) = &mut self.nodes[index].manager {
+                    manager.answered();
+                }
+            }
+            Purpose::Keep | Purpose::Operate => {}
+        }
+    }
+
+    /// A file comes to a disk.
+    fn put(&mut self, index: usize, part: PartId, asked: Option<usize>) {
+        let mutant = self.options.mutant;
+        let node = &mut self.nodes[index];
+        if node.full {
+            return;
+        }
+        let (boot, holder) = (node.boot, node.holder());
+        match node.stored.get_mut(&part) {
+            Some(kept) if kept.broken => *kept = Kept::default(),
+            _ => _ = node.stored.entry(part).or_default(),
+        }
+        let time = node.sync_time(&mut self.dice);
+        if mutant == Some(Mutant::AcknowledgesBeforeFsync)
+            && let Some(to) = asked
+        {
+            self.send(index, to, Body::HasPut { part, holder });
+        }
+        self.after(time, Event::Duty(index, boot, Duty::Synced(part, asked)));
+    }
+
+    /// Copies what is missing, says what is there, and deletes what nobody needs.
+    fn keep(&mut self, index: usize) -> Result<(), Violation> {
+        let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].holder());
+        let known = state.get::<tidemill_core::catalog::Node>(&me.node)?;
+        if known.is_none_or(|known| known.disk != Some(me.disk)) {
+            return Ok(());
+        }
+        let (mut holds, mut lost) = (Vec::new(), Vec::new());
+        for shard in state.list::<Shard>(&[])? {
+            let Some(replica) = shard.replica(me.node).copied() else {
+                continue;
+            };
+            let mut missing = 0;
+            for copies in state.copies_of(shard.id)? {
+                let kept = self.nodes[index].stored.get(&copies.part).copied();
+                let is_there = kept.is_some_and(|kept| kept.durable && !kept.broken);
+                if copies.on(me) {
+                    if kept.is_none_or(|kept| kept.broken) {
+                        lost.push((shard.id, copies.part, "it is damaged".to_owned()));
+                    }
+                    continue;
+                }
+                missing += 1;
+                if is_there {
+                    holds.push((shard.id, copies.part));
+                } else if let Some(source) = self.dice.pick(&copies.holders).copied() {
+                    let from = source.node.0 as usize - 1;
+                    self.send(index, from, Body::Fetch(copies.part));
+                }
+            }
+            if missing == 0 && replica.state == ReplicaState::Copying {
+                let of = ReplicaOf {
+                    shard: shard.id,
+                    node: me.node,
+                };
+                self.propose(index, Purpose::Keep, Command::CompleteReplica(of));
+            }
+        }
+        if !holds.is_empty() || !lost.is_empty() {
+            let holdings = SetHoldings { disk: me, holds, lost };
+            self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
+        }
+        if self.now >= self.nodes[index].swept + 3 * SECOND {
+            self.nodes[index].swept = self.now;
+            self.sweep(index)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes files that no commit can name any more, by a linearizable state.
+    fn sweep(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(leader) = self.group.leader.filter(|leader| self.has_majority(*leader)) else {
+            return Ok(());
+        };
+        if !(self.hears(index, leader) && self.hears(leader, index)) {
+            return Ok(());
+        }
+        let state = self.group.tip();
+        let me = self.nodes[index].id;
+        let there: Vec<PartId> = self.nodes[index].stored.keys().copied().collect();
+        for part in there {
+            let Some((of, epoch)) = self.files.get(&part).map(|contents| contents.of) else {
+                continue;
+            };
+            let shard = state.get::<Shard>(&of)?;
+            let keeps = shard.as_ref().is_some_and(|shard| shard.replica(me).is_some());
+            let young = self.options.mutant == Some(Mutant::YoungFilesAreDeleted);
+            let gone = match state.get::<Copies>(&(of, part))? {
+                Some(_) => !keeps,
+                None => young || shard.is_none_or(|shard| shard.epoch > epoch),
+            };
+            if gone {
+                self.nodes[index].stored.remove(&part);
+            }
+        }
+        Ok(())
+    }
+}

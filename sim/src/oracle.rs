@@ -1,0 +1,313 @@
+//! What must hold, whatever happens: checked after every command, at every query, and at the end.
+
+use crate::source::{RecordId, Slot, Topic};
+use crate::task::{Files, PinnedLane, Row};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tidemill_core::catalog::*;
+use tidemill_core::command::CommitPart;
+use tidemill_core::invariants::{check_state, check_step};
+use tidemill_core::view::{CatalogRead, MemView, ViewError};
+use tidemill_core::{Epoch, ShardId, Version};
+
+/// Something that must never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule is broken: an invariant of the catalog, or one of the simulation's own checks.
+    pub rule: &'static str,
+    /// What was found.
+    pub found: String,
+}
+
+impl Violation {
+    /// A broken rule.
+    pub fn new(rule: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            rule,
+            found: found.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.found)
+    }
+}
+
+impl From<ViewError> for Violation {
+    fn from(error: ViewError) -> Self {
+        Violation::new("the state can be read", error.to_string())
+    }
+}
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Committed rows that a finished query has shown, and that nobody has deleted since.
+    seen: BTreeSet<RecordId>,
+    /// Rows that a program was told are committed.
+    acknowledged: BTreeSet<RecordId>,
+    /// Records that operators had skipped or deleted; they may be missing.
+    pub given_up: BTreeSet<RecordId>,
+    leaders: BTreeMap<(ShardId, Epoch), tidemill_core::NodeId>,
+}
+
+/// A query that has everything that it needs.
+pub struct Answer<'a> {
+    /// Its snapshot of the catalog.
+    pub state: &'a MemView,
+    /// What the leaders had in memory, and in which epoch they led.
+    pub pins: &'a BTreeMap<ShardId, (Epoch, Vec<PinnedLane>)>,
+    /// Whether rows in memory are used that are committed by now: broken on purpose.
+    pub uncut: bool,
+}
+
+impl Oracle {
+    /// Two states that follow each other.
+    ///
+    /// # Errors
+    /// The first thing that is broken.
+    pub fn step(&mut self, before: &MemView, after: &MemView) -> Result<(), Violation> {
+        // A refusal, or what was so already.
+        if before.digest()? == after.digest()? {
+            return Ok(());
+        }
+        let found = check_step(before, after)?.into_iter().chain(check_state(after)?).next();
+        if let Some(broken) = found {
+            return Err(Violation::new(broken.invariant, broken.found));
+        }
+        for shard in after.list::<Shard>(&[])? {
+            let Some(leader) = shard.leader else { continue };
+            let known = *self.leaders.entry((shard.id, shard.epoch)).or_insert(leader);
+            if known != leader {
+                let what = format!("{leader} and {known} lead shard {} in epoch {}", shard.id, shard.epoch);
+                return Err(Violation::new("OWN-1", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit that was taken: what the catalog has to check, found out in another way, and whether it accounts truly for what
+    /// lay in the source.
+    ///
+    /// # Errors
+    /// What should have been refused.
+    pub fn check_commit(
+        &self,
+        commit: &CommitPart,
+        before: &MemView,
+        files: &Files,
+        topic: &Topic,
+    ) -> Result<(), Violation> {
+        let shard = before.get::<Shard>(&commit.shard)?;
+        if shard.is_none_or(|shard| shard.epoch != commit.epoch || shard.leader.is_none()) {
+            let what = format!("a commit of epoch {} is taken for shard {}", commit.epoch, commit.shard);
+            return Err(Violation::new("OWN-1", what));
+        }
+        let parts = commit
+            .parts
+            .iter()
+            .chain(commit.reject_parts.iter().map(|(_, file)| file));
+        let rows: BTreeSet<(u32, u64)> = parts
+            .filter_map(|file| files.get(&file.id))
+            .flat_map(|contents| contents.rows.iter().map(|row| (row.partition.0, row.offset)))
+            .collect();
+        for span in &commit.spans {
+            let (key, start) = (span.key, span.start);
+            let p = before.get::<SourcePartition>(&(key.pipe, key.partition))?;
+            if p.is_none_or(|p| p.offset != start || p.incarnation != key.incarnation) {
+                return Err(Violation::new(
+                    "OFF-1",
+                    format!("a commit of {key:?} is taken from {start} on"),
+                ));
+            }
+            let Some(log) = topic.logs.get(key.partition.0 as usize) else {
+                continue;
+            };
+            if span.topic != Some(topic.id) {
+                continue;
+            }
+            for offset in start.0..span.end.0 {
+                // What lies there now is what was read, unless the log was cut in between.
+                let same = span.source_epoch.is_none_or(|epoch| log.epoch_of(offset) <= epoch);
+                if same
+                    && let Some(Slot::Record { id, .. }) = log.slot(offset)
+                    && !rows.contains(&(key.partition.0, offset))
+                {
+                    let what = format!("{key:?} passes over record {id} at offset {offset} as if there were none");
+                    return Err(Violation::new("LED-1", what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that was acknowledged and is not there, if there is one.
+    ///
+    /// # Errors
+    /// DUR-1: that row.
+    pub fn check_acknowledged(&self, state: &MemView, files: &Files) -> Result<(), Violation> {
+        let ids: BTreeSet<RecordId> = committed_rows(state, files)?.iter().map(|row| row.id).collect();
+        match self.acknowledged.iter().find(|id| !ids.contains(id)) {
+            Some(id) => Err(Violation::new(
+                "DUR-1",
+                format!("row {id} was acknowledged and is missing"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A program was told that these rows are committed.
+    pub fn acknowledge(&mut self, rows: impl Iterator<Item = RecordId>) {
+        self.acknowledged.extend(rows);
+    }
+
+    /// Rows were deleted by command: what was seen before says nothing any more.
+    pub fn forget_seen(&mut self) {
+        self.seen.clear();
+    }
+
+    /// What a query shows. Gives how many rows, or nothing if it has to be asked again.
+    ///
+    /// # Errors
+    /// QRY-1: a row twice, a row that nobody wrote, or one that was there before and is missing.
+    pub fn query(
+        &mut self,
+        answer: &Answer<'_>,
+        files: &Files,
+        aborted: &dyn Fn(RecordId) -> bool,
+    ) -> Result<Option<usize>, Violation> {
+        let committed = committed_rows(answer.state, files)?;
+        let mut shown: Vec<Row> = committed.iter().filter(|row| !row.rejected).copied().collect();
+        for shard in answer.state.list::<Shard>(&[])? {
+            let Some((epoch, lanes)) = answer.pins.get(&shard.id) else {
+                return Ok(None);
+            };
+            if *epoch != shard.epoch {
+                return Ok(None);
+            }
+            for lane in lanes {
+                let place = (lane.key.pipe, lane.key.partition);
+                let Some(p) = answer.state.get::<SourcePartition>(&place)? else {
+                    continue;
+                };
+                if p.incarnation != lane.key.incarnation {
+                    continue;
+                }
+                if lane.from > p.offset.0 {
+                    let what = format!(
+                        "of {:?} {} is committed in the snapshot, and the leader has forgotten what is below {}",
+                        lane.key, p.offset, lane.from
+                    );
+                    return Err(Violation::new("QRY-1", what));
+                }
+                let is_beyond = |row: &&Row| (row.offset >= p.offset.0 || answer.uncut) && !row.rejected;
+                let beyond = lane.rows.iter().filter(is_beyond);
+                shown.extend(beyond.copied());
+            }
+        }
+        let ids = distinct(&shown)?;
+        if let Some(id) = ids.iter().find(|id| aborted(**id)) {
+            return Err(Violation::new(
+                "phantom",
+                format!("record {id} was never committed to the source"),
+            ));
+        }
+        let now: BTreeSet<RecordId> = committed.iter().map(|row| row.id).collect();
+        if let Some(id) = self.seen.iter().find(|id| !now.contains(id)) {
+            let what = format!("record {id} was there and is missing now");
+            return Err(Violation::new("QRY-1", what));
+        }
+        self.seen = now;
+        Ok(Some(ids.len()))
+    }
+
+    /// The end, when all is well again: every record that can be read is there once, and what was acknowledged.
+    ///
+    /// # Errors
+    /// What is there twice, is missing, or was never written.
+    pub fn finish(&self, state: &MemView, files: &Files, topic: &Topic) -> Result<u64, Violation> {
+        let rows = committed_rows(state, files)?;
+        let ids = distinct(&rows)?;
+        let rejected: BTreeSet<RecordId> = rows.iter().filter(|row| row.rejected).map(|row| row.id).collect();
+        for (partition, log) in topic.logs.iter().enumerate() {
+            for offset in log.low..log.high() {
+                let is_blind =
+                    |(blind, offsets): &(usize, std::ops::Range<u64>)| *blind == partition && offsets.contains(&offset);
+                if topic.blind.iter().any(is_blind) {
+                    continue;
+                }
+                match log.slot(offset) {
+                    Some(Slot::Record { id, bad }) => {
+                        if !ids.contains(&id) && !self.given_up.contains(&id) && !topic.excused.contains(&id) {
+                            let what = format!("record {id} at offset {offset} of partition {partition} is missing");
+                            return Err(Violation::new("lost", what));
+                        }
+                        if ids.contains(&id) && bad != rejected.contains(&id) {
+                            let what = format!("record {id} is bad: {bad}, and was taken for the other");
+                            return Err(Violation::new("lost", what));
+                        }
+                    }
+                    Some(Slot::Aborted(id)) if ids.contains(&id) => {
+                        let what = format!("record {id} at offset {offset} of partition {partition} was aborted");
+                        return Err(Violation::new("phantom", what));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.check_acknowledged(state, files)?;
+        Ok(ids.len() as u64)
+    }
+}
+
+/// The ids of `rows`, each of which must be there once.
+fn distinct(rows: &[Row]) -> Result<BTreeSet<RecordId>, Violation> {
+    let mut ids = BTreeSet::new();
+    match rows.iter().find(|row| !ids.insert(row.id)) {
+        Some(row) => Err(Violation::new(
+            "duplicate",
+            format!("record {} is there twice, once as {row:?}", row.id),
+        )),
+        None => Ok(ids),
+    }
+}
+
+/// The rows and rejects that are committed in `state`, without those that were deleted.
+pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violation> {
+    let mut rows = Vec::new();
+    let parts = state
+        .list::<Part>(&[])?
+        .into_iter()
+        .map(|p| (p.file, p.version, p.shard));
+    let rejects = state
+        .list::<RejectPart>(&[])?
+        .into_iter()
+        .map(|p| (p.file, p.version, p.shard));
+    let tables = state.list::<Table>(&[])?;
+    let pipes = state.list::<Pipe>(&[])?;
+    for (file, version, shard) in parts.chain(rejects) {
+        let Some(contents) = files.get(&file.id) else {
+            return Err(Violation::new("CAT-1", format!("nobody has written {}", file.path)));
+        };
+        if contents.rows.len() as u64 != file.rows {
+            return Err(Violation::new(
+                "CAT-1",
+                format!("{} holds other than it says", file.path),
+            ));
+        }
+        let deletions = tables.iter().filter(|t| t.id == shard.table).flat_map(|t| &t.deleted);
+        let deletions: Vec<&DeletedRows> = deletions.filter(|d| d.version >= Version(version.0)).collect();
+        let is_deleted = |row: &Row| {
+            let pipe = pipes.iter().find(|pipe| pipe.id == row.pipe);
+            let topic = pipe.map_or("", |pipe| pipe.source.topic());
+            deletions.iter().any(|d| {
+                let from = d.from.get(&row.partition);
+                d.topic == topic && from.is_some_and(|from| row.offset >= from.0)
+            })
+        };
+        rows.extend(contents.rows.iter().filter(|row| !is_deleted(row)).copied());
+    }
+    Ok(rows)
+}

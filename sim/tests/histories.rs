@@ -1,0 +1,44 @@
+//! Simulated histories as part of the unit tests: a few, since `scripts/test` runs thousands in an optimised build.
+
+use tidemill_sim::mutant::Mutant;
+use tidemill_sim::{Options, run};
+
+const AS_IT_IS: Options = Options {
+    mutant: None,
+    tell: false,
+};
+
+#[test]
+fn a_seed_is_a_history() {
+    for seed in 1..4 {
+        let first = run(seed, AS_IT_IS).unwrap();
+        let told = run(seed, Options { tell: true, ..AS_IT_IS }).unwrap();
+        assert_eq!(first, run(seed, AS_IT_IS).unwrap(), "seed {seed}");
+        assert_eq!(first, told, "telling what happens changes nothing");
+        assert_ne!(first.digest, run(seed + 100, AS_IT_IS).unwrap().digest);
+        assert!(first.commits > 0 && first.queries > 0 && first.rows > 0, "{first:?}");
+    }
+}
+
+#[test]
+fn behaviours_that_are_broken_on_purpose_are_noticed() {
+    // Those that show quickly; `sim --mutants` breaks all of them.
+    let quick = [
+        Mutant::NoEpochCheck,
+        Mutant::NoHolderCheck,
+        Mutant::SkippedIsNotLost,
+        Mutant::ApplyReadsTheClock,
+        Mutant::AcknowledgesBeforeFsync,
+        Mutant::UnknownIsTakenForDone,
+        Mutant::OffsetsGoAhead,
+        Mutant::PinsAreNotCut,
+    ];
+    for mutant in quick {
+        let options = Options {
+            mutant: Some(mutant),
+            tell: false,
+        };
+        let caught = (1..30).any(|seed| run(seed, options).is_err());
+        assert!(caught, "nobody notices: {}", mutant.describe());
+    }
+}
