@@ -179,6 +179,48 @@ async fn rows_that_expired_meanwhile_come_from_the_log() {
     stage.finish().await.unwrap();
 }
 
+/// The source has lost rows that were seen, while the node that has them in its log was away and another led the shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_expired_while_their_node_was_away_are_handed_over() {
+    let (mut stage, mut source) = logged().await;
+    source.write_ids(0, 0..100).unwrap();
+    stage.caught_up().await.unwrap();
+    let leader = busiest_node(&stage.world.client().unwrap()).await.unwrap();
+    let away = stage.world.index_of(&leader).unwrap();
+
+    (0..3).for_each(|node| stage.world.kill_node(node).unwrap());
+    source.write_ids(0, 100..200).unwrap();
+    stage.world.kafka(&["delete-records", TOPIC, "0:150"]).unwrap();
+    let others = || (0..3).filter(|node| *node != away);
+    others().for_each(|node| stage.world.start_node(node).unwrap());
+    stage.stopped("expired", 1).await.unwrap();
+    assert_eq!(stage.ask("SELECT count(*) FROM t").await.unwrap(), 0);
+
+    stage.world.start_node(away).unwrap();
+    stage.wait("SELECT count(*) FROM t", 100).await.unwrap();
+    // Committed at once, although the table waits for an hour: a repair must not count them as lost.
+    stage
+        .wait("SELECT sum(committed) FROM system.partitions", 100)
+        .await
+        .unwrap();
+    let log = stage.world.log(away).unwrap();
+    let said = log
+        .lines()
+        .find(|line| line.contains("stranded rows were taken by node"));
+    eprintln!(
+        "{}",
+        said.unwrap_or_else(|| panic!("it does not say that it gave them: {log}"))
+    );
+    stage.run("ALTER PIPE p REPAIR").await.unwrap();
+    stage.caught_up().await.unwrap();
+    assert_eq!(
+        stage.ask("SELECT sum(id) FROM t").await.unwrap(),
+        (0..100).sum::<i64>() + (150..200).sum::<i64>()
+    );
+    assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await.unwrap(), 50);
+    stage.finish().await.unwrap();
+}
+
 /// A log that rots does not let its node start, and says what to do; done so, every row is there, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_log_is_told_and_not_skipped() {

@@ -4,9 +4,11 @@
 //! catalog says ([`ShardTask::reconcile`]) and makes the difference; it ends when it is fenced, told to stop, or drained.
 //! After its end the memtable refuses rows and scans, so nobody reads or commits from a task that no longer leads.
 
+mod adopt;
 mod direct;
 mod standby;
 
+pub use adopt::AdoptError;
 pub use direct::Held;
 pub use standby::Takeovers;
 
@@ -115,6 +117,8 @@ pub struct ShardTask {
     settled: watch::Sender<()>,
     /// Partitions of writers that stay closed for the moment.
     held: Mutex<BTreeSet<(PipeId, PartitionId)>>,
+    /// Histories that only a write-ahead log can continue.
+    expired: Mutex<BTreeSet<SpanKey>>,
     /// The pipe of direct rows, once there is one.
     direct: OnceLock<PipeId>,
     trouble: Trouble,
@@ -166,6 +170,7 @@ impl ShardTask {
             barrier: Arc::default(),
             settled: watch::Sender::new(()),
             held: Mutex::default(),
+            expired: Mutex::default(),
             direct: OnceLock::new(),
             trouble: Trouble::default(),
             stops,
@@ -243,8 +248,8 @@ impl ShardTask {
         };
         let positions = self.memtable.positions();
         let open: BTreeSet<SpanKey> = positions.iter().map(|(key, _)| *key).collect();
-        // A partition that lost its source begins another life, and what was read in the one before is dropped.
-        let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.is_source_loss());
+        // A partition whose source is another begins another life, and what was read in the one before is dropped.
+        let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.drops_what_was_read());
         let kept = wanted.iter().flat_map(|w| w.partitions.iter().filter(stays));
         let kept: BTreeSet<_> = kept.map(|p| (p.pipe, p.partition)).collect();
         for key in open.iter().filter(|key| !kept.contains(&(key.pipe, key.partition))) {
@@ -256,6 +261,7 @@ impl ShardTask {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|pipe, _| consumers.contains_key(pipe));
         let mut hurry = false;
+        self.expired().clear();
         for WantedPipe {
             pipe,
             partitions,
@@ -265,6 +271,9 @@ impl ShardTask {
             if pipe.source.kafka().is_none() {
                 self.admit(&pipe, &partitions, &writers, &open);
                 continue;
+            }
+            if self.epoch().is_some() {
+                hurry |= self.keep_expired(&partitions, &open);
             }
             if pipe.state != PipeState::Running {
                 // What was read is still to be committed.

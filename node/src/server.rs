@@ -18,7 +18,8 @@ use crate::metrics::Metrics;
 use crate::parts::{ClusterDisks, Keeper, KeeperState};
 use crate::replay::Decode;
 use crate::services::{
-    ApiService, FreshService, MAX_REQUEST, ManagerService, MembershipService, PartsService, UnderWay, WritesService,
+    ApiService, FreshService, MAX_CHUNK, MAX_REQUEST, ManagerService, MembershipService, PartsService, StrandedService,
+    UnderWay, WritesService,
 };
 use crate::signals::Signals;
 use crate::stranded;
@@ -37,6 +38,7 @@ use tidemill_proto::api::fresh_server::FreshServer;
 use tidemill_proto::api::manager_server::ManagerServer;
 use tidemill_proto::api::membership_server::MembershipServer;
 use tidemill_proto::api::parts_server::PartsServer;
+use tidemill_proto::api::stranded_server::StrandedServer;
 use tidemill_proto::api::tidemill_server::TidemillServer;
 use tidemill_proto::api::writes_server::WritesServer;
 use tidemill_query::{Engine, EngineConfig};
@@ -397,6 +399,9 @@ impl Running {
         let fresh = FreshService {
             supervisor: self.supervisor.clone(),
         };
+        let stranded = StrandedService {
+            supervisor: self.supervisor.clone(),
+        };
         let (closing, closed) = watch::channel(false);
         let api_server = Server::builder()
             .http2_keepalive_interval(Some(crate::services::KEEPALIVE))
@@ -405,6 +410,7 @@ impl Running {
             .add_service(TidemillServer::new(service))
             .add_service(FreshServer::new(fresh))
             .add_service(WritesServer::new(writes).max_decoding_message_size(MAX_REQUEST))
+            .add_service(StrandedServer::new(stranded).max_decoding_message_size(MAX_CHUNK))
             .add_service(PartsServer::new(parts).max_decoding_message_size(WINDOW as usize))
             .add_service(MembershipServer::new(self.membership()))
             .serve_with_incoming_shutdown(TcpIncoming::from(api).with_nodelay(Some(true)), told(closed));

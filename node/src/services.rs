@@ -5,6 +5,7 @@ mod fresh;
 mod manager;
 mod membership;
 mod parts;
+mod stranded;
 mod writes;
 
 pub use api::{ApiService, KEEPALIVE, UnderWay};
@@ -12,4 +13,5 @@ pub use fresh::FreshService;
 pub use manager::ManagerService;
 pub use membership::{MembershipService, role};
 pub use parts::PartsService;
+pub use stranded::{MAX_CHUNK, StrandedService};
 pub use writes::{MAX_REQUEST, WritesService};

@@ -1,8 +1,12 @@
-//! Rows of writers in the write-ahead log of a node that does not lead their shard any more.
+//! Rows in the write-ahead log of a node that does not lead their shard any more, and that nobody else has.
 //!
-//! With `acks = leader` they were acknowledged, and nobody else has them. So they are offered to whoever leads the shard now,
-//! under their numbers, as their writer would send them again: what is there already is passed over, the rest is taken. What
-//! cannot be taken, because the writer has passed over it or was closed before this node came back, was written down as lost then.
+//! - Those of writers: with `acks = leader` they were acknowledged. They are offered to whoever leads the shard now, under their
+//!   numbers, as their writer would send them again: what is there already is passed over, the rest is taken. What
+//!   cannot be taken, because the writer has passed over it or was closed before this node came back, was written
+//!   down as lost then.
+//! - Those of a source that has deleted them since, so that their partition has stopped as expired. Their chunks are offered as
+//!   they are. What is not there when an operator repairs the partition is written down as lost. Rows that the source still
+//!   has are not offered: the leader reads them again.
 
 use crate::adapters::Connections;
 use crate::supervisor::Supervisor;
@@ -14,14 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
+use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, ShardId};
-use tidemill_proto::api::WriteRequest;
+use tidemill_proto::api::stranded_client::StrandedClient;
 use tidemill_proto::api::write_request::Body;
 use tidemill_proto::api::writes_client::WritesClient;
+use tidemill_proto::api::{AdoptRequest, WriteRequest};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::Chunk;
 use tidemill_storage::schema::declared_schema;
+use tidemill_storage::wal::encode_chunk;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
@@ -65,11 +72,15 @@ async fn offer(
         let (Some(shard), Some(table)) = (state.get::<Shard>(id)?, state.get::<Table>(&id.table)?) else {
             continue;
         };
-        let place = state.get::<SourcePartition>(&(*pipe, *partition))?;
-        let number = Writer::number_of(*partition, table.shards);
-        let (Some(writer), Some(place)) = (writers.get(&(*pipe, number)), place) else {
+        let Some(place) = state.get::<SourcePartition>(&(*pipe, *partition))? else {
             continue;
         };
+        let number = Writer::number_of(*partition, table.shards);
+        let writer = writers.get(&(*pipe, number));
+        let expired = matches!(place.stop.as_ref().map(|s| &s.reason), Some(StopReason::Expired { .. }));
+        if writer.is_none() && !expired {
+            continue;
+        }
         let Some(leader) = shard.leader.filter(|leader| *leader != node) else {
             continue;
         };
@@ -78,14 +89,15 @@ async fn offer(
         };
         let channel = connections.to(&leader.addresses.api);
         let offered = offer_one(supervisor, channel, *id, &table, writer, &place);
+        let taken_by = &leader.name;
         match tokio::time::timeout(ANSWER, offered).await {
             Ok(Ok(0)) => {}
             Ok(Ok(rows)) => {
-                info!(shard = %id, writer = %writer.id, rows, "stranded rows were taken by node '{}'", leader.name);
+                info!(shard = %id, %pipe, %partition, rows, "stranded rows were taken by node '{taken_by}'")
             }
             // It is tried again, until the catalog says that they are committed or can never be.
-            Ok(Err(why)) => debug!(shard = %id, writer = %writer.id, "stranded rows are not taken: {why:#}"),
-            Err(_) => debug!(shard = %id, writer = %writer.id, "no answer about stranded rows"),
+            Ok(Err(why)) => debug!(shard = %id, %pipe, %partition, "stranded rows are not taken: {why:#}"),
+            Err(_) => debug!(shard = %id, %pipe, %partition, "no answer about stranded rows"),
         }
     }
     Ok(())
@@ -97,24 +109,35 @@ async fn offer_one(
     channel: Result<Channel, String>,
     shard: ShardId,
     table: &Table,
-    writer: &Writer,
+    writer: Option<&Writer>,
     place: &SourcePartition,
 ) -> anyhow::Result<u64> {
     let (wal, key, offset) = (supervisor.wal().clone(), place.key(), place.offset);
     let recovered = tokio::task::spawn_blocking(move || wal.recover(shard, key, offset)).await??;
-    match recovered.chunks.is_empty() {
-        true => Ok(0),
-        false => {
-            send(
-                channel.map_err(anyhow::Error::msg)?,
-                shard,
-                table,
-                writer,
-                recovered.chunks,
-            )
-            .await
-        }
+    if recovered.chunks.is_empty() {
+        return Ok(0);
     }
+    let channel = channel.map_err(anyhow::Error::msg)?;
+    match writer {
+        Some(writer) => send(channel, shard, table, writer, recovered.chunks).await,
+        None => give(channel, shard, recovered.chunks).await,
+    }
+}
+
+/// Gives chunks of a source to the leader, one after the other: each continues the one before.
+async fn give(channel: Channel, shard: ShardId, chunks: Vec<Chunk>) -> anyhow::Result<u64> {
+    let mut client = StrandedClient::new(channel);
+    let mut rows = 0;
+    for chunk in chunks {
+        rows += chunk.span.counts.rows;
+        let request = AdoptRequest {
+            table: shard.table.0,
+            shard: shard.index,
+            chunk: encode_chunk(&chunk)?.into(),
+        };
+        client.adopt(request).await?;
+    }
+    Ok(rows)
 }
 
 async fn send(

@@ -18,6 +18,7 @@ pub mod replay;
 mod tests;
 
 use crate::memtable::Chunk;
+pub use entry::{decode as decode_chunk, encode as encode_chunk};
 use index::Index;
 pub use index::WalEntry;
 use rocksdb::statistics::Histogram;

@@ -54,7 +54,9 @@ pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition)
     if partition.stop.is_some() {
         return Ok(Response::Unchanged);
     }
-    if c.reason.is_source_loss() {
+    // Of a source that has only deleted its oldest records, what was read stays good, wherever it is: a write-ahead log may have
+    // more of it than the leader that stops here, and the repair ends the life.
+    if c.reason.drops_what_was_read() {
         begin_life(state, at, &mut partition, c.reason.name())?;
     }
     let text = c.reason.explain(&pipe.name, partition.partition, partition.offset);

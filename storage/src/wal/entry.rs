@@ -24,7 +24,10 @@ const HAS_ROWS: u8 = 4;
 const HAS_REJECTS: u8 = 8;
 
 /// The bytes of `chunk`.
-pub(super) fn encode(chunk: &Chunk) -> Result<Vec<u8>, ArrowError> {
+///
+/// # Errors
+/// Columns that Arrow cannot write.
+pub fn encode(chunk: &Chunk) -> Result<Vec<u8>, ArrowError> {
     let Chunk { span, rows, rejects } = chunk;
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let flags = flag(span.topic.is_some(), HAS_TOPIC)
@@ -65,8 +68,11 @@ pub(super) fn encode(chunk: &Chunk) -> Result<Vec<u8>, ArrowError> {
     Ok(out)
 }
 
-/// The chunk that `bytes` were made of; says what is wrong with them if they were made of none.
-pub(super) fn decode(bytes: &[u8]) -> Result<Chunk, String> {
+/// The chunk that `bytes` were made of.
+///
+/// # Errors
+/// Says what is wrong with them if they were made of none.
+pub fn decode(bytes: &[u8]) -> Result<Chunk, String> {
     let mut reader = Reader { rest: bytes };
     let (flags, span) = reader.span()?;
     let length = reader.u64()? as usize;

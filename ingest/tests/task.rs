@@ -1,9 +1,11 @@
-//! A task that stands by and then leads: what it takes over, what its log keeps of it, and what it does for programs that
-//! write rows themselves.
+//! A task as its node sees it, without a catalog that it could reach: one that stands by and then leads, what it takes
+//! over, what its log keeps of it, and what it does for programs that write rows themselves; and one that is offered what another node
+//! has in its log.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +14,11 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::*;
 use tidemill_core::format::JsonFormat;
 use tidemill_core::schema::{Column, ColumnType, OFFSET};
+use tidemill_core::stop::{Stop, StopReason};
 use tidemill_core::*;
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::direct::{Body, Incoming, WriteError};
-use tidemill_ingest::task::{ShardTask, TaskContext, WantedPipe};
+use tidemill_ingest::task::{AdoptError, ShardTask, TaskContext, WantedPipe};
 use tidemill_ingest::writer::{CommitUnknown, Committer};
 use tidemill_storage::memtable::Chunk;
 use tidemill_storage::store::LocalStore;
@@ -129,11 +132,8 @@ fn pinned(task: &ShardTask) -> Vec<(u64, u64, u64)> {
     partitions.map(|p| (p.key.pipe.0, p.from.0, p.to.0)).collect()
 }
 
-#[tokio::test]
-async fn a_standby_takes_over_its_rows_without_the_log_and_the_writers_rows_from_it() {
-    let folder = TempDir::new().unwrap();
-    let wal = Arc::new(Wal::open(&folder.path().join("wal"), WalOptions::default()).unwrap());
-    let context = Arc::new(TaskContext {
+fn context(folder: &TempDir, wal: &Arc<Wal>) -> Arc<TaskContext> {
+    Arc::new(TaskContext {
         cluster: "c".into(),
         committer: Arc::new(Nobody),
         store: Arc::new(LocalStore::open(&folder.path().join("parts")).unwrap()),
@@ -142,7 +142,22 @@ async fn a_standby_takes_over_its_rows_without_the_log_and_the_writers_rows_from
         priority: Arc::default(),
         attention: Arc::default(),
         takeovers: Arc::default(),
-    });
+    })
+}
+
+fn topic() -> Source {
+    Source::Kafka(KafkaSource {
+        brokers: "127.0.0.1:1".into(),
+        topic: "s".into(),
+        client: Default::default(),
+    })
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_its_rows_without_the_log_and_the_writers_rows_from_it() {
+    let folder = TempDir::new().unwrap();
+    let wal = Arc::new(Wal::open(&folder.path().join("wal"), WalOptions::default()).unwrap());
+    let context = context(&folder, &wal);
     let writer = Writer {
         id: WriterId(1),
         table: SHARD.table,
@@ -152,12 +167,7 @@ async fn a_standby_takes_over_its_rows_without_the_log_and_the_writers_rows_from
         token: WriterToken(1),
         opened_at_ms: 0,
     };
-    let kafka = Source::Kafka(KafkaSource {
-        brokers: "127.0.0.1:1".into(),
-        topic: "s".into(),
-        client: Default::default(),
-    });
-    let tailed = wanted(1, kafka, 2, vec![]);
+    let tailed = wanted(1, topic(), 2, vec![]);
     let direct = || wanted(2, Source::Writers { next: 1 }, 0, vec![writer.clone()]);
     let (of_topic, of_writer) = (tailed.partitions[0].key(), direct().partitions[0].key());
     // From when this node led before.
@@ -196,4 +206,63 @@ async fn a_standby_takes_over_its_rows_without_the_log_and_the_writers_rows_from
     assert_eq!(pinned(&task), [(2, 0, 4)]);
     let logged = wal.recover(SHARD, of_writer, Offset(0)).unwrap().chunks;
     assert_eq!(logged.last().map(|chunk| chunk.span.end), Some(Offset(4)));
+}
+
+#[tokio::test]
+async fn only_what_continues_a_partition_that_has_expired_is_adopted() {
+    let folder = TempDir::new().unwrap();
+    let wal = Arc::new(Wal::open(&folder.path().join("wal"), WalOptions::default()).unwrap());
+    let stopped = |reason: Option<StopReason>| {
+        let mut wanted = wanted(1, topic(), 4, vec![]);
+        wanted.partitions[0].stop = reason.map(|reason| Stop { reason, at_ms: 0 });
+        wanted
+    };
+    let expired = || stopped(Some(StopReason::Expired { earliest: Offset(50) }));
+    let key = expired().partitions[0].key();
+    // From when this node led before: less than the other has.
+    wal.append(SHARD, Epoch(1), &[chunk(key, 0, 6)]).unwrap();
+    let task = ShardTask::start(context(&folder, &wal), table(), SHARD, Epoch(2));
+    let not_waiting = |task: &ShardTask| matches!(task.adopt(chunk(key, 4, 9)), Err(AdoptError::NotWaiting));
+
+    assert!(not_waiting(&task), "it does not even know the partition");
+    let truncated = Some(StopReason::Truncated {
+        diverged: None,
+        epoch: None,
+    });
+    for read_otherwise in [stopped(truncated), stopped(None)] {
+        task.reconcile(&table(), vec![read_otherwise]);
+        assert!(not_waiting(&task), "nothing is to be taken from logs there");
+    }
+    task.reconcile(&table(), vec![expired()]);
+    assert_eq!(pinned(&task), [(1, 4, 6)], "its own log comes first");
+
+    let hole = task.adopt(chunk(key, 7, 9));
+    assert!(matches!(hole, Err(AdoptError::NotNext { next: Offset(6) })), "{hole:?}");
+    let other_life = SpanKey {
+        incarnation: Incarnation(2),
+        ..key
+    };
+    assert!(matches!(
+        task.adopt(chunk(other_life, 6, 9)),
+        Err(AdoptError::NotWaiting)
+    ));
+    for (start, end) in [(4, 6), (5, 9), (5, 9), (9, 12)] {
+        task.adopt(chunk(key, start, end)).unwrap();
+    }
+    // What was adopted stays when the catalog is looked at again.
+    task.reconcile(&table(), vec![expired()]);
+    assert_eq!(pinned(&task), [(1, 4, 12)]);
+    let offsets = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let pin = task.memtable().pin().unwrap();
+    let rows: Vec<i64> = pin.batches.iter().flat_map(|batch| offsets(&batch.rows)).collect();
+    assert_eq!(rows, (4..12).collect::<Vec<_>>());
+    assert_eq!(wal.recover(SHARD, key, Offset(4)).unwrap().chunks.len(), 3);
+
+    // Repaired: another life, which reads the source.
+    let mut repaired = stopped(None);
+    repaired.partitions[0].incarnation = Incarnation(2);
+    task.reconcile(&table(), vec![repaired]);
+    assert!(not_waiting(&task));
+    task.stop();
+    assert!(not_waiting(&task));
 }
