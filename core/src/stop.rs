@@ -86,35 +86,15 @@ impl StopReason {
         !matches!(self, StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. })
     }
 
+    /// Whether its source has lost what is next, and is the same otherwise: what was read of it is good, wherever it is.
+    pub fn keeps_its_life(&self) -> bool {
+        matches!(self, StopReason::Expired { .. })
+    }
+
     /// Whether what was read of the source and is not committed is dropped, since nobody knows on which side of the break it
     /// lies. Of a log whose beginning went, everything that was read is good.
     pub fn drops_what_was_read(&self) -> bool {
-        self.is_source_loss() && !matches!(self, StopReason::Expired { .. })
-    }
-
-    /// Where a partition goes on whose next offset is `next`, at a source whose oldest record is at `earliest`; with the leader
-    /// epoch of the record before it, where that is known: `epoch` is that of the record before `next`. By it the source is
-    /// compared again, so that a log which was cut once more in the meantime is not read on. `None` if it has to be said where:
-    /// records that were never read may stand below the offset, and going on behind them would skip them in silence.
-    pub fn goes_on(&self, next: Offset, epoch: Option<i32>, earliest: Offset) -> Option<(Offset, Option<i32>)> {
-        let (to, epoch) = match self {
-            StopReason::Expired { .. } | StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. } => {
-                (next, epoch)
-            }
-            StopReason::TopicRecreated { .. } => (earliest, None),
-            StopReason::Truncated {
-                diverged: Some(at),
-                epoch: common,
-            } if *at < next => (*at, *common),
-            StopReason::Truncated { diverged: Some(_), .. } => (next, epoch),
-            StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None, .. } => return None,
-        };
-        let expires = matches!(self, StopReason::Expired { .. } | StopReason::Truncated { .. });
-        Some(if expires && to < earliest {
-            (earliest, None)
-        } else {
-            (to, epoch)
-        })
+        self.is_source_loss() && !self.keeps_its_life()
     }
 
     /// What happened and what to do, for `partition`, whose next offset is `next`, of the pipe called `pipe`.

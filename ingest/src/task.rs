@@ -117,8 +117,10 @@ pub struct ShardTask {
     settled: watch::Sender<()>,
     /// Partitions of writers that stay closed for the moment.
     held: Mutex<BTreeSet<(PipeId, PartitionId)>>,
-    /// Histories that only a write-ahead log can continue.
-    expired: Mutex<BTreeSet<SpanKey>>,
+    /// Histories that only a write-ahead log can continue, with the leader epoch of the source at what is committed.
+    expired: Mutex<BTreeMap<SpanKey, Option<i32>>>,
+    /// Held by whoever adopts a chunk.
+    adopting: Mutex<()>,
     /// The pipe of direct rows, once there is one.
     direct: OnceLock<PipeId>,
     trouble: Trouble,
@@ -171,6 +173,7 @@ impl ShardTask {
             settled: watch::Sender::new(()),
             held: Mutex::default(),
             expired: Mutex::default(),
+            adopting: Mutex::default(),
             direct: OnceLock::new(),
             trouble: Trouble::default(),
             stops,
@@ -331,8 +334,17 @@ impl ShardTask {
                 .is_none_or(|start| self.open(a.key, Show::AtOnce, start))
         });
         self.account.observe(&self.memtable);
+        let (id, reads) = (pipe.id, !assignment.is_empty());
         match self.consumer(consumers, pipe.clone(), keys) {
-            Ok(consumer) => consumer.assign(pipe, assignment),
+            Ok(consumer) => {
+                consumer.assign(pipe, assignment);
+                let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+                // One that reads nothing asks nobody which topic it is, and commits would wait for that in vain.
+                match reads {
+                    true => _ = topics.insert(id, consumer.topic().clone()),
+                    false => _ = topics.remove(&id),
+                }
+            }
             Err(error) => {
                 warn!(shard = %self.shard, %error, "a consumer thread cannot be started");
                 self.context.attention.notify_one();
@@ -381,8 +393,6 @@ impl ShardTask {
                     stops: self.stops.clone(),
                     standby: self.standby.clone(),
                 })?;
-                let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-                topics.insert(pipe.id, consumer.topic().clone());
                 entry.insert(Reading { consumer, pipe, keys })
             }
         };

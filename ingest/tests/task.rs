@@ -214,6 +214,7 @@ async fn only_what_continues_a_partition_that_has_expired_is_adopted() {
     let wal = Arc::new(Wal::open(&folder.path().join("wal"), WalOptions::default()).unwrap());
     let stopped = |reason: Option<StopReason>| {
         let mut wanted = wanted(1, topic(), 4, vec![]);
+        wanted.partitions[0].source_epoch = Some(2);
         wanted.partitions[0].stop = reason.map(|reason| Stop { reason, at_ms: 0 });
         wanted
     };
@@ -236,6 +237,10 @@ async fn only_what_continues_a_partition_that_has_expired_is_adopted() {
     task.reconcile(&table(), vec![expired()]);
     assert_eq!(pinned(&task), [(1, 4, 6)], "its own log comes first");
 
+    let mut cut_off = chunk(key, 6, 9);
+    cut_off.span.source_epoch = Some(1);
+    let other_log = task.adopt(cut_off);
+    assert!(matches!(other_log, Err(AdoptError::OtherLog)), "{other_log:?}");
     let hole = task.adopt(chunk(key, 7, 9));
     assert!(matches!(hole, Err(AdoptError::NotNext { next: Offset(6) })), "{hole:?}");
     let other_life = SpanKey {

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
-use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, ShardId};
 use tidemill_proto::api::stranded_client::StrandedClient;
@@ -77,7 +76,7 @@ async fn offer(
         };
         let number = Writer::number_of(*partition, table.shards);
         let writer = writers.get(&(*pipe, number));
-        let expired = matches!(place.stop.as_ref().map(|s| &s.reason), Some(StopReason::Expired { .. }));
+        let expired = place.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
         if writer.is_none() && !expired {
             continue;
         }

@@ -236,6 +236,33 @@ async fn reset_to(
     })
 }
 
+/// The stopped partitions of `pipe`; each with whether something was read of it that its source does not have any more and
+/// that is not committed. That is waited for a while.
+async fn stopped(
+    engine: &Engine,
+    pipe: &Pipe,
+    only: &[PartitionId],
+) -> Result<Vec<(SourcePartition, bool)>, QueryError> {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+        let partitions = chosen(snapshot.partitions_of(pipe.id)?, pipe, only)?.into_iter();
+        let progress = engine.progress.progress().await;
+        let said = progress
+            .as_ref()
+            .map(|progress| said(&progress.nodes))
+            .unwrap_or_default();
+        let expired = |p: &SourcePartition| p.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
+        let holds = |p: &SourcePartition| said.get(&p.key()).is_some_and(|said| said.position != p.offset);
+        let stopped = partitions.filter(|p| p.stop.is_some());
+        let stopped: Vec<(SourcePartition, bool)> = stopped.map(|p| (p.clone(), expired(&p) && holds(&p))).collect();
+        if !stopped.iter().any(|(_, holds)| *holds) || Instant::now() >= until {
+            return Ok(stopped);
+        }
+        sleep(LOOK).await;
+    }
+}
+
 /// Lets stopped partitions go on where nothing new is passed over.
 async fn repair(
     engine: &Engine,
@@ -243,25 +270,44 @@ async fn repair(
     pipe: &Pipe,
     only: &[PartitionId],
 ) -> Result<String, QueryError> {
+    let nothing = format!("pipe '{}' has no stopped partition; nothing was changed", pipe.name);
     let partitions = chosen(snapshot.partitions_of(pipe.id)?, pipe, only)?;
-    let stopped: Vec<SourcePartition> = partitions.into_iter().filter(|p| p.stop.is_some()).collect();
-    if stopped.is_empty() {
-        return Ok(format!(
-            "pipe '{}' has no stopped partition; nothing was changed",
-            pipe.name
-        ));
+    if partitions.iter().all(|p| p.stop.is_none()) {
+        return Ok(nothing);
     }
     let source = ask(engine, pipe, kafka_of(pipe)?, StartPosition::Earliest).await?;
+    // After the source was asked, which may take a while: what is committed meanwhile, is.
+    let stopped = stopped(engine, pipe, only).await?;
+    if stopped.is_empty() {
+        return Ok(nothing);
+    }
     let mut targets = Vec::new();
     let (mut told, mut left) = (Vec::new(), Vec::new());
-    for p in &stopped {
+    for (p, holds) in &stopped {
+        if *holds {
+            // They would be given up, and the source does not have them any more.
+            left.push(format!(
+                "partition {} still stands: rows that were read of it are not committed yet; say it again when they are",
+                p.partition
+            ));
+            continue;
+        }
         let earliest = source.partitions.iter().find(|(number, _)| *number == p.partition);
         let earliest = earliest.map(|(_, offset)| *offset);
-        let (to, source_epoch) = match goes_on(pipe, p, earliest) {
-            Ok(Some((to, epoch))) => (Some(to), epoch),
-            Ok(None) => (None, None),
-            Err(why) => {
-                left.push(format!("partition {} still stands: {why}", p.partition));
+        let goes_on = earliest.map(|earliest| p.goes_on(source.topic, earliest));
+        let (to, source_epoch) = match (goes_on, &p.stop) {
+            // The topic does not have it any more.
+            (None, _) => (None, None),
+            (Some(Some((to, epoch))), _) => (Some(to), epoch),
+            (Some(None), stop) => {
+                let why = stop
+                    .as_ref()
+                    .map(|stop| stop.reason.explain(&pipe.name, p.partition, p.offset));
+                left.push(format!(
+                    "partition {} still stands: {}",
+                    p.partition,
+                    why.unwrap_or_default()
+                ));
                 continue;
             }
         };
@@ -274,7 +320,10 @@ async fn repair(
             incarnation: p.incarnation,
             to,
             topic: source.topic,
-            old_rows: Some(OldRows::Keep),
+            // Where more was committed since, going back there would read rows once more: then it is refused.
+            old_rows: to
+                .filter(|to| *to < p.offset || source.topic != p.topic)
+                .map(|_| OldRows::Keep),
             source_epoch,
         });
     }
@@ -290,22 +339,6 @@ async fn repair(
     propose(engine, Command::ResetOffsets(command)).await?;
     let all: Vec<String> = std::iter::once(told.join(", ")).chain(left).collect();
     Ok(format!("pipe '{}' goes on: {}", pipe.name, all.join("; ")))
-}
-
-/// Where a stopped partition goes on, with the leader epoch before that, given the oldest offset that the source has of it;
-/// `None` if it has none. Or why that has to be said.
-fn goes_on(
-    pipe: &Pipe,
-    p: &SourcePartition,
-    earliest: Option<Offset>,
-) -> Result<Option<(Offset, Option<i32>)>, String> {
-    let (Some(earliest), Some(stop)) = (earliest, &p.stop) else {
-        return Ok(None);
-    };
-    match stop.reason.goes_on(p.offset, p.source_epoch, earliest) {
-        Some(to) => Ok(Some(to)),
-        None => Err(stop.reason.explain(&pipe.name, p.partition, p.offset)),
-    }
 }
 
 async fn backfill(engine: &Engine, pipe: &Pipe, partitions: Vec<PartitionId>) -> Result<String, QueryError> {

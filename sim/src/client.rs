@@ -13,7 +13,6 @@ use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;
 use tidemill_core::schema::{Column, ColumnType};
-use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, MemView};
 use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, Proposal, ShardId, TableId, WriterToken};
 
@@ -382,19 +381,18 @@ impl World {
         };
         let mut targets = Vec::new();
         for p in state.partitions_of(pipe.id)? {
-            let (Some(stop), Some(log)) = (&p.stop, self.topic.logs.get(p.partition.0 as usize)) else {
+            let Some(log) = self.topic.logs.get(p.partition.0 as usize).filter(|_| p.stop.is_some()) else {
                 continue;
             };
             // Where the reason does not say it, an operator does: everything anew, and the old rows away.
-            let known = stop.reason.goes_on(p.offset, p.source_epoch, Offset(log.low));
+            let known = p.goes_on(Some(self.topic.id), Offset(log.low));
             let (to, source_epoch) = known.unwrap_or((Offset(log.low), None));
             let forgets = self.options.mutant == Some(Mutant::RepairForgetsTheEpoch);
-            let other = matches!(stop.reason, StopReason::TopicRecreated { .. });
             targets.push(ResetTarget {
                 partition: p.partition,
                 incarnation: p.incarnation,
                 to: Some(to),
-                topic: other.then_some(self.topic.id),
+                topic: Some(self.topic.id),
                 old_rows: Some(known.map_or(OldRows::Delete, |_| OldRows::Keep)),
                 source_epoch: source_epoch.filter(|_| !forgets),
             });

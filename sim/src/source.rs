@@ -244,8 +244,9 @@ impl Topic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_core::Offset;
-    use tidemill_core::stop::StopReason;
+    use tidemill_core::catalog::SourcePartition;
+    use tidemill_core::stop::{Stop, StopReason};
+    use tidemill_core::{Incarnation, Ledger, Offset, PartitionId, PipeId, ShardId, TableId};
 
     #[test]
     fn readers_are_told_what_the_source_has_lost() {
@@ -288,15 +289,56 @@ mod tests {
         let Err(Loss::Truncated { diverged, epoch }) = topic.read(0, 18, Some(0), None, 1) else {
             panic!("the first cut is not noticed");
         };
-        let stopped = StopReason::Truncated {
+        let reason = StopReason::Truncated {
             diverged: Some(Offset(diverged)),
             epoch,
         };
+        let stopped = stopped_at(18, reason);
         topic.truncate(0, 10);
         (0..20).for_each(|_| topic.append(0, false));
-        let (to, epoch) = stopped.goes_on(Offset(18), Some(0), Offset(0)).unwrap();
+        let (to, epoch) = stopped.goes_on(Some(topic.id), Offset(0)).unwrap();
         assert_eq!(to, Offset(15));
         let again = topic.read(0, to.0, epoch, None, 1);
         assert!(matches!(again, Err(Loss::Truncated { diverged: 10, .. })), "{again:?}");
+    }
+
+    /// Found by reading: whatever a partition stopped for, a topic that was created again since is read from its beginning.
+    #[test]
+    fn a_repair_onto_another_topic_begins_at_its_beginning() {
+        for reason in [
+            StopReason::Expired { earliest: Offset(9) },
+            StopReason::TooManyRejected { rejected: 1, of: 2 },
+        ] {
+            let mut stopped = stopped_at(18, reason);
+            assert_eq!(
+                stopped.goes_on(Some(TopicId(1)), Offset(0)),
+                Some((Offset(18), Some(0)))
+            );
+            assert_eq!(stopped.goes_on(Some(TopicId(2)), Offset(0)), Some((Offset(0), None)));
+            stopped.topic = None;
+            assert_eq!(
+                stopped.goes_on(Some(TopicId(2)), Offset(0)),
+                Some((Offset(18), Some(0)))
+            );
+        }
+    }
+
+    fn stopped_at(offset: u64, reason: StopReason) -> SourcePartition {
+        SourcePartition {
+            pipe: PipeId(1),
+            partition: PartitionId(0),
+            shard: ShardId {
+                table: TableId(1),
+                index: 0,
+            },
+            incarnation: Incarnation(1),
+            offset: Offset(offset),
+            until: None,
+            topic: Some(TopicId(1)),
+            source_epoch: Some(0),
+            ledger: Ledger::default(),
+            stop: Some(Stop { reason, at_ms: 0 }),
+            committed_at_ms: 0,
+        }
     }
 }

@@ -27,6 +27,11 @@ pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) 
     // again after the resume. A pause that waited for its last commits finds nothing left to drop.
     if c.state == PipeState::Paused || pipe.state == PipeState::Paused {
         for mut partition in state.partitions_of(pipe.id)? {
+            // Of what has expired nothing is read again: what a log still has of it would be given up.
+            let expired = partition.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
+            if expired {
+                continue;
+            }
             begin_life(state, at, &mut partition, c.state.name())?;
             state.put(&(pipe.id, partition.partition), &partition)?;
         }

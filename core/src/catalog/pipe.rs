@@ -4,7 +4,7 @@ use crate::format::JsonFormat;
 use crate::ids::*;
 use crate::ledger::Ledger;
 use crate::span::SpanKey;
-use crate::stop::Stop;
+use crate::stop::{Stop, StopReason};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -223,6 +223,29 @@ impl SourcePartition {
     /// Whether everything that it shall read is committed.
     pub fn is_complete(&self) -> bool {
         self.until.is_some_and(|until| self.offset >= until)
+    }
+
+    /// Where it goes on when it is repaired, at a source that is `topic` by now, if that is known, and whose oldest record is at
+    /// `earliest`; with the leader epoch of a record before it, where one is known to be the same in what was read and in what
+    /// is there. By it the source is compared again, so that a log that was cut once more in the meantime is not read on. `None`
+    /// if it has to be said where: records that were never read may stand below the offset, and going on behind them would
+    /// skip them in silence.
+    pub fn goes_on(&self, topic: Option<TopicId>, earliest: Offset) -> Option<(Offset, Option<i32>)> {
+        let other = topic.zip(self.topic).is_some_and(|(now, then)| now != then);
+        let here = (self.offset, self.source_epoch);
+        let (to, epoch) = match self.stop.as_ref().map(|stop| &stop.reason) {
+            // Whatever it was that it stopped for: there nothing was read.
+            _ if other => (earliest, None),
+            Some(StopReason::TopicRecreated { .. }) => (earliest, None),
+            Some(StopReason::EndBelow { .. } | StopReason::Truncated { diverged: None, .. }) => return None,
+            Some(StopReason::Truncated {
+                diverged: Some(at),
+                epoch,
+            }) if *at < self.offset => (*at, *epoch),
+            Some(StopReason::Expired { .. } | StopReason::Truncated { .. }) => here,
+            Some(StopReason::BadRecord { .. } | StopReason::TooManyRejected { .. }) | None => return Some(here),
+        };
+        Some(if to < earliest { (earliest, None) } else { (to, epoch) })
     }
 }
 

@@ -1,14 +1,16 @@
 //! What leading a shard weighs: something for being there, and what arrives for it at its source.
 //!
 //! What arrives, and not what is read: a shard that has just moved reads what was left behind as fast as it can, and must not
-//! look heavy for that. Rates are taken in whole units, and their noise is met by slack, so that shards stay where they are
-//! while the rates only waver.
+//! look heavy for that. Rates waver, and are met by slack, so that shards stay where they are meanwhile. They are taken in small
+//! parts: rounded to whole units, a rate near half a unit would waver by all of it.
 
 use crate::ids::ShardId;
 use std::collections::BTreeMap;
 
 /// Bytes per second that weigh as much as a shard for which nothing arrives.
 pub const UNIT: f64 = 1_048_576.0;
+/// What such a shard weighs.
+pub const PARTS: u64 = 16;
 /// The part of its share of all rates by which a node may be fuller before a shard moves: one in so many.
 const SLACK: u64 = 5;
 
@@ -16,7 +18,7 @@ const SLACK: u64 = 5;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Weights {
     of: BTreeMap<ShardId, u64>,
-    /// See [`super::Problem::slack`].
+    /// See [`super::Problem::slack`]. Less than what a shard weighs for being there, unless much arrives.
     pub slack: u64,
 }
 
@@ -24,19 +26,18 @@ impl Weights {
     /// From bytes per second, where they are known, for a cluster of so many nodes.
     pub fn new(rates: &BTreeMap<ShardId, f64>, nodes: usize) -> Self {
         // A rate that is not a number, or less than nothing, is none.
-        let units = |rate: &f64| (rate.max(0.0) / UNIT).round() as u64;
-        let of: BTreeMap<ShardId, u64> = rates.iter().map(|(shard, rate)| (*shard, units(rate))).collect();
+        let parts = |rate: &f64| (rate.max(0.0) / UNIT * PARTS as f64).round() as u64;
+        let of: BTreeMap<ShardId, u64> = rates.iter().map(|(shard, rate)| (*shard, parts(rate))).collect();
         let share = of.values().sum::<u64>() / (nodes.max(1) as u64);
-        let busy = of.values().any(|units| *units > 0);
         Self {
             of,
-            slack: u64::from(busy) + share / SLACK,
+            slack: PARTS - 1 + share / SLACK,
         }
     }
 
-    /// What `shard` weighs; at least 1.
+    /// What `shard` weighs; at least [`PARTS`].
     pub fn of(&self, shard: ShardId) -> u64 {
-        1 + self.of.get(&shard).copied().unwrap_or_default()
+        PARTS + self.of.get(&shard).copied().unwrap_or_default()
     }
 }
 
@@ -94,10 +95,22 @@ mod tests {
     #[test]
     fn without_rates_every_shard_weighs_the_same() {
         let weights = Weights::new(&BTreeMap::new(), 3);
-        assert_eq!((weights.of(shard(0)), weights.slack), (1, 0));
-        let odd = BTreeMap::from([(shard(0), f64::NAN), (shard(1), -1.0), (shard(2), UNIT / 3.0)]);
-        assert_eq!(Weights::new(&odd, 3).slack, 0);
-        assert!((0..3).all(|i| Weights::new(&odd, 3).of(shard(i)) == 1));
+        assert_eq!((weights.of(shard(0)), weights.slack), (PARTS, PARTS - 1));
+        let odd = BTreeMap::from([(shard(0), f64::NAN), (shard(1), -1.0), (shard(2), UNIT / 40.0)]);
+        assert_eq!(Weights::new(&odd, 3).slack, PARTS - 1);
+        assert!((0..3).all(|i| Weights::new(&odd, 3).of(shard(i)) == PARTS));
+        // The slack is no reason for one node to lead two more than another.
+        let mut leaders = BTreeMap::from([(shard(0), NodeId(1)), (shard(1), NodeId(1))]);
+        assert_eq!(settle(2, &mut leaders, &[0.0, 0.0]), 1);
+    }
+
+    /// Rounded to whole units, the shards of this case weighed one or two.
+    #[test]
+    fn rates_near_half_a_unit_move_nothing() {
+        let mut leaders = spread(5, 11);
+        settle(5, &mut leaders, &[0.503; 11]);
+        let wavering: Vec<f64> = (0..11).map(|i| 0.503 * if i % 5 == 0 { 0.93 } else { 1.07 }).collect();
+        assert_eq!(settle(5, &mut leaders, &wavering), 0);
     }
 
     #[test]

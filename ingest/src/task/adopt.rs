@@ -7,12 +7,11 @@
 
 use super::{Command, ShardTask};
 use crate::kafka::Start;
-use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 use thiserror::Error;
 use tidemill_core::catalog::SourcePartition;
-use tidemill_core::stop::StopReason;
 use tidemill_core::{Offset, SpanKey};
 use tidemill_storage::memtable::{AppendError, Chunk, Show};
 use tidemill_storage::wal::{WalError, replay};
@@ -29,6 +28,9 @@ pub enum AdoptError {
         /// Where the history ends.
         next: Offset,
     },
+    /// The source's log was cut after it was read: what was committed since is of another.
+    #[error("the chunk was read before the source's log was cut: what is committed is of a later leader epoch")]
+    OtherLog,
     /// No memory at the moment.
     #[error("there is no memory for more rows at the moment")]
     Memory,
@@ -44,10 +46,7 @@ impl ShardTask {
     /// Opens those of `partitions` that have expired, with what this node's own log has of them; `open` are the histories
     /// that go on. Returns whether something of them is still to be committed.
     pub(super) fn keep_expired(&self, partitions: &[SourcePartition], open: &BTreeSet<SpanKey>) -> bool {
-        let expired = |p: &&SourcePartition| {
-            let reason = p.stop.as_ref().map(|stop| &stop.reason);
-            matches!(reason, Some(StopReason::Expired { .. }))
-        };
+        let expired = |p: &&SourcePartition| p.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
         let mut uncommitted = false;
         for p in partitions.iter().filter(expired) {
             let mut start = Start {
@@ -57,7 +56,7 @@ impl ShardTask {
             if !open.contains(&p.key()) && !self.open(p.key(), Show::AtOnce, &mut start) {
                 continue;
             }
-            self.expired().insert(p.key());
+            self.expired().insert(p.key(), p.source_epoch);
             let history = self.memtable.history(p.pipe, p.partition);
             uncommitted |= history.is_some_and(|history| history.from < history.to);
         }
@@ -71,10 +70,17 @@ impl ShardTask {
     /// See [`AdoptError`]; nothing was taken then.
     pub fn adopt(&self, chunk: Chunk) -> Result<(), AdoptError> {
         let key = chunk.span.key;
-        // Held to the end: of two that offer the same, the second sees what the first has given.
-        let expired = self.expired();
-        if !expired.contains(&key) || self.has_ended() || *self.command.borrow() != Command::Run {
+        // Of two that offer the same, the second sees what the first has given. Nobody else waits for this lock: it is held
+        // while the log is written.
+        let _turn = self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(epoch) = self.expired().get(&key).copied() else {
             return Err(AdoptError::NotWaiting);
+        };
+        if self.has_ended() || *self.command.borrow() != Command::Run {
+            return Err(AdoptError::NotWaiting);
+        }
+        if chunk.span.source_epoch.zip(epoch).is_some_and(|(then, now)| then < now) {
+            return Err(AdoptError::OtherLog);
         }
         let history = self.memtable.history(key.pipe, key.partition);
         let Some(history) = history.filter(|history| history.key == key) else {
@@ -98,12 +104,11 @@ impl ShardTask {
         // So that a repair counts as lost what is lost, and not this.
         self.hurry.store(true, Ordering::Release);
         self.wake.notify_one();
-        drop(expired);
         Ok(())
     }
 
-    pub(super) fn expired(&self) -> std::sync::MutexGuard<'_, BTreeSet<SpanKey>> {
-        // A set of keys is whole after any panic.
+    pub(super) fn expired(&self) -> MutexGuard<'_, BTreeMap<SpanKey, Option<i32>>> {
+        // A map of keys is whole after any panic.
         self.expired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

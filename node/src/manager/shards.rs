@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::{Acks, CatalogQuestions, Node, NodeState, Shard, Table, WalMode, Writer};
 use tidemill_core::command::{AssignLeader, ReplicaOf};
-use tidemill_core::placement::weight::Weights;
+use tidemill_core::placement::weight::{PARTS, Weights};
 use tidemill_core::placement::{Move, MoveReason, Problem, ShardLoad, place};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{Command, NodeId, ShardId, TableId};
@@ -159,11 +159,11 @@ fn because(m: &Move, shard: &Shard, nodes: &[Node], problem: &Problem) -> String
         },
         MoveReason::Balance => {
             let load = |id: Option<NodeId>| {
-                let (led, units) = id.map_or((0, 0), |id| (problem.leads(id), problem.load(id)));
-                match problem.slack {
+                let (led, weight) = id.map_or((0, 0), |id| (problem.leads(id), problem.load(id)));
+                // What they weigh beyond their being there.
+                match (weight / PARTS).saturating_sub(led as u64) {
                     0 => format!("led {led} shards"),
-                    // What a shard weighs beyond its being there.
-                    _ => format!("led {led} shards that get {} MiB/s", units.saturating_sub(led as u64)),
+                    units => format!("led {led} shards that get {units} MiB/s"),
                 }
             };
             let (from, to) = (name(shard.leader), name(m.to));

@@ -31,9 +31,10 @@ impl Stranded for StrandedService {
         let adopted = tokio::task::spawn_blocking(move || {
             let chunk = decode_chunk(&chunk).map_err(Status::invalid_argument)?;
             task.adopt(chunk).map_err(|error| match error {
-                AdoptError::NotWaiting | AdoptError::NotNext { .. } | AdoptError::Memtable(_) => {
-                    Status::failed_precondition(error.to_string())
-                }
+                AdoptError::NotWaiting
+                | AdoptError::NotNext { .. }
+                | AdoptError::OtherLog
+                | AdoptError::Memtable(_) => Status::failed_precondition(error.to_string()),
                 AdoptError::Memory => Status::resource_exhausted(error.to_string()),
                 AdoptError::Log(_) => Status::internal(error.to_string()),
             })
