@@ -3,9 +3,9 @@
 //! Unlike a query, which shares the processors with all that runs, looking at a few counters takes about a millisecond. So what
 //! is measured is when records were read, and not when somebody could be told.
 
+use crate::world::metrics;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -40,7 +40,7 @@ impl Positions {
                 let nodes = asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 for node in nodes {
                     // A node may be down.
-                    if let Ok(text) = metrics(node) {
+                    if let Ok(text) = metrics(node, ANSWER) {
                         note(
                             &mut known.lock().unwrap_or_else(PoisonError::into_inner),
                             &text,
@@ -79,15 +79,6 @@ impl Drop for Positions {
             drop(thread.join());
         }
     }
-}
-
-fn metrics(node: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&node, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// Takes what a node says. A new leader may begin behind the one before: what was read once is not news.

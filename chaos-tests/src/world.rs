@@ -331,18 +331,9 @@ impl World {
         SocketAddr::from(([127, 0, 0, 1], self.base_port + 201 + i as u16))
     }
 
-    fn metrics(&self, i: usize) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(self.http(i))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-
     /// The sum of the metric `name` of node `i`, over its labels.
     pub fn metric(&self, i: usize, name: &str) -> anyhow::Result<f64> {
-        let text = self.metrics(i)?;
+        let text = metrics(self.http(i), Duration::from_secs(5))?;
         let is = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         let values: Vec<f64> = text
             .lines()
@@ -493,4 +484,14 @@ impl Drop for World {
             eprintln!("the broker could not be stopped: {error:#}");
         }
     }
+}
+
+/// What the node that serves its metrics at `node` says, if it answers within `patience`.
+pub fn metrics(node: SocketAddr, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&node, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

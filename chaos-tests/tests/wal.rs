@@ -148,6 +148,25 @@ async fn logged() -> (Stage, Script) {
     (stage, source)
 }
 
+/// Kills all nodes when rows 0 to 100 were seen; then 100 more come, and the first 150 of all expire.
+fn kill_all_and_expire(stage: &mut Stage, source: &mut Script) {
+    (0..3).for_each(|node| stage.world.kill_node(node).unwrap());
+    source.write_ids(0, 100..200).unwrap();
+    stage.world.kafka(&["delete-records", TOPIC, "0:150"]).unwrap();
+}
+
+/// After a repair, what was seen is there and what expired unseen is counted.
+async fn only_unseen_rows_are_lost(stage: Stage) {
+    stage.run("ALTER PIPE p REPAIR").await.unwrap();
+    stage.caught_up().await.unwrap();
+    assert_eq!(
+        stage.ask("SELECT sum(id) FROM t").await.unwrap(),
+        (0..100).sum::<i64>() + (150..200).sum::<i64>()
+    );
+    assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await.unwrap(), 50);
+    stage.finish().await.unwrap();
+}
+
 /// The topic has lost rows that were seen, and some that were not, while all nodes were down.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_expired_meanwhile_come_from_the_log() {
@@ -155,9 +174,7 @@ async fn rows_that_expired_meanwhile_come_from_the_log() {
     source.write_ids(0, 0..100).unwrap();
     stage.caught_up().await.unwrap();
 
-    (0..3).for_each(|node| stage.world.kill_node(node).unwrap());
-    source.write_ids(0, 100..200).unwrap();
-    stage.world.kafka(&["delete-records", TOPIC, "0:150"]).unwrap();
+    kill_all_and_expire(&mut stage, &mut source);
     (0..3).for_each(|node| stage.world.start_node(node).unwrap());
 
     stage.stopped("expired", 1).await.unwrap();
@@ -169,14 +186,7 @@ async fn rows_that_expired_meanwhile_come_from_the_log() {
         line.unwrap_or_else(|| panic!("nobody says that it replayed its log"))
     );
     stage.wait("SELECT count(*) FROM t", 100).await.unwrap();
-    stage.run("ALTER PIPE p REPAIR").await.unwrap();
-    stage.caught_up().await.unwrap();
-    assert_eq!(
-        stage.ask("SELECT sum(id) FROM t").await.unwrap(),
-        (0..100).sum::<i64>() + (150..200).sum::<i64>()
-    );
-    assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await.unwrap(), 50);
-    stage.finish().await.unwrap();
+    only_unseen_rows_are_lost(stage).await;
 }
 
 /// The source has lost rows that were seen, while the node that has them in its log was away and another led the shard.
@@ -188,9 +198,7 @@ async fn rows_that_expired_while_their_node_was_away_are_handed_over() {
     let leader = busiest_node(&stage.world.client().unwrap()).await.unwrap();
     let away = stage.world.index_of(&leader).unwrap();
 
-    (0..3).for_each(|node| stage.world.kill_node(node).unwrap());
-    source.write_ids(0, 100..200).unwrap();
-    stage.world.kafka(&["delete-records", TOPIC, "0:150"]).unwrap();
+    kill_all_and_expire(&mut stage, &mut source);
     let others = || (0..3).filter(|node| *node != away);
     others().for_each(|node| stage.world.start_node(node).unwrap());
     stage.stopped("expired", 1).await.unwrap();
@@ -211,14 +219,7 @@ async fn rows_that_expired_while_their_node_was_away_are_handed_over() {
         "{}",
         said.unwrap_or_else(|| panic!("it does not say that it gave them: {log}"))
     );
-    stage.run("ALTER PIPE p REPAIR").await.unwrap();
-    stage.caught_up().await.unwrap();
-    assert_eq!(
-        stage.ask("SELECT sum(id) FROM t").await.unwrap(),
-        (0..100).sum::<i64>() + (150..200).sum::<i64>()
-    );
-    assert_eq!(stage.ask("SELECT sum(lost) FROM system.ledger").await.unwrap(), 50);
-    stage.finish().await.unwrap();
+    only_unseen_rows_are_lost(stage).await;
 }
 
 /// A log that rots does not let its node start, and says what to do; done so, every row is there, once.

@@ -516,6 +516,11 @@ pub enum Response {
 pub type Outcome = Result<Response, Refusal>;
 
 impl CommitPart {
+    /// All its files, of rows and of rejects.
+    pub fn files(&self) -> impl Iterator<Item = &PartFile> {
+        self.parts.iter().chain(self.reject_parts.iter().map(|(_, file)| file))
+    }
+
     /// Hash of the content, as hexadecimal digits: equal for an exact repetition only.
     pub fn digest(&self) -> String {
         // The encoding of plain data into memory has no way to fail; an empty digest would only

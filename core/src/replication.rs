@@ -6,9 +6,10 @@
 //! that a shard never has fewer replicas than before while one is on its way. What is not safe is refused in
 //! apply, whatever is asked for here.
 
-use crate::catalog::{Replica, ReplicaState, Replication, Shard};
+use crate::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Replica, ReplicaState, Replication, Shard, Table};
 use crate::command::ReplicaOf;
 use crate::ids::{NodeId, ShardId, TableId};
+use crate::view::{CatalogRead, ViewError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be kept where.
@@ -68,6 +69,36 @@ pub fn changes(problem: &Problem) -> Vec<Change> {
 }
 
 impl Problem {
+    /// What the catalog asks for, whose nodes are `nodes`; nothing where all nodes share one part store.
+    pub fn of<V: CatalogRead + ?Sized>(
+        state: &V,
+        nodes: &[Node],
+        may_balance: bool,
+    ) -> Result<Option<Self>, ViewError> {
+        let Some(rule) = state.replication()? else {
+            return Ok(None);
+        };
+        let living = nodes.iter().filter(|node| node.state != NodeState::Removed);
+        let keeper = |node: &Node| Keeper {
+            node: node.id,
+            stays: node.intent != NodeIntent::Leave,
+            takes: node.state == NodeState::Ready && node.disk.is_some(),
+            heard: node.state.is_up(),
+        };
+        let tables = state.list::<Table>(&[])?.into_iter();
+        let homes = |table: Table| {
+            let home = nodes.iter().filter(|node| table.is_home(node));
+            (table.id, home.map(|node| node.id).collect())
+        };
+        Ok(Some(Self {
+            rule,
+            nodes: living.map(keeper).collect(),
+            shards: state.list(&[])?,
+            warehouses: tables.filter(|t| t.settings.warehouse.is_some()).map(homes).collect(),
+            may_balance,
+        }))
+    }
+
     fn keeper(&self, node: NodeId) -> Option<&Keeper> {
         self.nodes.iter().find(|keeper| keeper.node == node)
     }

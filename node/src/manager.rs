@@ -25,10 +25,10 @@ use crate::idle_writers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::{CatalogQuestions, Node, NodeIntent, NodeState, Pipe, PipeState, Shard, Table};
+use tidemill_core::catalog::{CatalogQuestions, Node, NodeState, Pipe, PipeState, Shard};
 use tidemill_core::command::{AddPartitions, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::membership::Plan;
-use tidemill_core::replication::{self, Change, Keeper};
+use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
 use tidemill_core::{Command, NodeId, Refusal, ShardId, Version};
 use tidemill_raft::{Catalog, MembershipError};
@@ -264,31 +264,10 @@ impl Manager {
 
     /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
     async fn place_replicas(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
-        let Some(rule) = state.replication()? else {
-            return Ok(Vec::new());
-        };
         let nodes = state.list::<Node>(&[])?;
-        let living = nodes.iter().filter(|node| node.state != NodeState::Removed);
-        let keeper = |node: &Node| Keeper {
-            node: node.id,
-            stays: node.intent != NodeIntent::Leave,
-            takes: node.state == NodeState::Ready && node.disk.is_some(),
-            heard: node.state.is_up(),
-        };
-        let problem = replication::Problem {
-            rule,
-            nodes: living.map(keeper).collect(),
-            shards: state.list(&[])?,
-            warehouses: (state.list::<Table>(&[])?.iter())
-                .filter(|table| table.settings.warehouse.is_some())
-                .map(|table| {
-                    let home = nodes.iter().filter(|node| table.is_home(node));
-                    (table.id, home.map(|node| node.id).collect())
-                })
-                .collect(),
-            may_balance: nodes
-                .iter()
-                .all(|node| node.state != NodeState::Ready || term.is_settled(node.id, RESETTLE)),
+        let settled = |node: &Node| node.state != NodeState::Ready || term.is_settled(node.id, RESETTLE);
+        let Some(problem) = replication::Problem::of(state, &nodes, nodes.iter().all(settled))? else {
+            return Ok(Vec::new());
         };
         let mut leaving = Vec::new();
         let mut changes = Vec::new();

@@ -76,8 +76,7 @@ async fn offer(
         };
         let number = Writer::number_of(*partition, table.shards);
         let writer = writers.get(&(*pipe, number));
-        let expired = place.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
-        if writer.is_none() && !expired {
+        if writer.is_none() && !place.has_expired() {
             continue;
         }
         let Some(leader) = shard.leader.filter(|leader| *leader != node) else {

@@ -252,10 +252,10 @@ async fn stopped(
             .as_ref()
             .map(|progress| said(&progress.nodes))
             .unwrap_or_default();
-        let expired = |p: &SourcePartition| p.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
         let holds = |p: &SourcePartition| said.get(&p.key()).is_some_and(|said| said.position != p.offset);
         let stopped = partitions.filter(|p| p.stop.is_some());
-        let stopped: Vec<(SourcePartition, bool)> = stopped.map(|p| (p.clone(), expired(&p) && holds(&p))).collect();
+        let stopped: Vec<(SourcePartition, bool)> =
+            stopped.map(|p| (p.clone(), p.has_expired() && holds(&p))).collect();
         if !stopped.iter().any(|(_, holds)| *holds) || Instant::now() >= until {
             return Ok(stopped);
         }
@@ -284,6 +284,7 @@ async fn repair(
     let mut targets = Vec::new();
     let (mut told, mut left) = (Vec::new(), Vec::new());
     for (p, holds) in &stopped {
+        let Some(stop) = &p.stop else { continue };
         if *holds {
             // They would be given up, and the source does not have them any more.
             left.push(format!(
@@ -294,20 +295,13 @@ async fn repair(
         }
         let earliest = source.partitions.iter().find(|(number, _)| *number == p.partition);
         let earliest = earliest.map(|(_, offset)| *offset);
-        let goes_on = earliest.map(|earliest| p.goes_on(source.topic, earliest));
-        let (to, source_epoch) = match (goes_on, &p.stop) {
+        let (to, source_epoch) = match earliest.map(|earliest| p.goes_on(source.topic, earliest)) {
             // The topic does not have it any more.
-            (None, _) => (None, None),
-            (Some(Some((to, epoch))), _) => (Some(to), epoch),
-            (Some(None), stop) => {
-                let why = stop
-                    .as_ref()
-                    .map(|stop| stop.reason.explain(&pipe.name, p.partition, p.offset));
-                left.push(format!(
-                    "partition {} still stands: {}",
-                    p.partition,
-                    why.unwrap_or_default()
-                ));
+            None => (None, None),
+            Some(Some((to, epoch))) => (Some(to), epoch),
+            Some(None) => {
+                let why = stop.reason.explain(&pipe.name, p.partition, p.offset);
+                left.push(format!("partition {} still stands: {why}", p.partition));
                 continue;
             }
         };

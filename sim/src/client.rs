@@ -1,14 +1,15 @@
 //! Those who use the system: programs that write, people who ask, and operators.
 
 use crate::dice::Dice;
+use crate::event::{Body, Event, Message};
 use crate::mutant::Mutant;
 use crate::node::Purpose;
 use crate::oracle::{Answer, Violation};
-use crate::source::{RecordId, Slot};
+use crate::source::RecordId;
 use crate::task::{Awaiting, PinnedLane};
 use crate::time::{MS, SECOND, Time};
-use crate::world::{Body, Event, Message, World, tell};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::world::{World, tell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;
@@ -209,9 +210,9 @@ impl World {
         };
         let taken = self.with_hands(index, |node, hands| {
             let task = node.tasks.get_mut(&shard);
-            task.map(|task| task.write(first, rows, who, hands))
+            task.and_then(|task| task.write(first, rows, who, hands))
         });
-        if let Some(Ok(wishes)) = taken {
+        if let Some(wishes) = taken {
             self.grant(index, shard, wishes);
         }
     }
@@ -282,7 +283,7 @@ impl World {
             return Ok(());
         }
         let node = asked.node;
-        if self.options.mutant == Some(Mutant::SnapshotComesFirst) {
+        if self.mutant == Some(Mutant::SnapshotComesFirst) {
             let plan = asked.plan.clone();
             return self.answer_query(query, &plan);
         }
@@ -317,18 +318,9 @@ impl World {
         let answer = Answer {
             state,
             pins: &asked.pins,
-            uncut: self.options.mutant == Some(Mutant::PinsAreNotCut),
+            uncut: self.mutant == Some(Mutant::PinsAreNotCut),
         };
-        let logs = &self.topic.logs;
-        let mut aborted = BTreeSet::new();
-        for log in logs {
-            for slot in (log.low..log.high()).filter_map(|offset| log.slot(offset)) {
-                if let Slot::Aborted(id) = slot {
-                    aborted.insert(id);
-                }
-            }
-        }
-        let rows = self.oracle.query(&answer, &self.files, &|id| aborted.contains(&id))?;
+        let rows = self.oracle.query(&answer, &self.files, &self.topic.aborted)?;
         if let Some(rows) = rows {
             self.tally.queries += 1;
             self.note(5, rows as u64);
@@ -387,7 +379,7 @@ impl World {
             // Where the reason does not say it, an operator does: everything anew, and the old rows away.
             let known = p.goes_on(Some(self.topic.id), Offset(log.low));
             let (to, source_epoch) = known.unwrap_or((Offset(log.low), None));
-            let forgets = self.options.mutant == Some(Mutant::RepairForgetsTheEpoch);
+            let forgets = self.mutant == Some(Mutant::RepairForgetsTheEpoch);
             targets.push(ResetTarget {
                 partition: p.partition,
                 incarnation: p.incarnation,

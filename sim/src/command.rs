@@ -1,14 +1,15 @@
 //! What people type.
 
-use crate::Failure;
 use crate::mutant::Mutant;
 use crate::report::run_all;
-use crate::world::Options;
-use std::fmt::Write;
+use crate::world::Tally;
+use crate::{Failure, tell};
+use clap::ValueEnum;
+use std::io::Write;
 use std::time::Instant;
 
 /// How much of a broken history is shown.
-const TOLD: usize = 60_000;
+const TOLD: usize = 60;
 
 /// Simulated histories of the control plane.
 #[derive(Clone, Debug, clap::Parser)]
@@ -47,12 +48,21 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 }
 
 fn one(seed: u64, arguments: &Arguments) -> Result<(), String> {
-    let options = Options {
-        mutant: arguments.mutant,
-        tell: arguments.tell,
+    let mutant = arguments.mutant;
+    let (first, told) = tell(seed, mutant);
+    if arguments.tell {
+        let mut out = std::io::stdout().lock();
+        if told.iter().any(|line| writeln!(out, "{line}").is_err()) {
+            // Nobody listens any more.
+            return Ok(());
+        }
+    }
+    let failed = |failure: Failure| match arguments.tell {
+        true => broken(&failure, mutant),
+        false => explain(&failure, mutant),
     };
-    let first = crate::run(seed, options).map_err(|failure| explain(&failure, arguments.mutant))?;
-    let second = crate::run(seed, options).map_err(|failure| explain(&failure, arguments.mutant))?;
+    let first: Tally = first.map_err(failed)?;
+    let second = crate::run(seed, mutant).map_err(|failure| explain(&failure, mutant))?;
     if first != second {
         return Err(format!("seed {seed} gave two histories: {first:?} and {second:?}"));
     }
@@ -82,12 +92,8 @@ fn all_mutants(arguments: &Arguments) -> Result<(), String> {
     println!("| broken on purpose | noticed by | seeds | seconds |\n|---|---|---|---|");
     for mutant in Mutant::ALL {
         let began = Instant::now();
-        let options = Options {
-            mutant: Some(*mutant),
-            tell: false,
-        };
         let mut seeds = arguments.from..arguments.from + arguments.seeds;
-        let caught = seeds.find_map(|seed| crate::run(seed, options).err().map(|failure| (seed, failure)));
+        let caught = seeds.find_map(|seed| crate::run(seed, Some(*mutant)).err().map(|failure| (seed, failure)));
         let seconds = began.elapsed().as_secs_f64();
         match caught {
             Some((seed, failure)) => println!(
@@ -114,23 +120,17 @@ fn all_mutants(arguments: &Arguments) -> Result<(), String> {
 
 /// What was broken, how it came to that, and how to see it again.
 fn explain(failure: &Failure, mutant: Option<Mutant>) -> String {
-    let options = Options { mutant, tell: true };
-    let told = match failure.told.is_empty() {
-        // The same history, told this time.
-        true => crate::run(failure.seed, options)
-            .err()
-            .map_or_else(Vec::new, |again| again.told),
-        false => failure.told.clone(),
-    };
-    let mut text = String::new();
-    for line in told.iter().skip(told.len().saturating_sub(TOLD)) {
-        // Writing into a string cannot fail.
-        _ = writeln!(text, "{line}");
-    }
-    _ = write!(
-        text,
-        "seed {} breaks {}\nto see it again: cargo run -p tidemill-chaos-tests -- sim --seed {} --tell",
-        failure.seed, failure.violation, failure.seed
-    );
-    text
+    // The same history, told this time.
+    let (_, told) = tell(failure.seed, mutant);
+    let last = &told[told.len().saturating_sub(TOLD)..];
+    format!("{}\n{}", last.join("\n"), broken(failure, mutant))
+}
+
+fn broken(failure: &Failure, mutant: Option<Mutant>) -> String {
+    let Failure { seed, violation } = failure;
+    let mutant = mutant.and_then(|mutant| mutant.to_possible_value());
+    let mutant = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.get_name()));
+    format!(
+        "seed {seed} breaks {violation}\nto see it again: cargo run -p tidemill-chaos-tests -- sim --seed {seed}{mutant} --tell"
+    )
 }

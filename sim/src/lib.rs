@@ -15,12 +15,14 @@
 mod client;
 pub mod command;
 mod dice;
+mod event;
 mod group;
 mod manager;
 pub mod mutant;
 mod nemesis;
 mod node;
 mod oracle;
+mod proposals;
 pub mod report;
 mod source;
 mod task;
@@ -28,7 +30,10 @@ mod time;
 mod world;
 
 pub use oracle::Violation;
-pub use world::{Options, Tally};
+pub use world::Tally;
+
+use mutant::Mutant;
+use world::World;
 
 /// A run that broke a rule.
 #[derive(Clone, Debug)]
@@ -37,22 +42,22 @@ pub struct Failure {
     pub seed: u64,
     /// What it broke.
     pub violation: Violation,
-    /// What happened, if it was told.
-    pub told: Vec<String>,
 }
 
-/// Runs the history of `seed`.
+/// Runs the history of `seed`, broken on purpose if that is asked for.
 ///
 /// # Errors
 /// The first rule that is broken.
-pub fn run(seed: u64, options: Options) -> Result<Tally, Failure> {
-    let mut world = world::World::new(seed, options);
-    match world.run() {
-        Ok(()) => Ok(world.tally),
-        Err(violation) => Err(Failure {
-            seed,
-            violation,
-            told: world.told,
-        }),
-    }
+pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Tally, Failure> {
+    ended(seed, World::new(seed, mutant, false)).0
+}
+
+/// As [`run`], and what happens, line by line.
+pub fn tell(seed: u64, mutant: Option<Mutant>) -> (Result<Tally, Failure>, Vec<String>) {
+    ended(seed, World::new(seed, mutant, true))
+}
+
+fn ended(seed: u64, mut world: World) -> (Result<Tally, Failure>, Vec<String>) {
+    let ran = world.run().map_err(|violation| Failure { seed, violation });
+    (ran.map(|()| world.tally), world.told.unwrap_or_default())
 }

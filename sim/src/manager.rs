@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemill_core::catalog::*;
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::placement::{Problem, ShardLoad, place};
-use tidemill_core::replication::{self, Change, Keeper};
+use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, DiskId, Epoch, InstanceId, NodeId, Offset, PartitionId, ShardId};
+use tidemill_core::{BootId, Command, DiskId, InstanceId, NodeId, Offset, PartitionId};
 
 /// How long a node may be silent before it is down; and for how long a new manager listens first.
 const SILENT: Time = 3 * SECOND / 2;
@@ -52,15 +52,7 @@ impl Manager {
         }
     }
 
-    pub fn hear(
-        &mut self,
-        from: usize,
-        at: Time,
-        boot: BootId,
-        disk: DiskId,
-        instance: InstanceId,
-        _leads: Vec<(ShardId, Epoch)>,
-    ) {
+    pub fn hear(&mut self, from: usize, at: Time, boot: BootId, disk: DiskId, instance: InstanceId) {
         let report = Report {
             at,
             boot,
@@ -230,22 +222,9 @@ impl World {
 
 /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
 fn place_replicas(state: &MemView, commands: &mut Vec<Command>) -> Result<Vec<ReplicaOf>, Violation> {
-    let Some(rule) = state.replication()? else {
-        return Ok(Vec::new());
-    };
     let nodes = state.list::<Node>(&[])?;
-    let keeper = |node: &Node| Keeper {
-        node: node.id,
-        stays: node.intent != NodeIntent::Leave,
-        takes: node.state == NodeState::Ready && node.disk.is_some(),
-        heard: node.state.is_up(),
-    };
-    let problem = replication::Problem {
-        rule,
-        nodes: nodes.iter().map(keeper).collect(),
-        shards: state.list(&[])?,
-        warehouses: BTreeMap::new(),
-        may_balance: true,
+    let Some(problem) = replication::Problem::of(state, &nodes, true)? else {
+        return Ok(Vec::new());
     };
     let mut leaving = Vec::new();
     for change in replication::changes(&problem).into_iter().take(8) {

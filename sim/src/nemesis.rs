@@ -1,9 +1,10 @@
 //! What breaks: which faults a run has is decided by its seed, so that some runs have many of few kinds.
 
 use crate::dice::Dice;
+use crate::event::Event;
 use crate::oracle::Violation;
 use crate::time::{MS, SECOND, Time};
-use crate::world::{Event, World, tell};
+use crate::world::{World, tell};
 use tidemill_core::DiskId;
 use tidemill_core::catalog::{CatalogQuestions, Copies, Shard};
 use tidemill_core::view::CatalogRead;

@@ -1,13 +1,14 @@
 //! A node: its process, its disk, its tasks, and what it does again and again.
 
 use crate::dice::Dice;
+use crate::event::{Body, Duty, Event, Message};
 use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
 use crate::task::{Task, Wish};
 use crate::time::{MS, SECOND, Time};
-use crate::world::{Body, Duty, Event, Message, World, tell};
+use crate::world::{World, tell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
@@ -170,7 +171,7 @@ impl World {
         (node.up, node.heard_at, node.contact) = (true, now, now);
         let from = node.applied;
         tell!(self, "n{} starts at #{from}", index + 1);
-        let (found, wanted) = self.group.replay(from, self.options.mutant)?;
+        let (found, wanted) = self.group.replay(from, self.mutant)?;
         if found != wanted {
             let what = format!(
                 "node {} applies the log from {from} on and has digest {found:x} instead of {wanted:x}",
@@ -202,13 +203,9 @@ impl World {
             Duty::Beat => {
                 self.again(index, duty, BEAT);
                 let node = &self.nodes[index];
-                let leads = node.tasks.values().map(|task| (task.shard, task.epoch)).collect();
-                let body = Body::Beat {
-                    boot: node.boot_id(),
-                    leads,
-                };
+                let boot = node.boot_id();
                 if let Some((_, leader)) = node.leader {
-                    self.send(index, leader, body);
+                    self.send(index, leader, Body::Beat(boot));
                 }
                 Ok(())
             }
@@ -337,13 +334,13 @@ impl World {
     pub fn take(&mut self, message: Message) -> Result<(), Violation> {
         let Message { from, to, body } = message;
         match body {
-            Body::Beat { boot, leads } => {
+            Body::Beat(boot) => {
                 let now = self.now;
                 let sender = &self.nodes[from];
                 let (disk, instance) = (sender.disk, sender.instance);
                 let node = &mut self.nodes[to];
                 if let Some(manager) = &mut node.manager {
-                    manager.hear(from, now, boot, disk, instance, leads);
+                    manager.hear(from, now, boot, disk, instance);
                     self.send(to, from, Body::Heard);
                 }
             }
@@ -417,7 +414,7 @@ impl World {
 
     /// A file comes to a disk.
     fn put(&mut self, index: usize, part: PartId, asked: Option<usize>) {
-        let mutant = self.options.mutant;
+        let mutant = self.mutant;
         let node = &mut self.nodes[index];
         if node.full {
             return;
@@ -502,7 +499,7 @@ impl World {
             };
             let shard = state.get::<Shard>(&of)?;
             let keeps = shard.as_ref().is_some_and(|shard| shard.replica(me).is_some());
-            let young = self.options.mutant == Some(Mutant::YoungFilesAreDeleted);
+            let young = self.mutant == Some(Mutant::YoungFilesAreDeleted);
             let gone = match state.get::<Copies>(&(of, part))? {
                 Some(_) => !keeps,
                 None => young || shard.is_none_or(|shard| shard.epoch > epoch),

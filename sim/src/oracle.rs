@@ -105,11 +105,8 @@ impl Oracle {
             let what = format!("a commit of epoch {} is taken for shard {}", commit.epoch, commit.shard);
             return Err(Violation::new("OWN-1", what));
         }
-        let parts = commit
-            .parts
-            .iter()
-            .chain(commit.reject_parts.iter().map(|(_, file)| file));
-        let rows: BTreeSet<(u32, u64)> = parts
+        let rows: BTreeSet<(u32, u64)> = commit
+            .files()
             .filter_map(|file| files.get(&file.id))
             .flat_map(|contents| contents.rows.iter().map(|row| (row.partition.0, row.offset)))
             .collect();
@@ -176,7 +173,7 @@ impl Oracle {
         &mut self,
         answer: &Answer<'_>,
         files: &Files,
-        aborted: &dyn Fn(RecordId) -> bool,
+        aborted: &BTreeSet<RecordId>,
     ) -> Result<Option<usize>, Violation> {
         let committed = committed_rows(answer.state, files)?;
         let mut shown: Vec<Row> = committed.iter().filter(|row| !row.rejected).copied().collect();
@@ -208,7 +205,7 @@ impl Oracle {
             }
         }
         let ids = distinct(&shown)?;
-        if let Some(id) = ids.iter().find(|id| aborted(**id)) {
+        if let Some(id) = ids.intersection(aborted).next() {
             return Err(Violation::new(
                 "phantom",
                 format!("record {id} was never committed to the source"),

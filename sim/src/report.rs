@@ -2,13 +2,12 @@
 
 use crate::mutant::Mutant;
 use crate::time::SECOND;
-use crate::world::{Options, Tally};
+use crate::world::Tally;
 use crate::{Failure, run};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What came of many runs.
@@ -33,7 +32,6 @@ pub fn run_all(seeds: Range<u64>, mutant: Option<Mutant>) -> Result<Sum, Failure
     let sum = Mutex::new(Sum::default());
     let failure: Mutex<Option<Failure>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = Options { mutant, tell: false };
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -42,7 +40,7 @@ pub fn run_all(seeds: Range<u64>, mutant: Option<Mutant>) -> Result<Sum, Failure
                     if seed >= seeds.end {
                         return;
                     }
-                    match run(seed, options) {
+                    match run(seed, mutant) {
                         Ok(tally) => sum.lock().unwrap_or_else(PoisonError::into_inner).add(&tally),
                         Err(found) => {
                             broken.store(true, Ordering::Relaxed);
@@ -88,21 +86,14 @@ impl Sum {
     /// What never happened and should have: a sum that lacks it proves nothing.
     pub fn lacks(&self) -> Vec<&'static str> {
         let t = &self.tally;
-        let counts = [
-            ("commits", t.commits),
-            ("refusals", t.refusals),
-            ("queries", t.queries),
-            (
-                "faults of all kinds",
-                u64::from(t.faults.len() == crate::nemesis::KINDS),
-            ),
-            ("acts of all kinds", u64::from(t.acts.len() == 4)),
+        let there = [
+            ("commits", t.commits > 0),
+            ("refusals", t.refusals > 0),
+            ("queries", t.queries > 0),
+            ("faults of all kinds", t.faults.len() == crate::nemesis::KINDS),
+            ("acts of all kinds", t.acts.len() == 4),
         ];
-        counts
-            .iter()
-            .filter(|(_, count)| *count == 0)
-            .map(|(name, _)| *name)
-            .collect()
+        there.iter().filter(|(_, is)| !is).map(|(name, _)| *name).collect()
     }
 }
 

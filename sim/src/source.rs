@@ -111,6 +111,8 @@ pub struct Topic {
     pub blind: Vec<(usize, std::ops::Range<u64>)>,
     /// Records that a reader cannot be blamed for: they expired, were cut off, compacted, or went with their topic.
     pub excused: BTreeSet<RecordId>,
+    /// Records of transactions that were aborted.
+    pub aborted: BTreeSet<RecordId>,
     next: RecordId,
 }
 
@@ -123,6 +125,7 @@ impl Topic {
             down: false,
             blind: Vec::new(),
             excused: BTreeSet::new(),
+            aborted: BTreeSet::new(),
             next: 1,
         }
     }
@@ -147,6 +150,7 @@ impl Topic {
     pub fn abort(&mut self, partition: usize, records: u64) {
         for _ in 0..records {
             let id = self.id();
+            self.aborted.insert(id);
             self.push(partition, Slot::Aborted(id));
         }
         self.push(partition, Slot::Gone);

@@ -1,21 +1,16 @@
 //! Simulated histories as part of the unit tests: a few, since `scripts/test` runs thousands in an optimised build.
 
 use tidemill_sim::mutant::Mutant;
-use tidemill_sim::{Options, run};
-
-const AS_IT_IS: Options = Options {
-    mutant: None,
-    tell: false,
-};
+use tidemill_sim::{run, tell};
 
 #[test]
 fn a_seed_is_a_history() {
     for seed in 1..4 {
-        let first = run(seed, AS_IT_IS).unwrap();
-        let told = run(seed, Options { tell: true, ..AS_IT_IS }).unwrap();
-        assert_eq!(first, run(seed, AS_IT_IS).unwrap(), "seed {seed}");
+        let first = run(seed, None).unwrap();
+        let told = tell(seed, None).0.unwrap();
+        assert_eq!(first, run(seed, None).unwrap(), "seed {seed}");
         assert_eq!(first, told, "telling what happens changes nothing");
-        assert_ne!(first.digest, run(seed + 100, AS_IT_IS).unwrap().digest);
+        assert_ne!(first.digest, run(seed + 100, None).unwrap().digest);
         assert!(first.commits > 0 && first.queries > 0 && first.rows > 0, "{first:?}");
     }
 }
@@ -34,11 +29,7 @@ fn behaviours_that_are_broken_on_purpose_are_noticed() {
         Mutant::PinsAreNotCut,
     ];
     for mutant in quick {
-        let options = Options {
-            mutant: Some(mutant),
-            tell: false,
-        };
-        let caught = (1..30).any(|seed| run(seed, options).is_err());
+        let caught = (1..30).any(|seed| run(seed, Some(mutant)).is_err());
         assert!(caught, "nobody notices: {}", mutant.describe());
     }
 }

@@ -46,8 +46,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
     if !refused.is_empty() {
         return Err(Refusal::Spans(refused).into());
     }
-    let files = || c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
-    let holders = replicas::holders_that_count(state, &table, &shard, &c.holders, files().count())?;
+    let holders = replicas::holders_that_count(state, &table, &shard, &c.holders, c.files().count())?;
     check_counts(c)?;
 
     note_gaps(state, at, &moved, c)?;
@@ -66,7 +65,7 @@ pub(super) fn commit_part(state: &mut Overlay<'_>, at: At, c: &CommitPart) -> Ve
         };
         state.put(&(*pipe, file.id), &part)?;
     }
-    replicas::put_copies(state, c.shard, files(), holders)?;
+    replicas::put_copies(state, c.shard, c.files(), holders)?;
     shard.last_commit = Some(LastCommit {
         id: c.commit,
         digest,
@@ -182,8 +181,7 @@ fn advance(mut partition: SourcePartition, span: &Span, at: At) -> SourcePartiti
 /// The files hold exactly the records that the spans account for (LED-1), each at least one: a file that no offset
 /// stands for could be committed once more when it is long buried, since no offset would tell.
 fn check_counts(c: &CommitPart) -> Result<(), Refusal> {
-    let mut files = c.parts.iter().chain(c.reject_parts.iter().map(|(_, file)| file));
-    if let Some(empty) = files.find(|file| file.rows == 0) {
+    if let Some(empty) = c.files().find(|file| file.rows == 0) {
         return Err(Refusal::Definition(format!("part {} holds no rows", empty.id)));
     }
     let counted: u64 = c.spans.iter().map(|s| s.counts.rows).sum();

@@ -28,8 +28,7 @@ pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) 
     if c.state == PipeState::Paused || pipe.state == PipeState::Paused {
         for mut partition in state.partitions_of(pipe.id)? {
             // Of what has expired nothing is read again: what a log still has of it would be given up.
-            let expired = partition.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
-            if expired {
+            if partition.has_expired() {
                 continue;
             }
             begin_life(state, at, &mut partition, c.state.name())?;

@@ -225,6 +225,11 @@ impl SourcePartition {
         self.until.is_some_and(|until| self.offset >= until)
     }
 
+    /// Whether it has stopped because its source has deleted what is next, and is the same otherwise.
+    pub fn has_expired(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life())
+    }
+
     /// Where it goes on when it is repaired, at a source that is `topic` by now, if that is known, and whose oldest record is at
     /// `earliest`; with the leader epoch of a record before it, where one is known to be the same in what was read and in what
     /// is there. By it the source is compared again, so that a log that was cut once more in the meantime is not read on. `None`

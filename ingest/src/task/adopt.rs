@@ -46,9 +46,8 @@ impl ShardTask {
     /// Opens those of `partitions` that have expired, with what this node's own log has of them; `open` are the histories
     /// that go on. Returns whether something of them is still to be committed.
     pub(super) fn keep_expired(&self, partitions: &[SourcePartition], open: &BTreeSet<SpanKey>) -> bool {
-        let expired = |p: &&SourcePartition| p.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life());
         let mut uncommitted = false;
-        for p in partitions.iter().filter(expired) {
+        for p in partitions.iter().filter(|p| p.has_expired()) {
             let mut start = Start {
                 offset: p.offset,
                 source_epoch: p.source_epoch,
