@@ -21,6 +21,8 @@ use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, Proposal, Sh
 const TABLE: &str = "t";
 const PIPE: &str = "p";
 const SHARDS: u32 = 2;
+/// What is written down of a reset that a repair makes.
+pub(crate) const REPAIR: &str = "repair";
 /// Ids of rows that programs write begin here.
 const WRITTEN: RecordId = 1 << 40;
 /// How long a program waits for an answer.
@@ -393,7 +395,7 @@ impl World {
             Command::ResetOffsets(ResetOffsets {
                 name: pipe.name,
                 targets,
-                because: "repair".into(),
+                because: REPAIR.into(),
             })
         }))
     }

@@ -1,10 +1,11 @@
 //! From a proposal to a command that has happened, and who leads the group meanwhile.
 
+use crate::client::REPAIR;
 use crate::event::{Body, Duty, Event};
 use crate::group::Pending;
 use crate::node::{Node, Purpose};
 use crate::oracle::Violation;
-use crate::source::Slot;
+use crate::source::{Loss, Slot};
 use crate::time::{MS, Time};
 use crate::world::{World, tell};
 use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
@@ -148,12 +149,19 @@ impl World {
                     let Some(old) = before.get::<SourcePartition>(&place)? else {
                         continue;
                     };
-                    let log = self.topic.logs.get(target.partition.0 as usize);
+                    let partition = target.partition.0 as usize;
+                    let log = self.topic.logs.get(partition);
                     let (from, to) = (old.offset.0, target.to.map_or(0, |to| to.0));
                     for slot in (from..to).filter_map(|offset| log.and_then(|log| log.slot(offset))) {
                         if let Slot::Record { id, .. } = slot {
                             self.oracle.given_up.insert(id);
                         }
+                    }
+                    // An operator who says where to go on takes the log as it is: that it was cut before, and what has grown
+                    // there below, nobody is asked. A repair has to know.
+                    let cut = self.topic.read(partition, from, old.source_epoch, None, 0);
+                    if let (Err(Loss::Truncated { diverged, .. }), true) = (cut, reset.because != REPAIR) {
+                        self.topic.blind.push((partition, diverged..to));
                     }
                 }
             }
