@@ -107,7 +107,7 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::SetNodeIntent(c) => membership::set_node_intent(state, c),
         Command::RemoveNode(node) => membership::remove_node(state, at, *node),
         Command::SetReplication(c) => replicas::set_replication(state, at, *c),
-        Command::AddReplica(c) => replicas::add(state, c),
+        Command::AddReplica(c) => replicas::add(state, at, c),
         Command::CompleteReplica(c) => replicas::complete(state, at, c),
         Command::DropReplica(c) => replicas::drop_replica(state, c),
         Command::SetHoldings(c) => replicas::set_holdings(state, at, c),

@@ -430,6 +430,9 @@ pub struct ReplicaOf {
 pub struct SetHoldings {
     /// The disk, which must be the present one of its node.
     pub disk: Holder,
+    /// The version of the catalog by which it was looked at.
+    #[serde(default)]
+    pub seen: Version,
     /// Files that lie on it, durable and verified.
     pub holds: Vec<(ShardId, PartId)>,
     /// Files that turned out to be missing or damaged on it, each with what was found.

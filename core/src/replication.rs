@@ -218,7 +218,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, ShardId, TableId};
+    use crate::ids::{Epoch, ShardId, TableId, Version};
     use proptest::prelude::*;
 
     fn shard(index: u32) -> Shard {
@@ -283,6 +283,7 @@ mod tests {
                         let shard = problem.shards.iter_mut().find(|s| s.id == of.shard).unwrap();
                         assert!(shard.replica(of.node).is_none());
                         shard.replicas.push(Replica {
+                            since: Version(0),
                             node: of.node,
                             state: ReplicaState::Ready,
                         });
@@ -333,6 +334,7 @@ mod tests {
         // While it copies, the one that leaves is kept.
         for shard in &mut p.shards {
             shard.replicas.push(Replica {
+                since: Version(0),
                 node: NodeId(4),
                 state: ReplicaState::Copying,
             });

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey};
+use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey, Version};
 
 /// How often a node says that it lives.
 const BEAT: Time = 200 * MS;
@@ -472,7 +472,13 @@ impl World {
             }
         }
         if !holds.is_empty() || !lost.is_empty() {
-            let holdings = SetHoldings { disk: me, holds, lost };
+            let seen = Version(self.nodes[index].applied as u64);
+            let holdings = SetHoldings {
+                disk: me,
+                seen,
+                holds,
+                lost,
+            };
             self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
         }
         if self.now >= self.nodes[index].swept + 3 * SECOND {

@@ -181,7 +181,7 @@ fn check_enough(
     Ok(())
 }
 
-pub(super) fn add(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
+pub(super) fn add(state: &mut Overlay<'_>, at: At, c: &ReplicaOf) -> Verdict {
     replicating(state)?;
     let mut shard = shard_of(state, c.shard)?;
     let node = known_node(state, c.node)?;
@@ -198,6 +198,7 @@ pub(super) fn add(state: &mut Overlay<'_>, c: &ReplicaOf) -> Verdict {
     // Nothing was ever put there, so a shard that has files is never complete here.
     let complete = state.copies_of(shard.id)?.iter().all(|copies| copies.on(disk));
     shard.replicas.push(Replica {
+        since: at.version,
         node: node.id,
         state: if complete {
             ReplicaState::Ready
@@ -294,7 +295,9 @@ pub(super) fn set_holdings(state: &mut Overlay<'_>, at: At, c: &SetHoldings) -> 
             shards.insert(*shard, state.get::<Shard>(shard)?);
         }
         let keeps = shards.get(shard).and_then(Option::as_ref);
-        if keeps.and_then(|shard| shard.replica(node.id)).is_none() {
+        // A claim may come late: if the node was no replica in between, it may have deleted the file.
+        let replica = keeps.and_then(|shard| shard.replica(node.id));
+        if replica.is_none_or(|replica| c.seen < replica.since) {
             continue;
         }
         let Some(mut copies) = state

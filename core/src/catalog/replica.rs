@@ -4,7 +4,7 @@
 //! durable and verified. The first says what is wanted, the second what is there; durability is counted in holders.
 
 use super::PartFile;
-use crate::ids::{DiskId, NodeId, PartId};
+use crate::ids::{DiskId, NodeId, PartId, Version};
 use serde::{Deserialize, Serialize};
 
 /// How many copies of a part file there are. A cluster whose part store is shared by all nodes has no such rule.
@@ -49,6 +49,9 @@ impl Replication {
 /// A node that keeps the part files of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
+    /// The version of the catalog in which it became one. What its disk held before may have been deleted since.
+    #[serde(default)]
+    pub since: Version,
     /// The node.
     pub node: NodeId,
     /// How far it is.

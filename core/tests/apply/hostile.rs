@@ -161,6 +161,7 @@ fn step(world: &mut World, i: usize, act: Act) {
             };
             let command = SetHoldings {
                 disk,
+                seen: Version(world.index),
                 holds: files().map(of).take(holds).collect(),
                 lost: files()
                     .map(of)

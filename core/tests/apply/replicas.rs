@@ -31,6 +31,7 @@ fn holds(world: &World, disk: Holder) -> Command {
     let shard = replica_of(0, 1).shard;
     Command::SetHoldings(SetHoldings {
         disk,
+        seen: Version(world.index),
         holds: world.copies(0).iter().map(|copies| (shard, copies.part)).collect(),
         lost: vec![],
     })
@@ -261,6 +262,27 @@ fn a_wiped_disk_holds_nothing_and_its_node_copies_before_it_leads() {
     );
     world.apply(new).unwrap();
     world.apply(Command::CompleteReplica(replica_of(0, 1))).unwrap();
+}
+
+/// Found by a simulated history: while the claim was on its way, the node was no replica for a moment, and deleted the file.
+#[test]
+fn a_late_claim_does_not_count_for_a_replica_that_came_back() {
+    let mut world = World::replicating();
+    commit(&mut world, 7, &[holder(1), holder(2), holder(3)]).unwrap();
+    let late = holds(&world, holder(3));
+    let on_third = |world: &World| world.copies(0).iter().all(|copies| copies.on(holder(3)));
+    assert!(on_third(&world));
+
+    world.apply(Command::DropReplica(replica_of(0, 3))).unwrap();
+    assert_eq!(world.apply(late.clone()), Ok(Response::Unchanged), "it is no replica");
+    world.apply(Command::AddReplica(replica_of(0, 3))).unwrap();
+    assert_eq!(world.apply(late), Ok(Response::Unchanged), "it was said before");
+    assert!(!on_third(&world));
+    refused(world.apply(Command::CompleteReplica(replica_of(0, 3))), "lacks");
+
+    let now = holds(&world, holder(3));
+    assert_eq!(world.apply(now), Ok(Response::Done));
+    assert!(on_third(&world));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tidemill_core::catalog::{CatalogQuestions, Copies, Node, ReplicaState, Shard, Tombstone};
 use tidemill_core::command::{ReplicaOf, SetHoldings};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
-use tidemill_core::{Command, PartId, ShardId};
+use tidemill_core::{Command, PartId, ShardId, Version};
 use tidemill_raft::Catalog;
 use tidemill_storage::part::place_of;
 use tidemill_storage::store::{Disk, PartStore, Replicas, StoreError};
@@ -68,6 +68,8 @@ pub struct Keeper {
 
 /// What the keeper has to do for one shard.
 struct Work {
+    /// The version of the catalog that says so.
+    seen: Version,
     shard: ShardId,
     state: ReplicaState,
     missing: Vec<Copies>,
@@ -175,6 +177,7 @@ impl Keeper {
             bytes += missing.iter().map(|copies| copies.bytes).sum::<u64>();
             if !missing.is_empty() || replica.state == ReplicaState::Copying {
                 work.push(Work {
+                    seen: state.version(),
                     shard: shard.id,
                     state: replica.state,
                     missing,
@@ -208,11 +211,11 @@ impl Keeper {
                 }
             }
             if held.len() >= TELL.0 || told.elapsed() >= TELL.1 {
-                self.tell(std::mem::take(&mut held), Vec::new()).await?;
+                self.tell(work.seen, std::mem::take(&mut held), Vec::new()).await?;
                 told = Instant::now();
             }
         }
-        self.tell(held, Vec::new()).await?;
+        self.tell(work.seen, held, Vec::new()).await?;
         if work.state == ReplicaState::Copying && left == 0 {
             let of = ReplicaOf {
                 shard: work.shard,
@@ -282,12 +285,23 @@ impl Keeper {
     }
 
     /// Tells the catalog which files are on the disk, and which are there no more.
-    async fn tell(&self, holds: Vec<(ShardId, PartId)>, lost: Vec<(ShardId, PartId, String)>) -> anyhow::Result<()> {
+    /// What it holds was looked for after the catalog was at `seen`.
+    async fn tell(
+        &self,
+        seen: Version,
+        holds: Vec<(ShardId, PartId)>,
+        lost: Vec<(ShardId, PartId, String)>,
+    ) -> anyhow::Result<()> {
         if holds.is_empty() && lost.is_empty() {
             return Ok(());
         }
         let disk = self.disk.holder();
-        let command = Command::SetHoldings(SetHoldings { disk, holds, lost });
+        let command = Command::SetHoldings(SetHoldings {
+            disk,
+            seen,
+            holds,
+            lost,
+        });
         propose(&self.catalog, command, DECIDE).await?.1?;
         Ok(())
     }
@@ -328,7 +342,8 @@ impl Keeper {
         };
         warn!(%shard, "{}: {what}", copies.path);
         self.state.lost_copies.fetch_add(1, Ordering::Relaxed);
-        self.tell(Vec::new(), vec![(shard, copies.part, what)]).await
+        self.tell(Version(0), Vec::new(), vec![(shard, copies.part, what)])
+            .await
     }
 
     /// Verifies some more of the files that this disk holds: as many as may be in so much time.
