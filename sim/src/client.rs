@@ -14,7 +14,7 @@ use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::*;
 use tidemill_core::schema::{Column, ColumnType};
-use tidemill_core::view::{CatalogRead, MemView};
+use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, Proposal, ShardId, TableId, WriterToken};
 
 /// The table, the pipe and the topic.
@@ -175,7 +175,7 @@ impl World {
             table: TableId(1),
             index: c.shard,
         };
-        let Some(leader) = state.get::<Shard>(&shard)?.and_then(|shard| shard.leader) else {
+        let Some(leader) = state.find::<Shard>(&shard)?.and_then(|shard| shard.leader) else {
             return Ok(());
         };
         self.requests += 1;
@@ -195,8 +195,8 @@ impl World {
     pub fn append(&mut self, index: usize, client: usize, request: u64, shard: ShardId, first: u64, rows: &[RecordId]) {
         let token = self.clients[client].token;
         let state = self.nodes[index].state.clone();
-        let writers = state.list::<Writer>(&[]).unwrap_or_default();
-        let table = state.get::<Table>(&shard.table).ok().flatten();
+        let writers = state.all::<Writer>(&[]).unwrap_or_default();
+        let table = state.find::<Table>(&shard.table).ok().flatten();
         let writer = writers.into_iter().find(|writer| writer.token == token);
         let place = writer
             .zip(table)
@@ -244,7 +244,7 @@ impl World {
         self.requests += 1;
         let query = self.requests;
         let plan = self.nodes[node].state.clone();
-        let shards = plan.list::<Shard>(&[])?;
+        let shards = plan.all::<Shard>(&[])?;
         let leaders: Vec<(ShardId, usize)> = shards
             .iter()
             .filter_map(|shard| Some((shard.id, shard.leader?.0 as usize - 1)))
@@ -428,7 +428,7 @@ impl World {
     }
 
     fn drain_or_serve(&mut self, state: &MemView) -> Result<Option<Command>, Violation> {
-        let nodes = state.list::<Node>(&[])?;
+        let nodes = state.all::<Node>(&[])?;
         let other = nodes.iter().find(|node| node.intent != NodeIntent::Serve);
         let (node, intent) = match (other, self.dice.pick(&nodes)) {
             (Some(node), _) => (node.id, NodeIntent::Serve),
@@ -473,7 +473,7 @@ impl World {
             commands.push(Command::SetPipeState(SetPipeState { name, state }));
         }
         for other in state
-            .list::<Node>(&[])?
+            .all::<Node>(&[])?
             .iter()
             .filter(|node| node.intent != NodeIntent::Serve)
         {
@@ -488,19 +488,19 @@ impl World {
 
     /// What is not as it should be yet.
     fn is_missing(&self, state: &MemView) -> Result<Option<String>, Violation> {
-        for node in state.list::<Node>(&[])? {
+        for node in state.all::<Node>(&[])? {
             if node.state != NodeState::Ready {
                 return Ok(Some(format!("node '{}' is {}", node.name, node.state)));
             }
         }
-        for shard in state.list::<Shard>(&[])? {
+        for shard in state.all::<Shard>(&[])? {
             if shard.leader.is_none() {
                 return Ok(Some(format!("nobody leads shard {}", shard.id)));
             }
             if shard.ready_replicas().count() != 3 {
                 return Ok(Some(format!("shard {} has replicas {:?}", shard.id, shard.replicas)));
             }
-            for copies in state.copies_of(shard.id)? {
+            for copies in state.all::<Copies>(&shard.id.bytes())? {
                 let sound = |holder: &Holder| {
                     let node = &self.nodes[holder.node.0 as usize - 1];
                     let kept = node.stored.get(&copies.part);

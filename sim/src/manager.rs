@@ -7,6 +7,7 @@ use crate::oracle::Violation;
 use crate::time::{SECOND, Time};
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
 use tidemill_core::placement::{Problem, ShardLoad, place};
@@ -98,7 +99,7 @@ impl World {
         let Some(manager) = &mut self.nodes[index].manager else {
             return Ok(());
         };
-        for node in state.list::<Node>(&[])? {
+        for node in state.all::<Node>(&[])? {
             let report = manager.reports.get(&(node.id.0 as usize - 1));
             let alive = report.filter(|report| now < report.at + SILENT);
             let judged = match alive {
@@ -152,11 +153,15 @@ impl World {
                 .get(node)
                 .is_some_and(|since| now >= since + SETTLED)
         };
-        let tables = state.list::<Table>(&[])?;
-        let load = |shard: &Shard| {
+        let tables = state.all::<Table>(&[])?;
+        let load = |shard: &Arc<Shard>| {
             let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
             let table = tables.iter().find(|table| table.id == shard.id.table);
-            let may = shard.may_be_led_by(table, nodes.iter().filter(|node| !leaves(node.id)), true);
+            let may = shard.may_be_led_by(
+                table.map(|table| &**table),
+                nodes.iter().filter(|node| !leaves(node.id)),
+                true,
+            );
             ShardLoad {
                 shard: shard.id,
                 able: Some(may.iter().map(|node| node.id).collect()),
@@ -169,7 +174,7 @@ impl World {
             }
         };
         let problem = Problem {
-            shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
+            shards: state.all::<Shard>(&[])?.iter().map(load).collect(),
             evens: candidates.iter().all(settled) && now >= manager.balanced + SETTLED,
             candidates,
             slack: 0,
@@ -179,7 +184,7 @@ impl World {
             if m.reason == tidemill_core::placement::MoveReason::Balance {
                 manager.balanced = now;
             }
-            let Some(shard) = state.get::<Shard>(&m.shard)? else {
+            let Some(shard) = state.find::<Shard>(&m.shard)? else {
                 continue;
             };
             commands.push(Command::AssignLeader(AssignLeader {
@@ -203,7 +208,7 @@ impl World {
             return Ok(());
         };
         manager.grown = now;
-        for pipe in state.list::<Pipe>(&[])? {
+        for pipe in state.all::<Pipe>(&[])? {
             let reads = pipe.source.kafka().is_some() && pipe.state == PipeState::Running;
             if !reads || pipe.topic.is_some_and(|topic| topic != self.topic.id) {
                 continue;

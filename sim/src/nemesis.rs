@@ -7,7 +7,7 @@ use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
 use tidemill_core::DiskId;
 use tidemill_core::catalog::{CatalogQuestions, Copies, Shard};
-use tidemill_core::view::CatalogRead;
+use tidemill_core::view::{CatalogRead, Key};
 
 /// A fault; what it has to be ended for is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl World {
                 let high = self.topic.logs[partition].high();
                 let from = high.saturating_sub(self.dice.between(1, 25));
                 // Who was told where to begin, and has committed nothing since, has no epoch to compare.
-                let pipes = self.group.tip().list::<tidemill_core::catalog::Pipe>(&[])?;
+                let pipes = self.group.tip().all::<tidemill_core::catalog::Pipe>(&[])?;
                 for pipe in pipes.iter().filter(|pipe| pipe.source.kafka().is_some()) {
                     let places = self.group.tip().partitions_of(pipe.id)?;
                     let place = places.into_iter().find(|p| p.partition.0 as usize == partition);
@@ -301,8 +301,8 @@ impl World {
     fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
         let state = self.group.tip();
         let me = self.nodes[index].holder();
-        for shard in state.list::<Shard>(&[])? {
-            for copies in state.copies_of(shard.id)? {
+        for shard in state.all::<Shard>(&[])? {
+            for copies in state.all::<Copies>(&shard.id.bytes())? {
                 if self.sound_elsewhere(&copies, index) < 1 || copies.holders.iter().filter(|h| **h != me).count() < 1 {
                     return Ok(false);
                 }
@@ -335,8 +335,8 @@ impl World {
     fn corrupt(&mut self) -> Result<bool, Violation> {
         let state = self.group.tip();
         let mut all = Vec::new();
-        for shard in state.list::<Shard>(&[])? {
-            all.extend(state.copies_of(shard.id)?);
+        for shard in state.all::<Shard>(&[])? {
+            all.extend(state.all::<Copies>(&shard.id.bytes())?);
         }
         let Some(copies) = self.dice.pick(&all).cloned() else {
             return Ok(false);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
-use tidemill_core::view::{CatalogRead, MemView};
+use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey, Version};
 
 /// How often a node says that it lives.
@@ -271,21 +271,21 @@ impl World {
         }
         node.supervised = Some(node.applied);
         let state = node.state.clone();
-        let known = state.get::<tidemill_core::catalog::Node>(&node.id)?;
+        let known = state.find::<tidemill_core::catalog::Node>(&node.id)?;
         let known = known.is_some_and(|known| known.boot == Some(node.boot_id()));
         let mut wanted = BTreeMap::new();
-        for shard in state.list::<Shard>(&[])? {
+        for shard in state.all::<Shard>(&[])? {
             if known && shard.leader == Some(node.id) {
                 wanted.insert(shard.id, shard.epoch);
             }
         }
         node.tasks
             .retain(|shard, task| wanted.get(shard) == Some(&task.epoch) && !task.ended);
-        let pipes = state.list::<Pipe>(&[])?;
+        let pipes = state.all::<Pipe>(&[])?;
         for (shard, epoch) in wanted {
             let mut of_shard = Vec::new();
             for pipe in pipes.iter().filter(|pipe| pipe.table == shard.table) {
-                let mut partitions = state.partitions_of(pipe.id)?;
+                let mut partitions = state.all::<SourcePartition>(&pipe.id.bytes())?;
                 partitions.retain(|p| p.shard == shard);
                 of_shard.push((pipe.clone(), partitions));
             }
@@ -308,10 +308,10 @@ impl World {
                 Wish::Put(part) => {
                     let state = self.nodes[index].state.clone();
                     let replicas = state
-                        .get::<Shard>(&shard)
+                        .find::<Shard>(&shard)
                         .ok()
                         .flatten()
-                        .map_or(vec![], |shard| shard.replicas);
+                        .map_or(vec![], |shard| shard.replicas.clone());
                     for replica in replicas {
                         let to = replica.node.0 as usize - 1;
                         self.send(index, to, Body::Put(part));
@@ -436,17 +436,17 @@ impl World {
     /// Copies what is missing, says what is there, and deletes what nobody needs.
     fn keep(&mut self, index: usize) -> Result<(), Violation> {
         let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].holder());
-        let known = state.get::<tidemill_core::catalog::Node>(&me.node)?;
+        let known = state.find::<tidemill_core::catalog::Node>(&me.node)?;
         if known.is_none_or(|known| known.disk != Some(me.disk)) {
             return Ok(());
         }
         let (mut holds, mut lost) = (Vec::new(), Vec::new());
-        for shard in state.list::<Shard>(&[])? {
+        for shard in state.all::<Shard>(&[])? {
             let Some(replica) = shard.replica(me.node).copied() else {
                 continue;
             };
             let mut missing = 0;
-            for copies in state.copies_of(shard.id)? {
+            for copies in state.all::<Copies>(&shard.id.bytes())? {
                 let kept = self.nodes[index].stored.get(&copies.part).copied();
                 let is_there = kept.is_some_and(|kept| kept.durable && !kept.broken);
                 if copies.on(me) {
@@ -503,10 +503,10 @@ impl World {
             let Some((of, epoch)) = self.files.get(&part).map(|contents| contents.of) else {
                 continue;
             };
-            let shard = state.get::<Shard>(&of)?;
+            let shard = state.find::<Shard>(&of)?;
             let keeps = shard.as_ref().is_some_and(|shard| shard.replica(me).is_some());
             let young = self.mutant == Some(Mutant::YoungFilesAreDeleted);
-            let gone = match state.get::<Copies>(&(of, part))? {
+            let gone = match state.find::<Copies>(&(of, part))? {
                 Some(_) => !keeps,
                 None => young || shard.is_none_or(|shard| shard.epoch > epoch),
             };

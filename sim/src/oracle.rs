@@ -8,7 +8,7 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::CommitPart;
 use tidemill_core::invariants::{check_state, check_step};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
-use tidemill_core::{Epoch, ShardId, Version};
+use tidemill_core::{Epoch, ShardId};
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ impl From<ViewError> for Violation {
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    /// Committed rows that a finished query has shown, and that nobody has deleted since.
-    seen: BTreeSet<RecordId>,
+    /// Committed rows that a finished query has shown, and that nobody has deleted since, in order.
+    seen: Vec<RecordId>,
     /// Rows that a program was told are committed.
     acknowledged: BTreeSet<RecordId>,
     /// Records that operators had skipped or deleted; they may be missing.
@@ -77,7 +77,7 @@ impl Oracle {
         if let Some(broken) = found {
             return Err(Violation::new(broken.invariant, broken.found));
         }
-        for shard in after.list::<Shard>(&[])? {
+        for shard in after.all::<Shard>(&[])? {
             let Some(leader) = shard.leader else { continue };
             let known = *self.leaders.entry((shard.id, shard.epoch)).or_insert(leader);
             if known != leader {
@@ -100,7 +100,7 @@ impl Oracle {
         files: &Files,
         topic: &Topic,
     ) -> Result<(), Violation> {
-        let shard = before.get::<Shard>(&commit.shard)?;
+        let shard = before.find::<Shard>(&commit.shard)?;
         if shard.is_none_or(|shard| shard.epoch != commit.epoch || shard.leader.is_none()) {
             let what = format!("a commit of epoch {} is taken for shard {}", commit.epoch, commit.shard);
             return Err(Violation::new("OWN-1", what));
@@ -112,7 +112,7 @@ impl Oracle {
             .collect();
         for span in &commit.spans {
             let (key, start) = (span.key, span.start);
-            let p = before.get::<SourcePartition>(&(key.pipe, key.partition))?;
+            let p = before.find::<SourcePartition>(&(key.pipe, key.partition))?;
             if p.is_none_or(|p| p.offset != start || p.incarnation != key.incarnation) {
                 return Err(Violation::new(
                     "OFF-1",
@@ -145,8 +145,8 @@ impl Oracle {
     /// # Errors
     /// DUR-1: that row.
     pub fn check_acknowledged(&self, state: &MemView, files: &Files) -> Result<(), Violation> {
-        let ids: BTreeSet<RecordId> = committed_rows(state, files)?.iter().map(|row| row.id).collect();
-        match self.acknowledged.iter().find(|id| !ids.contains(id)) {
+        let ids = sorted(&committed_rows(state, files)?);
+        match self.acknowledged.iter().find(|id| ids.binary_search(id).is_err()) {
             Some(id) => Err(Violation::new(
                 "DUR-1",
                 format!("row {id} was acknowledged and is missing"),
@@ -177,7 +177,7 @@ impl Oracle {
     ) -> Result<Option<usize>, Violation> {
         let committed = committed_rows(answer.state, files)?;
         let mut shown: Vec<Row> = committed.iter().filter(|row| !row.rejected).copied().collect();
-        for shard in answer.state.list::<Shard>(&[])? {
+        for shard in answer.state.all::<Shard>(&[])? {
             let Some((epoch, lanes)) = answer.pins.get(&shard.id) else {
                 return Ok(None);
             };
@@ -186,7 +186,7 @@ impl Oracle {
             }
             for lane in lanes {
                 let place = (lane.key.pipe, lane.key.partition);
-                let Some(p) = answer.state.get::<SourcePartition>(&place)? else {
+                let Some(p) = answer.state.find::<SourcePartition>(&place)? else {
                     continue;
                 };
                 if p.incarnation != lane.key.incarnation {
@@ -205,14 +205,19 @@ impl Oracle {
             }
         }
         let ids = distinct(&shown)?;
-        if let Some(id) = ids.intersection(aborted).next() {
+        if let Some(id) = ids.iter().find(|id| aborted.contains(id)) {
             return Err(Violation::new(
                 "phantom",
                 format!("record {id} was never committed to the source"),
             ));
         }
-        let now: BTreeSet<RecordId> = committed.iter().map(|row| row.id).collect();
-        if let Some(id) = self.seen.iter().find(|id| !now.contains(id)) {
+        let now = sorted(&committed);
+        let mut there = now.iter().peekable();
+        let mut is_there = |id: &RecordId| {
+            while there.next_if(|there| *there < id).is_some() {}
+            there.peek() == Some(&id)
+        };
+        if let Some(id) = self.seen.iter().find(|id| !is_there(id)) {
             let what = format!("record {id} was there and is missing now");
             return Err(Violation::new("QRY-1", what));
         }
@@ -227,6 +232,7 @@ impl Oracle {
     pub fn finish(&self, state: &MemView, files: &Files, topic: &Topic) -> Result<u64, Violation> {
         let rows = committed_rows(state, files)?;
         let ids = distinct(&rows)?;
+        let has = |id: RecordId| ids.binary_search(&id).is_ok();
         let rejected: BTreeSet<RecordId> = rows.iter().filter(|row| row.rejected).map(|row| row.id).collect();
         for (partition, log) in topic.logs.iter().enumerate() {
             for offset in log.low..log.high() {
@@ -237,16 +243,16 @@ impl Oracle {
                 }
                 match log.slot(offset) {
                     Some(Slot::Record { id, bad }) => {
-                        if !ids.contains(&id) && !self.given_up.contains(&id) && !topic.excused.contains(&id) {
+                        if !has(id) && !self.given_up.contains(&id) && !topic.excused.contains(&id) {
                             let what = format!("record {id} at offset {offset} of partition {partition} is missing");
                             return Err(Violation::new("lost", what));
                         }
-                        if ids.contains(&id) && bad != rejected.contains(&id) {
+                        if has(id) && bad != rejected.contains(&id) {
                             let what = format!("record {id} is bad: {bad}, and was taken for the other");
                             return Err(Violation::new("lost", what));
                         }
                     }
-                    Some(Slot::Aborted(id)) if ids.contains(&id) => {
+                    Some(Slot::Aborted(id)) if has(id) => {
                         let what = format!("record {id} at offset {offset} of partition {partition} was aborted");
                         return Err(Violation::new("phantom", what));
                     }
@@ -259,32 +265,33 @@ impl Oracle {
     }
 }
 
-/// The ids of `rows`, each of which must be there once.
-fn distinct(rows: &[Row]) -> Result<BTreeSet<RecordId>, Violation> {
-    let mut ids = BTreeSet::new();
-    match rows.iter().find(|row| !ids.insert(row.id)) {
-        Some(row) => Err(Violation::new(
-            "duplicate",
-            format!("record {} is there twice, once as {row:?}", row.id),
-        )),
+fn sorted(rows: &[Row]) -> Vec<RecordId> {
+    let mut ids: Vec<RecordId> = rows.iter().map(|row| row.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The ids of `rows` in order, each of which must be there once.
+fn distinct(rows: &[Row]) -> Result<Vec<RecordId>, Violation> {
+    let ids = sorted(rows);
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            let row = rows.iter().rfind(|row| row.id == pair[0]);
+            let what = format!("record {} is there twice, once as {row:?}", pair[0]);
+            Err(Violation::new("duplicate", what))
+        }
         None => Ok(ids),
     }
 }
 
 /// The rows and rejects that are committed in `state`, without those that were deleted.
 pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violation> {
+    let (parts, rejects) = (state.all::<Part>(&[])?, state.all::<RejectPart>(&[])?);
+    let parts = parts.iter().map(|p| (&p.file, p.version, p.shard));
+    let all = parts.chain(rejects.iter().map(|p| (&p.file, p.version, p.shard)));
+    let (tables, pipes) = (state.all::<Table>(&[])?, state.all::<Pipe>(&[])?);
     let mut rows = Vec::new();
-    let parts = state
-        .list::<Part>(&[])?
-        .into_iter()
-        .map(|p| (p.file, p.version, p.shard));
-    let rejects = state
-        .list::<RejectPart>(&[])?
-        .into_iter()
-        .map(|p| (p.file, p.version, p.shard));
-    let tables = state.list::<Table>(&[])?;
-    let pipes = state.list::<Pipe>(&[])?;
-    for (file, version, shard) in parts.chain(rejects) {
+    for (file, version, shard) in all {
         let Some(contents) = files.get(&file.id) else {
             return Err(Violation::new("CAT-1", format!("nobody has written {}", file.path)));
         };
@@ -295,7 +302,11 @@ pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violat
             ));
         }
         let deletions = tables.iter().filter(|t| t.id == shard.table).flat_map(|t| &t.deleted);
-        let deletions: Vec<&DeletedRows> = deletions.filter(|d| d.version >= Version(version.0)).collect();
+        let deletions: Vec<&DeletedRows> = deletions.filter(|d| d.version >= version).collect();
+        if deletions.is_empty() {
+            rows.extend_from_slice(&contents.rows);
+            continue;
+        }
         let is_deleted = |row: &Row| {
             let pipe = pipes.iter().find(|pipe| pipe.id == row.pipe);
             let topic = pipe.map_or("", |pipe| pipe.source.topic());

@@ -10,7 +10,7 @@ use crate::time::{MS, Time};
 use crate::world::{World, tell};
 use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
 use tidemill_core::command::Outcome;
-use tidemill_core::view::{CatalogRead, MemView};
+use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{Command, PartId, Proposal, ShardId};
 
 /// How long a proposal is waited for.
@@ -125,9 +125,9 @@ impl World {
                 self.oracle.check_commit(commit, before, &self.files, &self.topic)?;
             }
             Command::AddReplica(of) | Command::CompleteReplica(of) => {
-                let ready = after.get::<Shard>(&of.shard)?;
+                let ready = after.find::<Shard>(&of.shard)?;
                 if ready.is_some_and(|shard| shard.ready_replicas().any(|node| node == of.node)) {
-                    for copies in after.copies_of(of.shard)? {
+                    for copies in after.all::<Copies>(&of.shard.bytes())? {
                         self.check_held(of.shard, copies.part, after)?;
                     }
                 }
@@ -146,7 +146,7 @@ impl World {
                 self.oracle.forget_seen();
                 for target in &reset.targets {
                     let place = (pipe.id, target.partition);
-                    let Some(old) = before.get::<SourcePartition>(&place)? else {
+                    let Some(old) = before.find::<SourcePartition>(&place)? else {
                         continue;
                     };
                     let partition = target.partition.0 as usize;
@@ -172,7 +172,7 @@ impl World {
 
     /// CAT-1: a disk that the catalog names for a file has it, whole and synced, unless we have broken it ourselves.
     fn check_held(&self, shard: ShardId, part: PartId, state: &MemView) -> Result<(), Violation> {
-        let Some(copies) = state.get::<Copies>(&(shard, part))? else {
+        let Some(copies) = state.find::<Copies>(&(shard, part))? else {
             return Ok(());
         };
         for holder in &copies.holders {

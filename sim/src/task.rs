@@ -12,6 +12,7 @@ use crate::time::{MS, Time};
 use flush::Stage;
 use lane::{Lane, Piece};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use tidemill_core::catalog::{Pipe, PipeState, SourcePartition};
 use tidemill_core::command::{CommitPart, StopPartition};
 use tidemill_core::stop::StopReason;
@@ -135,10 +136,10 @@ impl Task {
     }
 
     /// Makes it read what the catalog says: the pipes into its table, each with its partitions of this shard.
-    pub fn reconcile(&mut self, wanted: &[(Pipe, Vec<SourcePartition>)]) {
-        let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.drops_what_was_read());
+    pub fn reconcile(&mut self, wanted: &[(Arc<Pipe>, Vec<Arc<SourcePartition>>)]) {
+        let stays = |p: &&Arc<SourcePartition>| p.stop.as_ref().is_none_or(|stop| !stop.reason.drops_what_was_read());
         let running = |pipe: &Pipe| pipe.state != PipeState::Paused;
-        let kept: Vec<&SourcePartition> = wanted
+        let kept: Vec<&Arc<SourcePartition>> = wanted
             .iter()
             .filter(|(pipe, _)| running(pipe))
             .flat_map(|(_, partitions)| partitions.iter().filter(stays))
