@@ -146,6 +146,8 @@ fn step(
     let mut after = before.clone();
     if outcome.is_ok() {
         after.write(overlay.into_writes());
+    } else if let Some(mutant) = mutant {
+        after.write(mutant.after_refusal(before, &proposal.command)?);
     }
     Ok((after, outcome))
 }

@@ -21,13 +21,16 @@ mod manager;
 pub mod mutant;
 mod nemesis;
 mod node;
+mod operator;
 mod oracle;
 mod proposals;
 pub mod report;
 mod source;
 mod task;
 mod time;
+mod wal;
 mod world;
+mod writer;
 
 pub use oracle::Violation;
 pub use world::Tally;

@@ -9,11 +9,11 @@ use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidemill_core::catalog::*;
-use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
-use tidemill_core::placement::{Problem, ShardLoad, place};
+use tidemill_core::command::{AddPartitions, AssignLeader, AssignStandby, NodeUp, ReplicaOf, SetNodeState};
+use tidemill_core::placement::{Problem, ShardLoad, place, standby};
 use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, DiskId, InstanceId, NodeId, Offset, PartitionId};
+use tidemill_core::{BootId, Command, DiskId, Epoch, InstanceId, NodeId, Offset, PartitionId, ShardId, TableId};
 
 /// How long a node may be silent before it is down; and for how long a new manager listens first.
 const SILENT: Time = 3 * SECOND / 2;
@@ -27,6 +27,8 @@ struct Report {
     boot: BootId,
     disk: DiskId,
     instance: InstanceId,
+    /// The shards that it says it leads.
+    led: Vec<(ShardId, Epoch)>,
 }
 
 /// A term of management.
@@ -53,12 +55,21 @@ impl Manager {
         }
     }
 
-    pub fn hear(&mut self, from: usize, at: Time, boot: BootId, disk: DiskId, instance: InstanceId) {
+    pub fn hear(
+        &mut self,
+        from: usize,
+        at: Time,
+        boot: BootId,
+        disk: DiskId,
+        instance: InstanceId,
+        led: Vec<(ShardId, Epoch)>,
+    ) {
         let report = Report {
             at,
             boot,
             disk,
             instance,
+            led,
         };
         self.reports.insert(from, report);
     }
@@ -154,32 +165,51 @@ impl World {
                 .is_some_and(|since| now >= since + SETTLED)
         };
         let tables = state.all::<Table>(&[])?;
+        let hot: BTreeSet<ShardId> = state.hot_partitions()?.iter().map(|p| p.shard).collect();
+        let writers = state.all::<Writer>(&[])?;
+        let early = |table: TableId| writers.iter().any(|w| w.table == table && w.acks != Acks::All);
         let load = |shard: &Arc<Shard>| {
             let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
             let table = tables.iter().find(|table| table.id == shard.id.table);
-            let may = shard.may_be_led_by(
-                table.map(|table| &**table),
-                nodes.iter().filter(|node| !leaves(node.id)),
-                true,
-            );
+            let stay = nodes.iter().filter(|node| !leaves(node.id));
+            let may = shard.may_be_led_by(table.map(|table| &**table), stay, true);
+            let has_log = table.is_some_and(|table| table.settings.wal == WalMode::Local);
             ShardLoad {
                 shard: shard.id,
                 able: Some(may.iter().map(|node| node.id).collect()),
                 leader: shard.leader,
-                last_leader: None,
-                hot: false,
-                standby: None,
-                stays: false,
+                last_leader: shard.last_leader.filter(|_| has_log),
+                hot: hot.contains(&shard.id),
+                standby: shard.standby,
+                stays: early(shard.id.table),
                 weight: 1,
             }
         };
-        let problem = Problem {
+        let mut problem = Problem {
             shards: state.all::<Shard>(&[])?.iter().map(load).collect(),
-            evens: candidates.iter().all(settled) && now >= manager.balanced + SETTLED,
+            evens: candidates.iter().all(settled),
             candidates,
             slack: 0,
             full: BTreeSet::new(),
         };
+        self.place_standbys(index, state, &problem, commands)?;
+        let Some(manager) = &mut self.nodes[index].manager else {
+            return Ok(());
+        };
+        problem.evens &= now >= manager.balanced + SETTLED;
+        for shard in &mut problem.shards {
+            // After a loss of power everywhere a standby has nothing, and who led last has its log.
+            let heard = |id: &NodeId| {
+                let report = manager
+                    .reports
+                    .get(&(id.0 as usize - 1))
+                    .filter(|r| now < r.at + SILENT);
+                report.is_some_and(|r| nodes.iter().any(|node| node.id == *id && node.boot == Some(r.boot)))
+            };
+            if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
+                shard.standby = shard.standby.filter(heard);
+            }
+        }
         for m in place(&problem) {
             if m.reason == tidemill_core::placement::MoveReason::Balance {
                 manager.balanced = now;
@@ -192,6 +222,39 @@ impl World {
                 replaces: shard.epoch,
                 leader: m.to,
                 because: format!("{:?}", m.reason),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Gives shards the standbys that they shall have, and takes away those that they shall not.
+    fn place_standbys(
+        &self,
+        index: usize,
+        state: &MemView,
+        problem: &Problem,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Violation> {
+        let Some(manager) = &self.nodes[index].manager else {
+            return Ok(());
+        };
+        for change in standby::choose(problem) {
+            let Some(shard) = state.find::<Shard>(&change.shard)? else {
+                continue;
+            };
+            let report = shard
+                .leader
+                .and_then(|leader| manager.reports.get(&(leader.0 as usize - 1)));
+            let report = report.filter(|report| self.now < report.at + SILENT);
+            let is_led = report.is_some_and(|report| report.led.contains(&(shard.id, shard.epoch)));
+            // A leader that has not been started again yet may be the one whose log has the rows.
+            if change.to.is_some() && !is_led {
+                continue;
+            }
+            commands.push(Command::AssignStandby(AssignStandby {
+                shard: shard.id,
+                epoch: shard.epoch,
+                node: change.to,
             }));
         }
         Ok(())

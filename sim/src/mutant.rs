@@ -3,6 +3,7 @@
 //! Each undoes one rule, and nothing else. Rules of the catalog are undone from outside, by changing the command or the state
 //! just before it is applied so that the check passes: the program under test has no switch for being wrong.
 
+use tidemill_core::Version;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{Command, ReplicaOf};
 use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError, WriteSet};
@@ -78,6 +79,34 @@ mutants! {
     SnapshotComesFirst,
     /// A query uses all rows that are in memory, also those that are committed by now.
     PinsAreNotCut,
+    /// A leader that was deposed keeps serving, and nobody compares epochs.
+    OldLeaderServes,
+    /// Rows are forgotten in memory before the part with them is visible.
+    MemtableIsDroppedEarly,
+    /// A file is written again under the same id, with more in it.
+    FilesAreWrittenAgain,
+    /// A commit is proposed before its files are known to be on the disks.
+    CommitsBeforePut,
+    /// A commit that is refused moves offsets all the same.
+    RefusalMovesOffsets,
+    /// A reader waits for ever at an offset that holds no record.
+    GapsWedge,
+    /// A node that starts deletes what the catalog on its disk, which may be old, does not name.
+    StartsByDeleting,
+    /// A late claim about a disk counts for a replica that is younger.
+    LateClaimCounts,
+    /// A log is trimmed before the commit with its rows is decided.
+    TrimsBeforeCommit,
+    /// A program is told that its rows are in the log before they are synced.
+    AcknowledgesBeforeLogSync,
+    /// What a log has behind a hole is kept, and fills it later.
+    LeftOverFillsAHole,
+    /// Logs of nodes that lead no more are not handed over.
+    LogsAreNotHandedOver,
+    /// A standby takes over rows without comparing the leader epochs of the source.
+    StandbyIgnoresTheEpoch,
+    /// A standby that takes over keeps what its node has logged when it led before.
+    StandbyKeepsAnOldLog,
 }
 
 impl Mutant {
@@ -167,9 +196,37 @@ impl Mutant {
                     }
                 }
             }
+            (Mutant::LateClaimCounts, Command::SetHoldings(holdings)) => holdings.seen = Version(u64::MAX),
             _ => {}
         }
         Ok(draft.into_writes())
+    }
+}
+
+impl Mutant {
+    /// What is changed although `command` was refused.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn after_refusal(self, state: &MemView, command: &Command) -> Result<WriteSet, ViewError> {
+        let base = Overlay::new(state);
+        let mut draft = Overlay::new(&base);
+        if let (Mutant::RefusalMovesOffsets, Command::CommitPart(commit)) = (self, command) {
+            for span in &commit.spans {
+                let place = (span.key.pipe, span.key.partition);
+                let partition = state.get::<SourcePartition>(&place)?;
+                if let Some(mut p) = partition.filter(|p| p.key() == span.key && p.offset == span.start) {
+                    p.offset = span.end;
+                    draft.put(&place, &p)?;
+                }
+            }
+        }
+        let changes = draft.into_writes();
+        let mut whole = Overlay::new(state);
+        if !changes.is_empty() {
+            whole.absorb(changes)?;
+        }
+        Ok(whole.into_writes())
     }
 }
 

@@ -318,6 +318,12 @@ impl World {
         node.stored.clear();
         node.broken.clear();
         node.disk = disk;
+        if self.dice.one_in(2) {
+            let node = &mut self.nodes[index];
+            node.wal.wipe();
+            (node.wipes, node.wiped_at) = (node.wipes + 1, self.now);
+            *self.tally.acts.entry("log lost with a disk").or_default() += 1;
+        }
         Ok(true)
     }
 

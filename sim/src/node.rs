@@ -6,15 +6,20 @@ use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
-use crate::task::{Task, Wish};
+use crate::task::{Answer, Task, Wanted, Wish};
 use crate::time::{MS, SECOND, Time};
+use crate::wal::Wal;
 use crate::world::{World, tell};
+use crate::writer::Logging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
 use tidemill_core::view::{CatalogRead, Key, MemView};
-use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey, Version};
+use tidemill_core::{
+    BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
+    Version,
+};
 
 /// How often a node says that it lives.
 const BEAT: Time = 200 * MS;
@@ -32,6 +37,8 @@ const ALONE: Time = 5 * SECOND;
 pub(crate) enum Purpose {
     Commit(ShardId, Epoch, CommitId),
     Stop(ShardId, Epoch, SpanKey),
+    /// Rows of a writer are passed over: the program that waits for it.
+    Gap(ShardId, (PipeId, PartitionId), (usize, u64)),
     Manage,
     Keep,
     Operate,
@@ -80,6 +87,15 @@ pub(crate) struct Node {
     pub full: bool,
     /// How long a sync takes at most.
     pub sync: Time,
+    /// What of its memtables survives its process.
+    pub wal: Wal,
+    /// How often that was lost with a disk, and when it was last.
+    pub wipes: u64,
+    pub wiped_at: Time,
+    /// Rows that are being written to the log.
+    pub logging: BTreeMap<u64, Logging>,
+    /// Partitions of writers that stay closed until what was decided about them is known here.
+    pub held: BTreeMap<u64, (ShardId, (PipeId, PartitionId))>,
     pub deferred: Vec<Event>,
     pub waiting: BTreeMap<u64, Purpose>,
     pub decides_at: Time,
@@ -113,6 +129,11 @@ impl Node {
             broken: BTreeSet::new(),
             full: false,
             sync: 5 * MS,
+            wal: Wal::default(),
+            wipes: 0,
+            wiped_at: 0,
+            logging: BTreeMap::new(),
+            held: BTreeMap::new(),
             deferred: Vec::new(),
             waiting: BTreeMap::new(),
             decides_at: 0,
@@ -155,6 +176,9 @@ impl Node {
         self.supervised = None;
         self.waiting.clear();
         self.stored.retain(|_, kept| kept.durable);
+        self.wal.crash();
+        self.logging.clear();
+        self.held.clear();
         self.applied = self.synced;
         self.state = group.state(self.synced);
     }
@@ -179,12 +203,20 @@ impl World {
             );
             return Err(Violation::new("same log, same state", what));
         }
+        if self.mutant == Some(Mutant::StartsByDeleting) {
+            let state = self.nodes[index].state.clone();
+            self.nodes[index].stored.retain(|part, _| {
+                let named = |copies: &Copies| copies.part == *part;
+                let all = state.all::<Copies>(&[]).unwrap_or_default();
+                all.iter().any(|copies| named(copies))
+            });
+        }
         self.begin_duties(index);
         Ok(())
     }
 
     pub fn begin_duties(&mut self, index: usize) {
-        for duty in [Duty::Beat, Duty::Supervise, Duty::Work, Duty::Keep] {
+        for duty in [Duty::Beat, Duty::Supervise, Duty::Work, Duty::Keep, Duty::Offer] {
             let time = self.dice.between(1, 20_000);
             let boot = self.nodes[index].boot;
             self.after(time, Event::Duty(index, boot, duty));
@@ -192,7 +224,7 @@ impl World {
     }
 
     /// Does `duty` again after `time` by the clock of the node.
-    fn again(&mut self, index: usize, duty: Duty, time: Time) {
+    pub fn again(&mut self, index: usize, duty: Duty, time: Time) {
         let node = &self.nodes[index];
         let (boot, time) = (node.boot, time * 100 / node.rate.max(1));
         self.after(time, Event::Duty(index, boot, duty));
@@ -204,8 +236,10 @@ impl World {
                 self.again(index, duty, BEAT);
                 let node = &self.nodes[index];
                 let boot = node.boot_id();
+                let led = node.tasks.values().filter_map(|task| Some((task.shard, task.epoch?)));
+                let led = led.collect();
                 if let Some((_, leader)) = node.leader {
-                    self.send(index, leader, Body::Beat(boot));
+                    self.send(index, leader, Body::Beat(boot, led));
                 }
                 Ok(())
             }
@@ -238,6 +272,15 @@ impl World {
                 self.again(index, duty, KEEP);
                 self.keep(index)
             }
+            Duty::Logged(number) => {
+                self.logged(index, number);
+                Ok(())
+            }
+            Duty::Release(number) => {
+                self.release(index, number);
+                Ok(())
+            }
+            Duty::Offer => self.offer(index),
             Duty::GiveUp(request) => {
                 self.answer(index, request, None);
                 Ok(())
@@ -259,48 +302,90 @@ impl World {
 
     /// Starts and ends tasks by what the catalog says.
     fn supervise(&mut self, index: usize) -> Result<(), Violation> {
-        let flush_age = self.flush_age;
         let node = &mut self.nodes[index];
         if self.now >= node.contact + ALONE {
             node.tasks.clear();
             node.supervised = None;
             return Ok(());
         }
-        if node.supervised == Some(node.applied) && !node.tasks.values().any(|task| task.ended || task.wants_more()) {
+        let mut tasks = node.tasks.values();
+        let looks = tasks.any(|task| task.ended || task.wants_more() || task.epoch.is_none());
+        if node.supervised == Some(node.applied) && !looks {
             return Ok(());
         }
         node.supervised = Some(node.applied);
         let state = node.state.clone();
         let known = state.find::<tidemill_core::catalog::Node>(&node.id)?;
-        let known = known.is_some_and(|known| known.boot == Some(node.boot_id()));
+        if known.is_none_or(|known| known.boot != Some(node.boot_id())) {
+            node.tasks.clear();
+            return Ok(());
+        }
+        trim(&mut node.wal, &state)?;
         let mut wanted = BTreeMap::new();
         for shard in state.all::<Shard>(&[])? {
-            if known && shard.leader == Some(node.id) {
-                wanted.insert(shard.id, shard.epoch);
+            if shard.leader == Some(node.id) {
+                wanted.insert(shard.id, Some(shard.epoch));
+            } else if shard.standby == Some(node.id) {
+                wanted.insert(shard.id, None);
             }
         }
-        node.tasks
-            .retain(|shard, task| wanted.get(shard) == Some(&task.epoch) && !task.ended);
-        let pipes = state.all::<Pipe>(&[])?;
+        let serves = self.mutant == Some(Mutant::OldLeaderServes);
+        node.tasks.retain(|shard, task| {
+            // Whoever stands by may lead next; whoever led in another epoch, or leads no more, ends.
+            let fits = |wanted: &Option<Epoch>| task.epoch.is_none() || task.epoch == *wanted;
+            (wanted.get(shard).is_some_and(fits) || serves) && !task.ended
+        });
         for (shard, epoch) in wanted {
-            let mut of_shard = Vec::new();
-            for pipe in pipes.iter().filter(|pipe| pipe.table == shard.table) {
-                let mut partitions = state.all::<SourcePartition>(&pipe.id.bytes())?;
-                partitions.retain(|p| p.shard == shard);
-                of_shard.push((pipe.clone(), partitions));
+            self.run_task(index, &state, shard, epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Has a task lead `shard` in `epoch`, or stand by without one.
+    fn run_task(
+        &mut self,
+        index: usize,
+        state: &MemView,
+        shard: ShardId,
+        epoch: Option<Epoch>,
+    ) -> Result<(), Violation> {
+        let flush_age = self.flush_age;
+        let Some(table) = state.find::<Table>(&shard.table)? else {
+            return Ok(());
+        };
+        let mut of_shard = Vec::new();
+        for pipe in state.all::<Pipe>(&[])? {
+            if pipe.table != shard.table || pipe.state == PipeState::Paused {
+                continue;
             }
-            let task = node
-                .tasks
-                .entry(shard)
-                .or_insert_with(|| Task::new(shard, epoch, flush_age));
-            task.reconcile(&of_shard);
+            let mut partitions = state.all::<SourcePartition>(&pipe.id.bytes())?;
+            partitions.retain(|p| p.shard == shard);
+            let mut writers = state.all::<Writer>(&[])?;
+            writers.retain(|writer| writer.pipe == pipe.id);
+            of_shard.push(Wanted {
+                pipe,
+                partitions,
+                writers,
+            });
+        }
+        let kept = self.with_hands(index, |node, hands| {
+            let task = node.tasks.entry(shard);
+            let task = task.or_insert_with(|| Task::new(shard, epoch, flush_age));
+            let takes_over = epoch.filter(|_| task.epoch.is_none());
+            let kept = takes_over.map(|epoch| task.take_over(epoch, &of_shard, hands));
+            task.reconcile(&table, of_shard, hands);
+            kept
+        });
+        if let Some(kept) = kept {
+            tell!(self, "n{} takes over {shard} with {kept} histories", index + 1);
+            *self.tally.acts.entry("standby takes over").or_default() += u64::from(kept > 0);
         }
         Ok(())
     }
 
     /// Does what a task wants done.
     pub fn grant(&mut self, index: usize, shard: ShardId, wishes: Vec<Wish>) {
-        let Some(epoch) = self.nodes[index].tasks.get(&shard).map(|task| task.epoch) else {
+        let Some(epoch) = self.nodes[index].tasks.get(&shard).and_then(|task| task.epoch) else {
             return;
         };
         for wish in wishes {
@@ -315,6 +400,11 @@ impl World {
                     for replica in replicas {
                         let to = replica.node.0 as usize - 1;
                         self.send(index, to, Body::Put(part));
+                        if self.mutant == Some(Mutant::CommitsBeforePut) {
+                            let holder = self.nodes[to].holder();
+                            let task = self.nodes[index].tasks.get_mut(&shard);
+                            task.into_iter().for_each(|task| task.is_put(part, holder));
+                        }
                     }
                 }
                 Wish::Commit(commit) => {
@@ -325,7 +415,7 @@ impl World {
                     let purpose = Purpose::Stop(shard, epoch, stop.key);
                     self.propose(index, purpose, Command::StopPartition(stop));
                 }
-                Wish::Acknowledge(awaiting) => self.acknowledged(awaiting),
+                Wish::Answer(from, answer) => self.reply(index, from, answer),
             }
         }
     }
@@ -334,13 +424,13 @@ impl World {
     pub fn take(&mut self, message: Message) -> Result<(), Violation> {
         let Message { from, to, body } = message;
         match body {
-            Body::Beat(boot) => {
+            Body::Beat(boot, led) => {
                 let now = self.now;
                 let sender = &self.nodes[from];
                 let (disk, instance) = (sender.disk, sender.instance);
                 let node = &mut self.nodes[to];
                 if let Some(manager) = &mut node.manager {
-                    manager.hear(from, now, boot, disk, instance);
+                    manager.hear(from, now, boot, disk, instance, led);
                     self.send(to, from, Body::Heard);
                 }
             }
@@ -360,7 +450,7 @@ impl World {
             Body::Fetched(part) => self.put(to, part, None),
             Body::Pin { query, shard } => {
                 let task = self.nodes[to].tasks.get(&shard).filter(|task| !task.ended);
-                let pin = task.map(|task| (task.epoch, task.pin()));
+                let pin = task.and_then(Task::pin);
                 self.send(to, from, Body::Pinned { query, shard, pin });
             }
             Body::Pinned { query, shard, pin } => self.pinned(query, shard, pin)?,
@@ -378,7 +468,15 @@ impl World {
                 shard,
                 first,
                 rows,
-            } => self.append(to, client, request, shard, first, &rows),
+            } => self.append(to, (client, request), shard, first, rows),
+            Body::PassGap {
+                client,
+                request,
+                shard,
+                from,
+                to: end,
+            } => self.pass_gap(to, (client, request), shard, from, end),
+            Body::Offer { shard, acks, pieces } => self.take_offer(to, shard, acks, pieces),
         }
         Ok(())
     }
@@ -391,7 +489,7 @@ impl World {
         match purpose {
             Purpose::Commit(shard, epoch, commit) => {
                 let wishes = self.with_hands(index, |node, hands| {
-                    let task = node.tasks.get_mut(&shard).filter(|task| task.epoch == epoch);
+                    let task = node.tasks.get_mut(&shard).filter(|task| task.epoch == Some(epoch));
                     task.map(|task| task.decided(commit, outcome, hands))
                         .unwrap_or_default()
                 });
@@ -399,8 +497,17 @@ impl World {
             }
             Purpose::Stop(shard, epoch, key) => {
                 let task = self.nodes[index].tasks.get_mut(&shard);
-                if let Some(task) = task.filter(|task| task.epoch == epoch) {
+                if let Some(task) = task.filter(|task| task.epoch == Some(epoch)) {
                     task.stop_decided(key, outcome.is_some());
+                }
+            }
+            Purpose::Gap(shard, place, from) => {
+                // Not before it is known here what was decided: what is taken then is taken for the life behind the gap.
+                self.nodes[index].held.insert(request, (shard, place));
+                self.release(index, request);
+                if let Some(outcome) = outcome {
+                    let answer = if outcome.is_ok() { Answer::Passed } else { Answer::Retry };
+                    self.reply(index, from, answer);
                 }
             }
             Purpose::Manage => {
@@ -410,6 +517,12 @@ impl World {
             }
             Purpose::Keep | Purpose::Operate => {}
         }
+    }
+
+    /// How far the log of the group is, if a node can know that now.
+    pub fn read_index(&self, index: usize) -> Option<usize> {
+        let leader = self.group.leader.filter(|leader| self.has_majority(*leader))?;
+        self.talk(index, leader).then(|| self.group.committed())
     }
 
     /// A file comes to a disk.
@@ -490,13 +603,14 @@ impl World {
 
     /// Deletes files that no commit can name any more, by a linearizable state.
     fn sweep(&mut self, index: usize) -> Result<(), Violation> {
-        let Some(leader) = self.group.leader.filter(|leader| self.has_majority(*leader)) else {
-            return Ok(());
-        };
-        if !(self.hears(index, leader) && self.hears(leader, index)) {
+        if self.read_index(index).is_none() {
             return Ok(());
         }
         let state = self.group.tip();
+        self.sweep_by(index, &state)
+    }
+
+    fn sweep_by(&mut self, index: usize, state: &MemView) -> Result<(), Violation> {
         let me = self.nodes[index].id;
         let there: Vec<PartId> = self.nodes[index].stored.keys().copied().collect();
         for part in there {
@@ -516,4 +630,15 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Forgets what of a log is committed, and what can never be.
+fn trim(wal: &mut Wal, state: &MemView) -> Result<(), Violation> {
+    for (shard, pipe, partition) in wal.places() {
+        match state.find::<SourcePartition>(&(pipe, partition))? {
+            Some(p) if p.shard == shard => wal.trim((shard, pipe, partition), p.key(), p.offset),
+            _ => wal.drop_lane((shard, pipe, partition)),
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::CommitPart;
 use tidemill_core::invariants::{check_state, check_step};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
-use tidemill_core::{Epoch, ShardId};
+use tidemill_core::{Epoch, ShardId, WriterToken};
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,38 @@ impl From<ViewError> for Violation {
     }
 }
 
+/// Rows of which a program was told that they are there.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// The program.
+    pub token: WriterToken,
+    /// What it had asked for.
+    pub acks: Acks,
+    /// The shard.
+    pub shard: ShardId,
+    /// Which node has said so.
+    pub node: usize,
+    /// How often its log had been lost by then.
+    pub wipes: u64,
+    /// The number of the first.
+    pub first: u64,
+    /// The rows.
+    pub rows: Vec<RecordId>,
+}
+
+/// A row that was acknowledged before it was committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Early {
+    /// By whom.
+    pub node: usize,
+    /// How often the log of that node had been lost by then.
+    pub wipes: u64,
+    /// Whether it was in the log.
+    pub logged: bool,
+    /// Whether it is counted as lost.
+    pub passed: bool,
+}
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Oracle {
@@ -48,6 +80,8 @@ pub struct Oracle {
     seen: Vec<RecordId>,
     /// Rows that a program was told are committed.
     acknowledged: BTreeSet<RecordId>,
+    /// Rows that a program was told are in a log, or in memory.
+    pub early: BTreeMap<RecordId, Early>,
     /// Records that operators had skipped or deleted; they may be missing.
     pub given_up: BTreeSet<RecordId>,
     leaders: BTreeMap<(ShardId, Epoch), tidemill_core::NodeId>,
@@ -61,6 +95,8 @@ pub struct Answer<'a> {
     pub pins: &'a BTreeMap<ShardId, (Epoch, Vec<PinnedLane>)>,
     /// Whether rows in memory are used that are committed by now: broken on purpose.
     pub uncut: bool,
+    /// Whether nobody compares epochs: broken on purpose.
+    pub serves: bool,
 }
 
 impl Oracle {
@@ -146,6 +182,12 @@ impl Oracle {
     /// DUR-1: that row.
     pub fn check_acknowledged(&self, state: &MemView, files: &Files) -> Result<(), Violation> {
         let ids = sorted(&committed_rows(state, files)?);
+        // What was acknowledged earlier is there, or counted as lost, and never both.
+        let wrong = |(id, early): &(&RecordId, &Early)| ids.binary_search(id).is_ok() == early.passed;
+        if let Some((id, early)) = self.early.iter().find(wrong) {
+            let what = format!("row {id} was acknowledged, {early:?}, and is there: {}", early.passed);
+            return Err(Violation::new("DUR-1", what));
+        }
         match self.acknowledged.iter().find(|id| ids.binary_search(id).is_err()) {
             Some(id) => Err(Violation::new(
                 "DUR-1",
@@ -181,7 +223,7 @@ impl Oracle {
             let Some((epoch, lanes)) = answer.pins.get(&shard.id) else {
                 return Ok(None);
             };
-            if *epoch != shard.epoch {
+            if *epoch != shard.epoch && !answer.serves {
                 return Ok(None);
             }
             for lane in lanes {
@@ -269,6 +311,14 @@ fn sorted(rows: &[Row]) -> Vec<RecordId> {
     let mut ids: Vec<RecordId> = rows.iter().map(|row| row.id).collect();
     ids.sort_unstable();
     ids
+}
+
+/// The ids of all committed rows, in order.
+///
+/// # Errors
+/// See [`committed_rows`].
+pub fn committed_ids(state: &MemView, files: &Files) -> Result<Vec<RecordId>, Violation> {
+    Ok(sorted(&committed_rows(state, files)?))
 }
 
 /// The ids of `rows` in order, each of which must be there once.

@@ -4,12 +4,12 @@ use crate::client::REPAIR;
 use crate::event::{Body, Duty, Event};
 use crate::group::Pending;
 use crate::node::{Node, Purpose};
-use crate::oracle::Violation;
+use crate::oracle::{Early, Promise, Violation, committed_ids};
 use crate::source::{Loss, Slot};
-use crate::time::{MS, Time};
+use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
-use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
-use tidemill_core::command::Outcome;
+use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Shard, SourcePartition, Writer};
+use tidemill_core::command::{Outcome, PassGap};
 use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{Command, PartId, Proposal, ShardId};
 
@@ -137,6 +137,7 @@ impl World {
                     self.check_held(*shard, *part, after)?;
                 }
             }
+            Command::PassGap(pass) => self.check_gap(pass, before)?,
             Command::ResetOffsets(reset) => {
                 let Some(pipe) = before.pipe_named(&reset.name)? else {
                     return Ok(());
@@ -166,6 +167,79 @@ impl World {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// DUR-1: what is passed over of what a log had is gone with the disk of that log, or was away with its node.
+    fn check_gap(&mut self, pass: &PassGap, before: &MemView) -> Result<(), Violation> {
+        let writer = before.find::<Writer>(&pass.writer)?;
+        let Some(writer) = writer else {
+            return Ok(());
+        };
+        let (now, calm) = (self.now, self.healed && self.now > self.healed_at() + 15 * SECOND);
+        let Some(client) = self.clients.iter().find(|client| client.token == writer.token) else {
+            return Ok(());
+        };
+        for number in pass.from.0..pass.to.0 {
+            let Some(id) = client.row(number) else {
+                let what = format!(
+                    "row {number} of writer {} was never acknowledged, and is counted as lost",
+                    writer.id
+                );
+                return Err(Violation::new("DUR-1", what));
+            };
+            let Some(early) = self.oracle.early.get_mut(&id) else {
+                continue;
+            };
+            early.passed = true;
+            let node = &self.nodes[early.node];
+            let lost = node.wipes > early.wipes;
+            let has = node.wal.has_row(id);
+            if early.logged && !lost && (!has || calm) {
+                let what = format!(
+                    "row {id} was acknowledged from the log of node {}, which was not lost and has it: {has}, and is passed over \
+                     at {now}",
+                    node.id
+                );
+                return Err(Violation::new("DUR-1", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a program was told is remembered; if it is early, it must be in the log.
+    pub fn acknowledged(&mut self, promise: Promise) -> Result<(), Violation> {
+        if promise.acks == Acks::All {
+            self.oracle.acknowledge(promise.rows.iter().copied());
+            return Ok(());
+        }
+        let tip = self.group.tip();
+        let node = &self.nodes[promise.node];
+        let just_lost = self.now < node.wiped_at + 5 * MS;
+        let logged = promise.acks == Acks::Leader && !just_lost;
+        let mut committed = None;
+        for (number, id) in (promise.first..).zip(&promise.rows) {
+            if logged && !node.wal.has_row(*id) {
+                let committed = match &mut committed {
+                    Some(committed) => committed,
+                    None => committed.insert(committed_ids(&tip, &self.files)?),
+                };
+                if committed.binary_search(id).is_err() {
+                    let what = format!(
+                        "row {id} ({number}) is acknowledged and neither logged by node {} nor committed",
+                        node.id
+                    );
+                    return Err(Violation::new("DUR-1", what));
+                }
+            }
+            let early = Early {
+                node: promise.node,
+                wipes: promise.wipes,
+                logged,
+                passed: false,
+            };
+            self.oracle.early.insert(*id, early);
         }
         Ok(())
     }

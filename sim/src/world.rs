@@ -3,7 +3,7 @@
 //! Whatever happens is an event with a time; events of the same time go in the order in which they were made. All choices come
 //! from one [`Dice`], and nothing depends on the order of a hash map or on the machine, so a seed is a history.
 
-use crate::client::{Client, Query};
+use crate::client::{Query, SHARDS};
 use crate::dice::Dice;
 use crate::event::{Body, Event, Message, Scheduled};
 use crate::group::Group;
@@ -14,6 +14,7 @@ use crate::oracle::{Oracle, Violation};
 use crate::source::Topic;
 use crate::task::{Files, Hands};
 use crate::time::{MS, Time};
+use crate::writer::Client;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::Hasher;
@@ -45,6 +46,8 @@ pub struct Tally {
     pub records: u64,
     /// Rows in the table at the end.
     pub rows: u64,
+    /// Rows of programs that were acknowledged, by level.
+    pub acked: BTreeMap<&'static str, u64>,
     /// A hash of the whole history.
     pub digest: u64,
 }
@@ -78,6 +81,10 @@ pub(crate) struct World {
     pub healed: bool,
     pub done: bool,
     pub flush_age: Time,
+    /// Whether the pipe asks for a hot standby, as operators said last.
+    pub hot: bool,
+    /// Whether the table has a log although nobody needs it.
+    pub logs: bool,
     history: Xxh3,
 }
 
@@ -98,9 +105,12 @@ impl World {
         let nodes = if dice.one_in(4) { 5 } else { 3 };
         let nodes: Vec<Node> = (0..nodes).map(|index| Node::new(index, &mut dice)).collect();
         let partitions = dice.between(2, 5) as usize;
-        let clients = (0..dice.between(0, 3)).map(|_| Client::new(&mut dice)).collect();
+        let clients = (0..dice.between(0, 4))
+            .map(|_| Client::new(&mut dice, SHARDS))
+            .collect();
         let nemesis = Nemesis::new(&mut dice);
         let flush_age = dice.between(100, 2_500) * MS;
+        let (hot, logs) = (dice.one_in(2), dice.one_in(3));
         Self {
             now: 0,
             queue: BinaryHeap::new(),
@@ -123,6 +133,8 @@ impl World {
             healed: false,
             done: false,
             flush_age,
+            hot,
+            logs,
             history: Xxh3::new(),
             dice,
         }
@@ -219,6 +231,12 @@ impl World {
             Event::Operate => self.operate(),
             Event::Ask => self.ask(),
             Event::Write(client) => self.write(client),
+            Event::Reply {
+                client,
+                request,
+                node,
+                answer,
+            } => self.replied(client, request, node, answer),
             Event::Settle => self.settle(),
         }
     }
@@ -266,14 +284,20 @@ impl World {
             ..
         } = self;
         let mut id = || dice.id();
+        let node = &mut nodes[index];
+        let mut wal = std::mem::take(&mut node.wal);
         let mut hands = Hands {
             now: *now,
             topic,
             files,
+            wal: &mut wal,
+            full: node.full,
             id: &mut id,
             mutant: *mutant,
         };
-        act(&mut nodes[index], &mut hands)
+        let done = act(node, &mut hands);
+        node.wal = wal;
+        done
     }
 
     fn produce(&mut self) {
