@@ -4,7 +4,7 @@ use crate::event::{Body, Event, Message};
 use crate::mutant::Mutant;
 use crate::oracle::{Answer, Violation};
 use crate::task::PinnedLane;
-use crate::time::{MS, SECOND};
+use crate::time::{MS, SECOND, Time};
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, Proposal, Sh
 /// The table, the pipe and the topic.
 pub(crate) const TABLE: &str = "t";
 pub(crate) const PIPE: &str = "p";
+pub(crate) const TOPIC: &str = "s";
 pub(crate) const SHARDS: u32 = 2;
 /// What is written down of a reset that a repair makes.
 pub(crate) const REPAIR: &str = "repair";
@@ -27,6 +28,7 @@ pub(crate) struct Query {
     node: usize,
     boot: u64,
     plan: Rc<MemView>,
+    begun: Time,
     wanted: usize,
     pins: BTreeMap<ShardId, (Epoch, Vec<PinnedLane>)>,
 }
@@ -36,7 +38,7 @@ impl World {
     pub fn found(&mut self) -> Result<(), Violation> {
         let members = self.nodes.iter().map(|node| FoundingMember {
             node: node.id,
-            name: format!("n{}", node.id),
+            name: node.name.clone(),
             instance: node.instance,
             warehouse: "default".into(),
             addresses: Addresses::default(),
@@ -64,20 +66,7 @@ impl World {
                 shards: SHARDS,
                 settings: self.table_settings(),
             }),
-            Command::CreatePipe(CreatePipe {
-                name: PIPE.into(),
-                if_not_exists: false,
-                table: TABLE.into(),
-                source: KafkaSource {
-                    brokers: "b".into(),
-                    topic: "s".into(),
-                    client: BTreeMap::new(),
-                },
-                settings: self.pipe_settings(),
-                topic: Some(self.topic.id),
-                format: Default::default(),
-                partitions: partitions.collect(),
-            }),
+            self.create_pipe(partitions.collect()),
         ];
         commands.extend(self.clients.iter().map(|client| {
             Command::OpenWriter(OpenWriter {
@@ -105,6 +94,20 @@ impl World {
         let length = self.dice.between(12, 40) * SECOND;
         self.after(length, Event::Settle);
         Ok(())
+    }
+
+    /// The pipe, with where its partitions begin.
+    pub fn create_pipe(&self, partitions: Vec<(PartitionId, Offset)>) -> Command {
+        Command::CreatePipe(CreatePipe {
+            name: PIPE.into(),
+            if_not_exists: false,
+            table: TABLE.into(),
+            source: source(),
+            settings: self.pipe_settings(),
+            topic: Some(self.topic.id),
+            format: Default::default(),
+            partitions,
+        })
     }
 
     /// A table that needs a log has one; others may have one.
@@ -158,6 +161,7 @@ impl World {
             node,
             boot: self.nodes[node].boot,
             plan,
+            begun: self.now,
             wanted: leaders.len(),
             pins: BTreeMap::new(),
         };
@@ -224,6 +228,7 @@ impl World {
             pins: &asked.pins,
             uncut: self.mutant == Some(Mutant::PinsAreNotCut),
             serves: self.mutant == Some(Mutant::OldLeaderServes),
+            begun: asked.begun,
         };
         let rows = self.oracle.query(&answer, &self.files, &self.topic.aborted)?;
         if let Some(rows) = rows {
@@ -231,5 +236,14 @@ impl World {
             self.note(5, rows as u64);
         }
         Ok(())
+    }
+}
+
+/// What the pipe reads.
+pub(crate) fn source() -> KafkaSource {
+    KafkaSource {
+        brokers: "b".into(),
+        topic: TOPIC.into(),
+        client: BTreeMap::new(),
     }
 }

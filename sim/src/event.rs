@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Mend(Fault),
     /// Operators do something.
     Operate,
+    /// A node that is not admitted asks again.
+    Join(usize),
     /// Somebody asks what is there.
     Ask,
     /// A program writes.
@@ -38,6 +40,7 @@ pub(crate) enum Event {
         client: usize,
         request: u64,
         node: usize,
+        epoch: Option<Epoch>,
         answer: Answer,
     },
     /// Looks whether all is well.

@@ -18,6 +18,7 @@ mod dice;
 mod event;
 mod group;
 mod manager;
+mod members;
 pub mod mutant;
 mod nemesis;
 mod node;

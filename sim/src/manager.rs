@@ -39,6 +39,8 @@ pub(crate) struct Manager {
     ready_since: BTreeMap<NodeId, Time>,
     balanced: Time,
     grown: Time,
+    /// When it last looked who votes.
+    pub stepped: Time,
     /// How many proposals are not answered.
     asked: usize,
 }
@@ -51,6 +53,7 @@ impl Manager {
             ready_since: BTreeMap::new(),
             balanced: now,
             grown: now,
+            stepped: now,
             asked: 0,
         }
     }
@@ -74,6 +77,11 @@ impl Manager {
         self.reports.insert(from, report);
     }
 
+    /// Whether a node was heard of not long ago.
+    pub fn hears(&self, index: usize, now: Time) -> bool {
+        self.reports.get(&index).is_some_and(|report| now < report.at + SILENT)
+    }
+
     pub fn answered(&mut self) {
         self.asked = self.asked.saturating_sub(1);
     }
@@ -95,6 +103,7 @@ impl World {
             let leaving = place_replicas(&state, &mut commands)?;
             self.place_leaders(index, &state, &leaving, &mut commands)?;
             self.grow(index, &state, &mut commands)?;
+            commands.extend(self.step_members(index, &state)?);
         }
         if let Some(manager) = &mut self.nodes[index].manager {
             manager.asked = commands.len();
@@ -111,6 +120,9 @@ impl World {
             return Ok(());
         };
         for node in state.all::<Node>(&[])? {
+            if node.state == NodeState::Removed {
+                continue;
+            }
             let report = manager.reports.get(&(node.id.0 as usize - 1));
             let alive = report.filter(|report| now < report.at + SILENT);
             let judged = match alive {

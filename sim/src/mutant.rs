@@ -107,6 +107,14 @@ mutants! {
     StandbyIgnoresTheEpoch,
     /// A standby that takes over keeps what its node has logged when it led before.
     StandbyKeepsAnOldLog,
+    /// A node that has lost everything is taken for the one that had its name.
+    LostNodeKeepsItsId,
+    /// A node is removed although it keeps files that the others do not have.
+    KeeperIsRemoved,
+    /// A pipe that is dropped leaves its partitions behind.
+    DroppedPipeLeavesPartitions,
+    /// A pipe that is created again begins at the beginning, whatever was read before.
+    CreatedAgainFromTheStart,
 }
 
 impl Mutant {
@@ -196,6 +204,25 @@ impl Mutant {
                     }
                 }
             }
+            (Mutant::LostNodeKeepsItsId, Command::AddNode(add)) => {
+                let living = |node: &&Node| node.name == add.name && node.state != NodeState::Removed;
+                if let Some(node) = state.list::<Node>(&[])?.iter().find(living) {
+                    let instance = add.instance;
+                    draft.put(
+                        &node.id,
+                        &Node {
+                            instance,
+                            ..node.clone()
+                        },
+                    )?;
+                }
+            }
+            (Mutant::KeeperIsRemoved, Command::RemoveNode(id)) => {
+                for mut shard in state.list::<Shard>(&[])? {
+                    shard.replicas.retain(|replica| replica.node != *id);
+                    draft.put(&shard.id, &shard)?;
+                }
+            }
             (Mutant::LateClaimCounts, Command::SetHoldings(holdings)) => holdings.seen = Version(u64::MAX),
             _ => {}
         }
@@ -204,25 +231,40 @@ impl Mutant {
 }
 
 impl Mutant {
-    /// What is changed although `command` was refused.
+    /// What is changed once more in `after`, when `command` was applied to `before`, or refused.
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub fn after_refusal(self, state: &MemView, command: &Command) -> Result<WriteSet, ViewError> {
-        let base = Overlay::new(state);
-        let mut draft = Overlay::new(&base);
-        if let (Mutant::RefusalMovesOffsets, Command::CommitPart(commit)) = (self, command) {
-            for span in &commit.spans {
-                let place = (span.key.pipe, span.key.partition);
-                let partition = state.get::<SourcePartition>(&place)?;
-                if let Some(mut p) = partition.filter(|p| p.key() == span.key && p.offset == span.start) {
-                    p.offset = span.end;
-                    draft.put(&place, &p)?;
+    pub fn after_apply(
+        self,
+        before: &MemView,
+        after: &MemView,
+        command: &Command,
+        refused: bool,
+    ) -> Result<WriteSet, ViewError> {
+        let mut draft = Overlay::new(after);
+        match (self, command) {
+            (Mutant::RefusalMovesOffsets, Command::CommitPart(commit)) if refused => {
+                for span in &commit.spans {
+                    let place = (span.key.pipe, span.key.partition);
+                    let partition = before.get::<SourcePartition>(&place)?;
+                    if let Some(mut p) = partition.filter(|p| p.key() == span.key && p.offset == span.start) {
+                        p.offset = span.end;
+                        draft.put(&place, &p)?;
+                    }
                 }
             }
+            (Mutant::DroppedPipeLeavesPartitions, Command::DropPipe(dropped)) if !refused => {
+                if let Some(pipe) = before.pipe_named(&dropped.name)? {
+                    for p in before.partitions_of(pipe.id)? {
+                        draft.put(&(pipe.id, p.partition), &p)?;
+                    }
+                }
+            }
+            _ => {}
         }
         let changes = draft.into_writes();
-        let mut whole = Overlay::new(state);
+        let mut whole = Overlay::new(after);
         if !changes.is_empty() {
             whole.absorb(changes)?;
         }

@@ -6,7 +6,8 @@ use crate::oracle::Violation;
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
 use tidemill_core::DiskId;
-use tidemill_core::catalog::{CatalogQuestions, Copies, Shard};
+use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
+use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, Key};
 
 /// A fault; what it has to be ended for is in it.
@@ -52,10 +53,16 @@ pub(crate) enum Fault {
     Recreate,
     /// The topic gets a partition.
     Grow,
+    /// A node is lost with everything that it has.
+    LoseNode(usize),
+    /// A node does not reach the brokers.
+    NoBrokers(usize),
+    /// Some proposals travel for long.
+    Late,
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 20;
+pub(crate) const KINDS: usize = 23;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -65,8 +72,20 @@ pub(crate) struct Nemesis {
     healed_at: Time,
 }
 
+/// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
+/// nodes come and go, and to leaders.
+const THEMES: [&[usize]; 3] = [&[0, 2, 15, 16, 21], &[0, 8, 10, 11, 20, 22], &[0, 1, 2, 3, 4, 9, 22]];
+
 impl Nemesis {
     pub fn new(dice: &mut Dice) -> Self {
+        if dice.one_in(4) {
+            let theme = dice.pick(&THEMES).copied().unwrap_or_default();
+            return Self {
+                enabled: theme.to_vec(),
+                pause: dice.between(300, 1_200) * MS,
+                healed_at: 0,
+            };
+        }
         let share = dice.between(1, 5);
         let mut enabled: Vec<usize> = (0..KINDS).filter(|_| dice.one_in(share)).collect();
         if enabled.is_empty() {
@@ -109,7 +128,10 @@ impl World {
             16 => Fault::Expire,
             17 => Fault::Compact,
             18 => Fault::Recreate,
-            _ => Fault::Grow,
+            19 => Fault::Grow,
+            20 => Fault::LoseNode(a),
+            21 => Fault::NoBrokers(a),
+            _ => Fault::Late,
         }
     }
 
@@ -139,6 +161,12 @@ impl World {
     fn begin(&mut self, fault: Fault) -> Result<bool, Violation> {
         let count = self.nodes.len();
         match fault {
+            Fault::LoseNode(index) => {
+                let voters = &self.group.voters;
+                let others = voters.iter().filter(|voter| **voter != index && self.nodes[**voter].up);
+                let quorum_stays = others.count() * 2 > voters.len();
+                return Ok(quorum_stays && self.may_lose_disk(index)? && self.lose_node(index));
+            }
             Fault::Kill(index) => {
                 if !self.nodes[index].up {
                     return Ok(false);
@@ -175,6 +203,8 @@ impl World {
             Fault::Loss => self.loss = self.dice.between(2, 20),
             Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
             Fault::FullDisk(index) => self.nodes[index].full = true,
+            Fault::NoBrokers(index) => self.nodes[index].reads_nothing = true,
+            Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
             Fault::Corrupt => return self.corrupt(),
             Fault::ClockJump(index) => {
@@ -184,9 +214,21 @@ impl World {
             Fault::ClockDrift(index) => self.nodes[index].rate = self.dice.between(60, 160),
             Fault::BrokersDown => self.topic.down = true,
             Fault::Truncate => {
-                let partition = self.dice.below(self.topic.logs.len());
+                let mut partition = self.dice.below(self.topic.logs.len());
+                // One that has been cut, and waits for its repair, is cut once more rather often.
+                if self.dice.one_in(2) {
+                    partition = self.stopped_partition()?.unwrap_or(partition);
+                }
                 let high = self.topic.logs[partition].high();
                 let from = high.saturating_sub(self.dice.between(1, 25));
+                if let Some(p) = self
+                    .left
+                    .iter()
+                    .find(|p| p.partition.0 as usize == partition && p.offset.0 > from)
+                {
+                    // Nobody reads: whoever does next is told where to begin.
+                    self.topic.blind.push((partition, from..p.offset.0));
+                }
                 // Who was told where to begin, and has committed nothing since, has no epoch to compare.
                 let pipes = self.group.tip().all::<tidemill_core::catalog::Pipe>(&[])?;
                 for pipe in pipes.iter().filter(|pipe| pipe.source.kafka().is_some()) {
@@ -233,6 +275,18 @@ impl World {
         Ok(true)
     }
 
+    /// A partition that has stopped because its log was cut.
+    fn stopped_partition(&mut self) -> Result<Option<usize>, Violation> {
+        let all = self.group.tip().all::<SourcePartition>(&[])?;
+        let cut = |p: &SourcePartition| {
+            let reason = p.stop.as_ref().map(|stop| &stop.reason);
+            matches!(reason, Some(StopReason::Truncated { .. }))
+        };
+        let cut = all.iter().filter(|p| cut(p)).map(|p| p.partition.0 as usize);
+        let cut: Vec<usize> = cut.filter(|n| *n < self.topic.logs.len()).collect();
+        Ok(self.dice.pick(&cut).copied())
+    }
+
     pub fn mend(&mut self, fault: Fault) -> Result<(), Violation> {
         let count = self.nodes.len();
         match fault {
@@ -249,6 +303,8 @@ impl World {
             Fault::Loss => self.loss = 0,
             Fault::SlowDisk(index) => self.nodes[index].sync = 5 * MS,
             Fault::FullDisk(index) => self.nodes[index].full = false,
+            Fault::NoBrokers(index) => self.nodes[index].reads_nothing = false,
+            Fault::Late => self.late = 0,
             Fault::ClockDrift(index) => self.nodes[index].rate = 100,
             Fault::BrokersDown => self.topic.down = false,
             Fault::ClockJump(_)
@@ -257,7 +313,8 @@ impl World {
             | Fault::Expire
             | Fault::Compact
             | Fault::Recreate
-            | Fault::Grow => {}
+            | Fault::Grow
+            | Fault::LoseNode(_) => {}
         }
         Ok(())
     }
@@ -267,18 +324,18 @@ impl World {
         self.nemesis.healed_at = self.now;
         self.cut.clear();
         self.slow.clear();
-        self.loss = 0;
+        (self.loss, self.late) = (0, 0);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
             self.start(index)?;
             let node = &mut self.nodes[index];
-            (node.sync, node.full, node.rate) = (5 * MS, false, 100);
+            (node.sync, node.full, node.rate, node.reads_nothing) = (5 * MS, false, 100, false);
         }
         Ok(())
     }
 
-    fn kill(&mut self, index: usize) {
+    pub fn kill(&mut self, index: usize) {
         if self.nodes[index].up {
             self.nodes[index].crash(&self.group);
             if self.group.leader == Some(index) {
@@ -297,8 +354,8 @@ impl World {
         }
     }
 
-    /// A node loses its disk for part files, if everything on it is elsewhere too. Its process ends, and comes back.
-    fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
+    /// Whether everything on the disk of a node is elsewhere too.
+    fn may_lose_disk(&self, index: usize) -> Result<bool, Violation> {
         let state = self.group.tip();
         let me = self.nodes[index].holder();
         for shard in state.all::<Shard>(&[])? {
@@ -309,7 +366,13 @@ impl World {
             }
         }
         // One disk at a time, and the others must be there: what is on its way to them may be nowhere else.
-        if self.now < 6 * SECOND || self.nodes.iter().any(|node| !node.up || !node.broken.is_empty()) {
+        let whole = |node: &crate::node::Node| node.gone || (node.up && node.broken.is_empty());
+        Ok(self.now >= 6 * SECOND && !self.nodes[index].gone && self.nodes.iter().all(whole))
+    }
+
+    /// A node loses its disk for part files. Its process ends, and comes back.
+    fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
+        if !self.may_lose_disk(index)? {
             return Ok(false);
         }
         self.kill(index);
@@ -386,5 +449,8 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Compact => "compaction",
         Fault::Recreate => "topic recreated",
         Fault::Grow => "partition growth",
+        Fault::LoseNode(_) => "lost node",
+        Fault::NoBrokers(_) => "no brokers for a node",
+        Fault::Late => "late proposals",
     }
 }

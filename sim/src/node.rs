@@ -58,8 +58,13 @@ pub(crate) struct Kept {
 pub(crate) struct Node {
     pub index: usize,
     pub id: NodeId,
+    pub name: String,
     pub up: bool,
     pub paused: bool,
+    /// Whether it is not admitted yet.
+    pub joining: bool,
+    /// Whether it was removed, or lost with all that it had: it never comes back.
+    pub gone: bool,
     /// The run of the process.
     pub boot: u64,
     pub instance: InstanceId,
@@ -85,6 +90,8 @@ pub(crate) struct Node {
     /// Files that we have taken from its disk.
     pub broken: BTreeSet<PartId>,
     pub full: bool,
+    /// Whether it does not reach the brokers.
+    pub reads_nothing: bool,
     /// How long a sync takes at most.
     pub sync: Time,
     /// What of its memtables survives its process.
@@ -109,8 +116,11 @@ impl Node {
         Self {
             index,
             id: NodeId(index as u64 + 1),
+            name: format!("n{}", index + 1),
             up: true,
             paused: false,
+            joining: false,
+            gone: false,
             boot: 1,
             instance: InstanceId(dice.id()),
             disk: DiskId(dice.id()),
@@ -128,6 +138,7 @@ impl Node {
             stored: BTreeMap::new(),
             broken: BTreeSet::new(),
             full: false,
+            reads_nothing: false,
             sync: 5 * MS,
             wal: Wal::default(),
             wipes: 0,
@@ -189,7 +200,7 @@ impl World {
     pub fn start(&mut self, index: usize) -> Result<(), Violation> {
         let now = self.now;
         let node = &mut self.nodes[index];
-        if node.up {
+        if node.up || node.joining || node.gone {
             return Ok(());
         }
         (node.up, node.heard_at, node.contact) = (true, now, now);
@@ -315,6 +326,10 @@ impl World {
         }
         node.supervised = Some(node.applied);
         let state = node.state.clone();
+        if self.end_if_removed(index, &state)? {
+            return Ok(());
+        }
+        let node = &mut self.nodes[index];
         let known = state.find::<tidemill_core::catalog::Node>(&node.id)?;
         if known.is_none_or(|known| known.boot != Some(node.boot_id())) {
             node.tasks.clear();
@@ -374,8 +389,12 @@ impl World {
             let takes_over = epoch.filter(|_| task.epoch.is_none());
             let kept = takes_over.map(|epoch| task.take_over(epoch, &of_shard, hands));
             task.reconcile(&table, of_shard, hands);
-            kept
+            (kept, std::mem::take(&mut task.replayed))
         });
+        let (kept, replayed) = kept;
+        if replayed > 0 {
+            *self.tally.acts.entry("log replayed").or_default() += replayed;
+        }
         if let Some(kept) = kept {
             tell!(self, "n{} takes over {shard} with {kept} histories", index + 1);
             *self.tally.acts.entry("standby takes over").or_default() += u64::from(kept > 0);
@@ -594,7 +613,7 @@ impl World {
             };
             self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
         }
-        if self.now >= self.nodes[index].swept + 3 * SECOND {
+        if self.now >= self.nodes[index].swept + SECOND {
             self.nodes[index].swept = self.now;
             self.sweep(index)?;
         }

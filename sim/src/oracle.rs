@@ -1,14 +1,17 @@
 //! What must hold, whatever happens: checked after every command, at every query, and at the end.
 
+use crate::client::TOPIC;
 use crate::source::{RecordId, Slot, Topic};
 use crate::task::{Files, PinnedLane, Row};
+use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::CommitPart;
 use tidemill_core::invariants::{check_state, check_step};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
-use tidemill_core::{Epoch, ShardId, WriterToken};
+use tidemill_core::{Epoch, ShardId};
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +47,14 @@ impl From<ViewError> for Violation {
 /// Rows of which a program was told that they are there.
 #[derive(Clone, Debug)]
 pub struct Promise {
-    /// The program.
-    pub token: WriterToken,
-    /// What it had asked for.
+    /// What the program had asked for.
     pub acks: Acks,
+    /// Which node has said so, and in which epoch it led.
+    pub node: usize,
+    /// See there.
+    pub epoch: Option<Epoch>,
     /// The shard.
     pub shard: ShardId,
-    /// Which node has said so.
-    pub node: usize,
     /// How often its log had been lost by then.
     pub wipes: u64,
     /// The number of the first.
@@ -65,6 +68,12 @@ pub struct Promise {
 pub struct Early {
     /// By whom.
     pub node: usize,
+    /// Of which shard.
+    pub shard: ShardId,
+    /// In which epoch that one led.
+    pub epoch: Option<Epoch>,
+    /// When.
+    pub at: Time,
     /// How often the log of that node had been lost by then.
     pub wipes: u64,
     /// Whether it was in the log.
@@ -97,6 +106,8 @@ pub struct Answer<'a> {
     pub uncut: bool,
     /// Whether nobody compares epochs: broken on purpose.
     pub serves: bool,
+    /// When it was asked.
+    pub begun: Time,
 }
 
 impl Oracle {
@@ -253,6 +264,7 @@ impl Oracle {
                 format!("record {id} was never committed to the source"),
             ));
         }
+        self.check_early(answer, &ids)?;
         let now = sorted(&committed);
         let mut there = now.iter().peekable();
         let mut is_there = |id: &RecordId| {
@@ -265,6 +277,26 @@ impl Oracle {
         }
         self.seen = now;
         Ok(Some(ids.len()))
+    }
+
+    /// QRY-1: what a leader has acknowledged from its log before somebody asked is shown as long as it leads.
+    fn check_early(&self, answer: &Answer<'_>, shown: &[RecordId]) -> Result<(), Violation> {
+        let shards = answer.state.all::<Shard>(&[])?;
+        for (id, early) in &self.early {
+            let leads = |shard: &Arc<Shard>| {
+                let leader = shard.leader.map(|leader| leader.0 as usize - 1);
+                leader == Some(early.node) && Some(shard.epoch) == early.epoch
+            };
+            let promised = early.logged && !early.passed && early.at < answer.begun;
+            if promised
+                && shards.iter().filter(|shard| shard.id == early.shard).any(leads)
+                && shown.binary_search(id).is_err()
+            {
+                let what = format!("row {id} is not shown, and its leader has acknowledged it: {early:?}");
+                return Err(Violation::new("QRY-1", what));
+            }
+        }
+        Ok(())
     }
 
     /// The end, when all is well again: every record that can be read is there once, and what was acknowledged.
@@ -359,7 +391,8 @@ pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violat
         }
         let is_deleted = |row: &Row| {
             let pipe = pipes.iter().find(|pipe| pipe.id == row.pipe);
-            let topic = pipe.map_or("", |pipe| pipe.source.topic());
+            // Rows know their topic by name, whatever became of their pipe.
+            let topic = pipe.map_or(TOPIC, |pipe| pipe.source.topic());
             deletions.iter().any(|d| {
                 let from = d.from.get(&row.partition);
                 d.topic == topic && from.is_some_and(|from| row.offset >= from.0)

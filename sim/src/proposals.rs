@@ -1,7 +1,7 @@
 //! From a proposal to a command that has happened, and who leads the group meanwhile.
 
 use crate::client::REPAIR;
-use crate::event::{Body, Duty, Event};
+use crate::event::{Body, Duty, Event, Message};
 use crate::group::Pending;
 use crate::node::{Node, Purpose};
 use crate::oracle::{Early, Promise, Violation, committed_ids};
@@ -30,7 +30,14 @@ impl World {
         let boot = node.boot;
         match node.leader {
             Some((_, leader)) => {
-                self.send(index, leader, Body::Propose { request, proposal });
+                let body = Body::Propose { request, proposal };
+                if self.late > 0 && self.dice.one_in(self.late + 1) {
+                    let time = self.dice.between(500, 12_000) * MS;
+                    let (from, to) = (index, leader);
+                    self.after(time, Event::Deliver(Message { from, to, body }));
+                } else {
+                    self.send(index, leader, body);
+                }
                 self.after(DECIDE, Event::Duty(index, boot, Duty::GiveUp(request)));
             }
             None => self.after(100 * MS, Event::Duty(index, boot, Duty::GiveUp(request))),
@@ -104,13 +111,14 @@ impl World {
         }
         let leader = self.group.leader;
         for index in 0..self.nodes.len() {
-            if leader.is_some_and(|leader| self.hears(leader, index)) {
+            if leader.is_some_and(|leader| self.hears(leader, index)) && self.group.has(index) {
                 let boot = self.nodes[index].boot;
                 let time = self.dice.between(200, 15_000);
                 self.after(time, Event::Apply(index, boot, decided.version));
             }
         }
-        let oldest = self.nodes.iter().map(|node| node.synced.min(node.applied)).min();
+        let living = self.nodes.iter().filter(|node| !node.gone && !node.joining);
+        let oldest = living.map(|node| node.synced.min(node.applied)).min();
         self.group.forget_before(oldest.unwrap_or_default());
         Ok(decided.outcome)
     }
@@ -138,6 +146,8 @@ impl World {
                 }
             }
             Command::PassGap(pass) => self.check_gap(pass, before)?,
+            Command::DropPipe(dropped) => self.pipe_is_dropped(&dropped.name, before)?,
+            Command::CreatePipe(_) => self.left.clear(),
             Command::ResetOffsets(reset) => {
                 let Some(pipe) = before.pipe_named(&reset.name)? else {
                     return Ok(());
@@ -177,10 +187,11 @@ impl World {
         let Some(writer) = writer else {
             return Ok(());
         };
-        let (now, calm) = (self.now, self.healed && self.now > self.healed_at() + 15 * SECOND);
+        let (now, calm) = (self.now, self.healed && self.now > self.healed_at() + 8 * SECOND);
         let Some(client) = self.clients.iter().find(|client| client.token == writer.token) else {
             return Ok(());
         };
+        *self.tally.acts.entry("rows passed over").or_default() += pass.to.0 - pass.from.0;
         for number in pass.from.0..pass.to.0 {
             let Some(id) = client.row(number) else {
                 let what = format!(
@@ -235,6 +246,9 @@ impl World {
             }
             let early = Early {
                 node: promise.node,
+                epoch: promise.epoch,
+                shard: promise.shard,
+                at: self.now,
                 wipes: promise.wipes,
                 logged,
                 passed: false,
@@ -251,7 +265,7 @@ impl World {
         };
         for holder in &copies.holders {
             let node = &self.nodes[holder.node.0 as usize - 1];
-            if node.disk != holder.disk {
+            if node.disk != holder.disk || node.gone {
                 continue;
             }
             let kept = node.stored.get(&part);
@@ -284,7 +298,7 @@ impl World {
         if let Some(leader) = healthy {
             let term = self.group.term;
             for index in 0..count {
-                if !self.hears(leader, index) {
+                if !self.hears(leader, index) || !self.group.has(index) {
                     continue;
                 }
                 let node = &mut self.nodes[index];
@@ -319,9 +333,10 @@ impl World {
         let candidates: Vec<usize> = (0..count)
             .filter(|index| {
                 let node = &self.nodes[*index];
-                let agrees = |other: &usize| self.talk(*index, *other) && silent(&self.nodes[*other], 400 * MS);
-                let votes = (0..count).filter(agrees).count();
-                node.up && !node.paused && silent(node, node.patience) && votes * 2 > count
+                let voters = &self.group.voters;
+                let agrees = |other: &&usize| self.talk(*index, **other) && silent(&self.nodes[**other], 400 * MS);
+                let may = voters.contains(index) && node.up && !node.paused && silent(node, node.patience);
+                may && voters.iter().filter(agrees).count() * 2 > voters.len()
             })
             .collect();
         let Some(winner) = self.dice.pick(&candidates).copied() else {
@@ -330,7 +345,7 @@ impl World {
         self.elect(winner)
     }
 
-    fn elect(&mut self, winner: usize) -> Result<(), Violation> {
+    pub fn elect(&mut self, winner: usize) -> Result<(), Violation> {
         self.group.term += 1;
         self.group.leader = Some(winner);
         let (term, now) = (self.group.term, self.now);

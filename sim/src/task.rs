@@ -98,6 +98,8 @@ pub struct Task {
     pub epoch: Option<Epoch>,
     /// Whether it was fenced.
     pub ended: bool,
+    /// How many histories it has begun with what was in the log, since somebody looked.
+    pub replayed: u64,
     lanes: BTreeMap<(PipeId, PartitionId), Lane>,
     stage: Stage,
     stops: VecDeque<(SpanKey, StopReason)>,
@@ -130,6 +132,8 @@ pub struct Hands<'h> {
     pub wal: &'h mut Wal,
     /// Whether the disk of the node is full.
     pub full: bool,
+    /// Whether the node does not reach the brokers.
+    pub reads_nothing: bool,
     /// Ids that nobody else has.
     pub id: &'h mut dyn FnMut() -> u128,
     /// How it is broken, if it is.
@@ -143,6 +147,7 @@ impl Task {
             shard,
             epoch,
             ended: false,
+            replayed: 0,
             lanes: BTreeMap::new(),
             stage: Stage::Idle,
             stops: VecDeque::new(),
@@ -215,6 +220,7 @@ impl Task {
         let mut lane = Lane::opened(p, shows);
         if self.epoch.is_some() {
             let (pieces, unused) = hands.wal.recover(self.shard, p.key(), p.offset);
+            self.replayed += u64::from(!pieces.is_empty());
             for mut piece in pieces {
                 piece.at = hands.now;
                 lane.append(piece);
@@ -267,7 +273,11 @@ impl Task {
         let epoch = self.epoch;
         let to_log = epoch.filter(|_| self.logs);
         let mut lost = Vec::new();
-        for lane in self.lanes.values_mut().filter(|lane| lane.reads && !hands.topic.down) {
+        for lane in self
+            .lanes
+            .values_mut()
+            .filter(|lane| lane.reads && !hands.topic.down && !hands.reads_nothing)
+        {
             // Memory is bounded: so is what is read ahead.
             if lane.to - lane.from > 60 || (to_log.is_some() && hands.full) {
                 continue;

@@ -18,6 +18,7 @@ use crate::writer::Client;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::Hasher;
+use tidemill_core::catalog::SourcePartition;
 use xxhash_rust::xxh3::Xxh3;
 
 /// How often the group looks whether it has a leader.
@@ -76,11 +77,19 @@ pub(crate) struct World {
     pub slow: BTreeMap<(usize, usize), Time>,
     /// One message of so many is lost; 0 if none is.
     pub loss: u64,
+    /// One proposal of so many travels for long; 0 if none does.
+    pub late: u64,
     /// What happened, line by line, if anybody wants to know.
     pub told: Option<Vec<String>>,
     pub healed: bool,
     pub done: bool,
     pub flush_age: Time,
+    /// How many nodes there were in the beginning, and shall be in the end.
+    pub founders: usize,
+    /// Where the pipe was when it was dropped.
+    pub left: Vec<SourcePartition>,
+    /// When operators last asked for the pipe to be created again.
+    pub created_at: Time,
     /// Whether the pipe asks for a hot standby, as operators said last.
     pub hot: bool,
     /// Whether the table has a log although nobody needs it.
@@ -115,7 +124,8 @@ impl World {
             now: 0,
             queue: BinaryHeap::new(),
             made: 0,
-            group: Group::new(),
+            group: Group::of(nodes.len()),
+            founders: nodes.len(),
             nodes,
             topic: Topic::new(partitions),
             files: Files::new(),
@@ -129,10 +139,13 @@ impl World {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             loss: 0,
+            late: 0,
             told: tells.then(Vec::new),
             healed: false,
             done: false,
             flush_age,
+            left: Vec::new(),
+            created_at: 0,
             hot,
             logs,
             history: Xxh3::new(),
@@ -229,14 +242,16 @@ impl World {
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
             Event::Operate => self.operate(),
+            Event::Join(index) => self.ask_to_join(index),
             Event::Ask => self.ask(),
             Event::Write(client) => self.write(client),
             Event::Reply {
                 client,
                 request,
                 node,
+                epoch,
                 answer,
-            } => self.replied(client, request, node, answer),
+            } => self.replied((client, request), node, epoch, answer),
             Event::Settle => self.settle(),
         }
     }
@@ -253,8 +268,9 @@ impl World {
 
     /// Whether a node reaches a majority.
     pub fn has_majority(&self, index: usize) -> bool {
-        let reached = (0..self.nodes.len()).filter(|other| self.talk(index, *other)).count();
-        reached * 2 > self.nodes.len()
+        let voters = &self.group.voters;
+        let reached = voters.iter().filter(|other| self.talk(index, **other)).count();
+        voters.contains(&index) && reached * 2 > voters.len()
     }
 
     /// Sends a message. It may be late, or never arrive.
@@ -292,6 +308,7 @@ impl World {
             files,
             wal: &mut wal,
             full: node.full,
+            reads_nothing: node.reads_nothing,
             id: &mut id,
             mutant: *mutant,
         };

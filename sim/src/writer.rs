@@ -15,7 +15,7 @@ use crate::world::{World, tell};
 use tidemill_core::catalog::*;
 use tidemill_core::command::PassGap;
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{Command, Offset, PartitionId, PipeId, ShardId, TableId, WriterToken};
+use tidemill_core::{Command, Epoch, Offset, PartitionId, PipeId, ShardId, TableId, WriterToken};
 
 /// Ids of rows that programs write begin here.
 const WRITTEN: RecordId = 1 << 40;
@@ -225,21 +225,32 @@ impl World {
             return;
         }
         let (client, request) = from;
+        let shard = ShardId {
+            table: TableId(1),
+            index: self.clients[client].shard,
+        };
+        let epoch = self.nodes[index].tasks.get(&shard).and_then(|task| task.epoch);
         let time = self.dice.between(100, 2_000);
-        self.after(
-            time,
-            Event::Reply {
-                client,
-                request,
-                node: index,
-                answer,
-            },
-        );
+        let reply = Event::Reply {
+            client,
+            request,
+            node: index,
+            epoch,
+            answer,
+        };
+        self.after(time, reply);
     }
 
     /// A program hears what came of its request.
-    pub fn replied(&mut self, client: usize, request: u64, node: usize, answer: Answer) -> Result<(), Violation> {
+    pub fn replied(
+        &mut self,
+        (client, request): (usize, u64),
+        node: usize,
+        epoch: Option<Epoch>,
+        answer: Answer,
+    ) -> Result<(), Violation> {
         let now = self.now;
+        let wipes = self.nodes[node].wipes;
         let c = &mut self.clients[client];
         if c.asked.is_none_or(|(asked, _)| asked != request) {
             return Ok(());
@@ -263,18 +274,18 @@ impl World {
                 c.settled = rows.is_empty() || c.acks == Acks::All;
                 let first = c.acked.len() as u64;
                 c.acked.extend(&rows);
-                let (acks, index, token) = (c.acks, c.shard, c.token);
+                let (acks, index) = (c.acks, c.shard);
                 let shard = ShardId {
                     table: TableId(1),
                     index,
                 };
                 *self.tally.acked.entry(acks.name()).or_default() += rows.len() as u64;
                 return self.acknowledged(Promise {
-                    token,
                     acks,
-                    shard,
                     node,
-                    wipes: self.nodes[node].wipes,
+                    epoch,
+                    shard,
+                    wipes,
                     first,
                     rows,
                 });
@@ -368,28 +379,29 @@ impl World {
         if !self.leads(index, shard) {
             return;
         }
-        for piece in pieces {
-            let Some(acks) = acks else {
-                let taken = self.with_hands(index, |node, hands| {
-                    let task = node.tasks.get_mut(&shard);
-                    task.is_some_and(|task| task.adopt(piece, hands))
-                });
-                if !taken {
-                    return;
-                }
-                *self.tally.acts.entry("rows of a source out of a log").or_default() += 1;
-                continue;
-            };
+        if let (Some(acks), Some(first)) = (acks, pieces.first()) {
+            // One request after the other, each of which waits for the log: together they are one.
             *self.tally.acts.entry("rows of a program out of a log").or_default() += 1;
-            let key = piece.span.key;
+            let (key, start) = (first.span.key, first.span.start.0);
+            let rows = pieces.iter().flat_map(|piece| &piece.rows);
             let incoming = Incoming {
                 from: None,
                 acks,
                 place: (key.pipe, key.partition),
-                first: piece.span.start.0,
-                rows: piece.rows.iter().map(|row| row.id).collect(),
+                first: start,
+                rows: rows.map(|row| row.id).collect(),
             };
-            self.take_rows(index, shard, incoming);
+            return self.take_rows(index, shard, incoming);
+        }
+        for piece in pieces {
+            let taken = self.with_hands(index, |node, hands| {
+                let task = node.tasks.get_mut(&shard);
+                task.is_some_and(|task| task.adopt(piece, hands))
+            });
+            if !taken {
+                return;
+            }
+            *self.tally.acts.entry("rows of a source out of a log").or_default() += 1;
         }
     }
 }
