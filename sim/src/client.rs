@@ -137,15 +137,23 @@ impl World {
         self.dice.pick(&up).copied()
     }
 
-    /// Somebody asks for everything.
+    /// Somebody asks for everything, and will again.
     pub fn ask(&mut self) -> Result<(), Violation> {
         let time = self.dice.between(150, 900) * MS;
         self.after(time, Event::Ask);
+        match self.some_node() {
+            Some(node) => self.ask_at(node),
+            None => Ok(()),
+        }
+    }
+
+    /// Somebody asks this node for everything.
+    pub fn ask_at(&mut self, node: usize) -> Result<(), Violation> {
         // One at a time: of two, the one that began later may end first.
         self.queries.clear();
-        let Some(node) = self.some_node() else {
+        if !self.nodes[node].up || self.nodes[node].paused {
             return Ok(());
-        };
+        }
         self.requests += 1;
         let query = self.requests;
         let plan = self.nodes[node].state.clone();

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Join(usize),
     /// Somebody asks what is there.
     Ask,
+    /// Somebody asks this node, which has just woken up.
+    AskAt(usize),
     /// A program writes.
     Write(usize),
     /// A program hears what came of its request.

@@ -107,6 +107,10 @@ mutants! {
     StandbyIgnoresTheEpoch,
     /// A standby that takes over keeps what its node has logged when it led before.
     StandbyKeepsAnOldLog,
+    /// A leader that was deposed stops a partition.
+    StopsAreNotFenced,
+    /// A leader that was deposed passes over a gap.
+    GapsAreNotFenced,
     /// A node that has lost everything is taken for the one that had its name.
     LostNodeKeepsItsId,
     /// A node is removed although it keeps files that the others do not have.

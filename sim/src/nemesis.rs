@@ -348,6 +348,8 @@ impl World {
         if !std::mem::take(&mut self.nodes[index].paused) {
             return;
         }
+        // Who waited there to ask is served first, by what was known before.
+        self.after(1, Event::AskAt(index));
         // What has come meanwhile, and what was due, all at once.
         for event in std::mem::take(&mut self.nodes[index].deferred) {
             self.after(10, event);

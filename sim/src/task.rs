@@ -260,7 +260,7 @@ impl Task {
         if self.epoch.is_none() {
             return wishes;
         }
-        self.stop(hands.now, &mut wishes);
+        self.stop(hands.now, hands.mutant, &mut wishes);
         if matches!(self.stage, Stage::Idle) && self.is_due(hands.now) {
             self.cut(hands, &mut wishes);
         }
@@ -321,7 +321,7 @@ impl Task {
         }
     }
 
-    fn stop(&mut self, now: Time, wishes: &mut Vec<Wish>) {
+    fn stop(&mut self, now: Time, mutant: Option<Mutant>, wishes: &mut Vec<Wish>) {
         if let Some((stop, again_at)) = &mut self.stopping {
             if *again_at <= now {
                 *again_at = now + 2_000 * MS;
@@ -343,7 +343,11 @@ impl Task {
             return;
         }
         self.stops.pop_front();
-        let stop = StopPartition { key, reason };
+        let stop = StopPartition {
+            key,
+            epoch: self.epoch.filter(|_| mutant != Some(Mutant::StopsAreNotFenced)),
+            reason,
+        };
         self.stopping = Some((stop.clone(), now + 2_000 * MS));
         wishes.push(Wish::Stop(stop));
     }

@@ -148,3 +148,82 @@ impl Wal {
         self.lanes.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Row;
+    use tidemill_core::{Counts, Incarnation, Span, TableId};
+
+    const SHARD: ShardId = ShardId {
+        table: TableId(1),
+        index: 0,
+    };
+
+    fn key(life: u64) -> SpanKey {
+        SpanKey {
+            pipe: PipeId(1),
+            partition: PartitionId(0),
+            incarnation: Incarnation(life),
+        }
+    }
+
+    fn piece(life: u64, start: u64, end: u64) -> Piece {
+        let row = |offset: u64| Row {
+            pipe: PipeId(1),
+            partition: PartitionId(0),
+            offset,
+            id: offset,
+            rejected: false,
+        };
+        let span = Span {
+            key: key(life),
+            start: Offset(start),
+            end: Offset(end),
+            counts: Counts::stored(end - start),
+            topic: None,
+            source_epoch: None,
+        };
+        Piece {
+            span,
+            rows: (start..end).map(row).collect(),
+            at: 0,
+        }
+    }
+
+    fn recovered(wal: &Wal, life: u64, committed: u64) -> Vec<(u64, u64)> {
+        let (pieces, _) = wal.recover(SHARD, key(life), Offset(committed));
+        pieces.iter().map(|p| (p.span.start.0, p.span.end.0)).collect()
+    }
+
+    #[test]
+    fn a_log_continues_a_history_up_to_the_first_hole() {
+        let mut wal = Wal::default();
+        for (start, end) in [(0, 5), (5, 9), (12, 20)] {
+            wal.append(SHARD, Epoch(1), piece(1, start, end));
+        }
+        wal.sync();
+        assert_eq!(recovered(&wal, 1, 0), [(0, 5), (5, 9)]);
+        assert_eq!(recovered(&wal, 1, 3), [(3, 5), (5, 9)]);
+        assert_eq!(recovered(&wal, 1, 12), [(12, 20)]);
+        assert_eq!(recovered(&wal, 2, 0), [], "another life is another history");
+        let (_, unused) = wal.recover(SHARD, key(1), Offset(0));
+        assert_eq!(unused.len(), 1, "what is behind the hole");
+    }
+
+    #[test]
+    fn what_was_not_synced_goes_with_the_process_and_what_is_committed_is_trimmed() {
+        let mut wal = Wal::default();
+        wal.append(SHARD, Epoch(1), piece(1, 0, 5));
+        wal.sync();
+        wal.append(SHARD, Epoch(1), piece(1, 5, 9));
+        assert!(wal.has_row(4) && !wal.has_row(5));
+        wal.crash();
+        assert_eq!(recovered(&wal, 1, 0), [(0, 5)]);
+        let place = (SHARD, PipeId(1), PartitionId(0));
+        wal.trim(place, key(1), Offset(4));
+        assert_eq!(recovered(&wal, 1, 4), [(4, 5)]);
+        wal.trim(place, key(2), Offset(0));
+        assert!(wal.places().is_empty(), "its life is over");
+    }
+}

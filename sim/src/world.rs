@@ -244,6 +244,7 @@ impl World {
             Event::Operate => self.operate(),
             Event::Join(index) => self.ask_to_join(index),
             Event::Ask => self.ask(),
+            Event::AskAt(node) => self.ask_at(node),
             Event::Write(client) => self.write(client),
             Event::Reply {
                 client,

@@ -300,6 +300,8 @@ impl World {
             return self.reply(index, from, Answer::Retry);
         };
         let task = self.nodes[index].tasks.get_mut(&shard);
+        let fences = self.mutant != Some(Mutant::GapsAreNotFenced);
+        let epoch = task.as_ref().and_then(|task| task.epoch).filter(|_| fences);
         if !task.is_some_and(|task| task.hold(place, expected)) {
             return self.reply(index, from, Answer::Retry);
         }
@@ -307,6 +309,7 @@ impl World {
         let pass = Command::PassGap(PassGap {
             writer: writer.id,
             shard: shard.index,
+            epoch,
             from: Offset(expected),
             to: Offset(to),
         });
