@@ -6,7 +6,7 @@ use crate::task::{Answer, Piece, PinnedLane};
 use crate::time::Time;
 use tidemill_core::catalog::{Acks, Holder};
 use tidemill_core::command::Outcome;
-use tidemill_core::{BootId, Epoch, PartId, Proposal, ShardId};
+use tidemill_core::{BootId, Epoch, NodeId, PartId, Proposal, ShardId};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -27,6 +27,10 @@ pub(crate) enum Event {
     Nemesis,
     /// What a fault was begun for is over.
     Mend(Fault),
+    /// Who leads this shard is lost.
+    LoseLeader(ShardId),
+    /// A node that was told to leave is told to stay.
+    Stay(NodeId),
     /// Operators do something.
     Operate,
     /// A node that is not admitted asks again.

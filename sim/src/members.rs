@@ -89,13 +89,28 @@ impl World {
     }
 
     /// Whether there are numbers left for those that take the place of others.
-    pub fn may_shrink(&self) -> bool {
-        self.nodes.len() < ENOUGH
+    ///
+    /// One at a time, or it is a loss that nobody can stand: of three voters, one that leaves and one that is lost are two.
+    pub fn may_shrink(&mut self) -> bool {
+        let tip = self.group.tip();
+        let known = tip.all::<Known>(&[]).unwrap_or_default();
+        let living = known.iter().filter(|node| node.state != NodeState::Removed);
+        let calm = |node: &std::sync::Arc<Known>| {
+            let gone = self.nodes.get(index_of(node.id)).is_some_and(|node| node.gone);
+            node.intent == NodeIntent::Serve && !gone
+        };
+        let whole = living.clone().all(calm) && living.count() >= self.founders;
+        let waits = self.nodes.iter().any(|node| node.joining) || self.now < self.shrunk_at + 14 * SECOND;
+        let may = self.nodes.len() < ENOUGH && whole && !waits;
+        if may {
+            self.shrunk_at = self.now;
+        }
+        may
     }
 
     /// A node is lost with everything that it has: it has to be replaced.
     pub fn lose_node(&mut self, index: usize) -> bool {
-        if !self.may_shrink() || self.nodes.iter().any(|node| node.joining) {
+        if !self.may_shrink() {
             return false;
         }
         self.kill(index);
@@ -156,6 +171,11 @@ impl World {
             }
             Step::SetVoters(voters) => {
                 let voters: BTreeSet<usize> = voters.into_iter().map(index_of).collect();
+                let heard = voters.iter().filter(|voter| self.talk(index, **voter)).count();
+                if heard * 2 <= voters.len() {
+                    // It takes a majority of both to decide it.
+                    return Ok(None);
+                }
                 self.group.learners.extend(self.group.voters.clone());
                 self.group.learners.retain(|node| !voters.contains(node));
                 self.group.voters = voters;

@@ -99,14 +99,10 @@ mutants! {
     TrimsBeforeCommit,
     /// A program is told that its rows are in the log before they are synced.
     AcknowledgesBeforeLogSync,
-    /// What a log has behind a hole is kept, and fills it later.
-    LeftOverFillsAHole,
     /// Logs of nodes that lead no more are not handed over.
     LogsAreNotHandedOver,
     /// A standby takes over rows without comparing the leader epochs of the source.
     StandbyIgnoresTheEpoch,
-    /// A standby that takes over keeps what its node has logged when it led before.
-    StandbyKeepsAnOldLog,
     /// A leader that was deposed stops a partition.
     StopsAreNotFenced,
     /// A leader that was deposed passes over a gap.

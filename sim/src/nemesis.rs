@@ -2,13 +2,16 @@
 
 use crate::dice::Dice;
 use crate::event::Event;
+use crate::node::Purpose;
 use crate::oracle::Violation;
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
-use tidemill_core::DiskId;
-use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
+use std::sync::Arc;
+use tidemill_core::catalog::{CatalogQuestions, Copies, NodeIntent, NodeState, Shard, SourcePartition};
+use tidemill_core::command::{AssignLeader, SetNodeIntent};
 use tidemill_core::stop::StopReason;
 use tidemill_core::view::{CatalogRead, Key};
+use tidemill_core::{Command, DiskId, NodeId, ShardId};
 
 /// A fault; what it has to be ended for is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +62,16 @@ pub(crate) enum Fault {
     NoBrokers(usize),
     /// Some proposals travel for long.
     Late,
+    /// A shard gets another leader, although the one that it has works.
+    Move,
+    /// A standby reads nothing for a while, in which the log is cut and another leads.
+    StaleStandby(usize),
+    /// A node is told to leave, and to stay after all.
+    Hasty(usize),
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 23;
+pub(crate) const KINDS: usize = 26;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -74,7 +83,12 @@ pub(crate) struct Nemesis {
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
 /// nodes come and go, and to leaders.
-const THEMES: [&[usize]; 3] = [&[0, 2, 15, 16, 21], &[0, 8, 10, 11, 20, 22], &[0, 1, 2, 3, 4, 9, 22]];
+const THEMES: [&[usize]; 4] = [
+    &[0, 2, 15, 16, 21, 23],
+    &[0, 8, 10, 11, 20, 22, 25],
+    &[0, 1, 2, 3, 4, 9, 22, 23],
+    &[15, 23, 24],
+];
 
 impl Nemesis {
     pub fn new(dice: &mut Dice) -> Self {
@@ -131,7 +145,10 @@ impl World {
             19 => Fault::Grow,
             20 => Fault::LoseNode(a),
             21 => Fault::NoBrokers(a),
-            _ => Fault::Late,
+            22 => Fault::Late,
+            23 => Fault::Move,
+            24 => Fault::StaleStandby(a),
+            _ => Fault::Hasty(a),
         }
     }
 
@@ -143,8 +160,17 @@ impl World {
         let time = self.dice.between(pause / 4, pause * 2);
         self.after(time, Event::Nemesis);
         let fault = self.some_fault();
+        self.begin_for_a_while(fault)
+    }
+
+    /// Begins a fault, and has it mended later.
+    pub fn begin_for_a_while(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.healed {
+            return Ok(());
+        }
         let lasts = match fault {
             Fault::Pause(_) => self.dice.between(200, 8_000) * MS,
+            Fault::StaleStandby(_) => self.dice.between(5_000, 10_000) * MS,
             _ => self.dice.between(50, 6_000) * MS,
         };
         if self.begin(fault)? {
@@ -204,6 +230,9 @@ impl World {
             Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
             Fault::FullDisk(index) => self.nodes[index].full = true,
             Fault::NoBrokers(index) => self.nodes[index].reads_nothing = true,
+            Fault::Move => return self.move_some_shard(None),
+            Fault::StaleStandby(index) => return self.make_stale(index),
+            Fault::Hasty(index) => return Ok(self.tell_to_leave_and_stay(index)),
             Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
             Fault::Corrupt => return self.corrupt(),
@@ -213,37 +242,7 @@ impl World {
             }
             Fault::ClockDrift(index) => self.nodes[index].rate = self.dice.between(60, 160),
             Fault::BrokersDown => self.topic.down = true,
-            Fault::Truncate => {
-                let mut partition = self.dice.below(self.topic.logs.len());
-                // One that has been cut, and waits for its repair, is cut once more rather often.
-                if self.dice.one_in(2) {
-                    partition = self.stopped_partition()?.unwrap_or(partition);
-                }
-                let high = self.topic.logs[partition].high();
-                let from = high.saturating_sub(self.dice.between(1, 25));
-                if let Some(p) = self
-                    .left
-                    .iter()
-                    .find(|p| p.partition.0 as usize == partition && p.offset.0 > from)
-                {
-                    // Nobody reads: whoever does next is told where to begin.
-                    self.topic.blind.push((partition, from..p.offset.0));
-                }
-                // Who was told where to begin, and has committed nothing since, has no epoch to compare.
-                let pipes = self.group.tip().all::<tidemill_core::catalog::Pipe>(&[])?;
-                for pipe in pipes.iter().filter(|pipe| pipe.source.kafka().is_some()) {
-                    let places = self.group.tip().partitions_of(pipe.id)?;
-                    let place = places.into_iter().find(|p| p.partition.0 as usize == partition);
-                    if let Some(p) = place.filter(|p| p.source_epoch.is_none() && p.offset.0 > from) {
-                        self.topic.blind.push((partition, from..p.offset.0));
-                    }
-                }
-                self.topic.truncate(partition, from);
-                // Sometimes it has grown again before anybody looks.
-                if self.dice.one_in(2) {
-                    (0..self.dice.between(10, 60)).for_each(|_| self.topic.append(partition, false));
-                }
-            }
+            Fault::Truncate => self.cut_some_log()?,
             Fault::Expire => {
                 let partition = self.dice.below(self.topic.logs.len());
                 let log = &self.topic.logs[partition];
@@ -275,15 +274,164 @@ impl World {
         Ok(true)
     }
 
-    /// A partition that has stopped because its log was cut.
-    fn stopped_partition(&mut self) -> Result<Option<usize>, Violation> {
-        let all = self.group.tip().all::<SourcePartition>(&[])?;
-        let cut = |p: &SourcePartition| {
-            let reason = p.stop.as_ref().map(|stop| &stop.reason);
-            matches!(reason, Some(StopReason::Truncated { .. }))
+    /// A broker that lacks the newest records leads.
+    fn cut_some_log(&mut self) -> Result<(), Violation> {
+        let partition = self.dice.below(self.topic.logs.len());
+        let high = self.topic.logs[partition].high();
+        // One that has been cut, and waits for its repair, is cut deeper rather often, and has grown beyond when it is repaired.
+        let again = self.stopped_partition()?.filter(|_| self.dice.one_in(2));
+        let (partition, from, grows) = match again {
+            Some((partition, diverged)) => {
+                let from = diverged.saturating_sub(self.dice.between(1, 12));
+                (partition, from, true)
+            }
+            None => {
+                let from = high.saturating_sub(self.dice.between(1, 25));
+                (partition, from, self.dice.one_in(2))
+            }
         };
-        let cut = all.iter().filter(|p| cut(p)).map(|p| p.partition.0 as usize);
-        let cut: Vec<usize> = cut.filter(|n| *n < self.topic.logs.len()).collect();
+        self.cut_log(partition, from)?;
+        if grows {
+            (0..self.dice.between(15, 60)).for_each(|_| self.topic.append(partition, false));
+        }
+        Ok(())
+    }
+
+    fn cut_log(&mut self, partition: usize, from: u64) -> Result<(), Violation> {
+        let left = self.left.iter();
+        let mut left = left.filter(|p| p.partition.0 as usize == partition && p.offset.0 > from);
+        if let Some(p) = left.next() {
+            // Nobody reads: whoever does next is told where to begin.
+            self.topic.blind.push((partition, from..p.offset.0));
+        }
+        // Who was told where to begin, and has committed nothing since, has no epoch to compare.
+        let tip = self.group.tip();
+        for pipe in tip.all::<tidemill_core::catalog::Pipe>(&[])? {
+            let places = tip.partitions_of(pipe.id)?;
+            let mut places = places.into_iter().filter(|p| p.partition.0 as usize == partition);
+            let place = places.next().filter(|_| pipe.source.kafka().is_some());
+            if let Some(p) = place.filter(|p| p.source_epoch.is_none() && p.offset.0 > from) {
+                self.topic.blind.push((partition, from..p.offset.0));
+            }
+        }
+        self.topic.truncate(partition, from);
+        Ok(())
+    }
+
+    /// A manager takes a leader for one that stands still. It goes to a node that may lead, but not to `not`.
+    fn move_some_shard(&mut self, not: Option<(ShardId, NodeId)>) -> Result<bool, Violation> {
+        let tip = self.group.tip();
+        let shards = tip.all::<Shard>(&[])?;
+        let wanted = |shard: &&Arc<Shard>| shard.leader.is_some() && not.is_none_or(|(id, _)| id == shard.id);
+        let shards: Vec<_> = shards.iter().filter(wanted).collect();
+        let (Some(shard), Some(manager)) = (self.dice.pick(&shards).copied(), self.group.leader) else {
+            return Ok(false);
+        };
+        let mut able = Vec::new();
+        for node in shard.ready_replicas() {
+            let known = tip.find::<tidemill_core::catalog::Node>(&node)?;
+            let ready = known.is_some_and(|known| known.state == NodeState::Ready);
+            if ready && shard.leader != Some(node) && not.is_none_or(|(_, not)| not != node) {
+                able.push(node);
+            }
+        }
+        let Some(to) = self.dice.pick(&able).copied() else {
+            return Ok(false);
+        };
+        let command = Command::AssignLeader(AssignLeader {
+            shard: shard.id,
+            replaces: shard.epoch,
+            leader: Some(to),
+            because: "it stands still".into(),
+        });
+        self.propose(manager, Purpose::Operate, command);
+        Ok(true)
+    }
+
+    /// A standby does not reach the brokers; the log is cut below what it has read, and grows; a leader that has not read that
+    /// leads, commits and is lost.
+    fn make_stale(&mut self, index: usize) -> Result<bool, Violation> {
+        let (tip, me) = (self.group.tip(), self.nodes[index].id);
+        let shards = tip.all::<Shard>(&[])?;
+        let Some(shard) = shards.iter().find(|shard| shard.standby == Some(me)) else {
+            return Ok(false);
+        };
+        let all = tip.all::<SourcePartition>(&[])?;
+        let mine = |p: &&Arc<SourcePartition>| p.shard == shard.id && p.topic.is_some() && p.stop.is_none();
+        let mine: Vec<_> = all.iter().filter(mine).collect();
+        let Some(p) = self.dice.pick(&mine).copied() else {
+            return Ok(false);
+        };
+        let n = p.partition.0 as usize;
+        let Some(high) = self
+            .topic
+            .logs
+            .get(n)
+            .map(|log| log.high())
+            .filter(|high| *high > p.offset.0 + 2)
+        else {
+            return Ok(false);
+        };
+        self.nodes[index].reads_nothing = true;
+        let from = self.dice.between(p.offset.0, high);
+        self.cut_log(n, from)?;
+        (0..self.dice.between(15, 40)).for_each(|_| self.topic.append(n, false));
+        self.move_some_shard(Some((shard.id, me)))?;
+        let time = self.flush_age + self.dice.between(200, 1_500) * MS;
+        self.after(time, Event::LoseLeader(shard.id));
+        Ok(true)
+    }
+
+    /// Who leads a shard is killed.
+    pub fn lose_leader(&mut self, shard: ShardId) -> Result<(), Violation> {
+        let tip = self.group.tip();
+        let leader = tip.find::<Shard>(&shard)?.and_then(|shard| shard.leader);
+        match leader.filter(|_| !self.healed) {
+            Some(leader) => self.begin_for_a_while(Fault::Kill(leader.0 as usize - 1)),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_to_leave_and_stay(&mut self, index: usize) -> bool {
+        let Some(at) = self.some_node() else {
+            return false;
+        };
+        if self.nodes[index].gone || self.nodes[index].joining || !self.may_shrink() {
+            return false;
+        }
+        let node = self.nodes[index].id;
+        let intent = NodeIntent::Leave;
+        self.propose(
+            at,
+            Purpose::Operate,
+            Command::SetNodeIntent(SetNodeIntent { node, intent }),
+        );
+        let time = self.dice.between(300, 1_500) * MS;
+        self.after(time, Event::Stay(node));
+        true
+    }
+
+    /// An operator thinks better of it.
+    pub fn stay(&mut self, node: NodeId) {
+        if let Some(at) = self.some_node() {
+            let intent = NodeIntent::Serve;
+            self.propose(
+                at,
+                Purpose::Operate,
+                Command::SetNodeIntent(SetNodeIntent { node, intent }),
+            );
+        }
+    }
+
+    /// A partition that has stopped because its log was cut, and where that differs.
+    fn stopped_partition(&mut self) -> Result<Option<(usize, u64)>, Violation> {
+        let all = self.group.tip().all::<SourcePartition>(&[])?;
+        let cut = |p: &Arc<SourcePartition>| match p.stop.as_ref().map(|stop| &stop.reason) {
+            Some(StopReason::Truncated { diverged, .. }) => Some((p.partition.0 as usize, (*diverged)?.0)),
+            _ => None,
+        };
+        let cut = all.iter().filter_map(cut);
+        let cut: Vec<(usize, u64)> = cut.filter(|(n, _)| *n < self.topic.logs.len()).collect();
         Ok(self.dice.pick(&cut).copied())
     }
 
@@ -303,7 +451,7 @@ impl World {
             Fault::Loss => self.loss = 0,
             Fault::SlowDisk(index) => self.nodes[index].sync = 5 * MS,
             Fault::FullDisk(index) => self.nodes[index].full = false,
-            Fault::NoBrokers(index) => self.nodes[index].reads_nothing = false,
+            Fault::NoBrokers(index) | Fault::StaleStandby(index) => self.nodes[index].reads_nothing = false,
             Fault::Late => self.late = 0,
             Fault::ClockDrift(index) => self.nodes[index].rate = 100,
             Fault::BrokersDown => self.topic.down = false,
@@ -314,7 +462,9 @@ impl World {
             | Fault::Compact
             | Fault::Recreate
             | Fault::Grow
-            | Fault::LoseNode(_) => {}
+            | Fault::LoseNode(_)
+            | Fault::Move
+            | Fault::Hasty(_) => {}
         }
         Ok(())
     }
@@ -454,5 +604,8 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::LoseNode(_) => "lost node",
         Fault::NoBrokers(_) => "no brokers for a node",
         Fault::Late => "late proposals",
+        Fault::Move => "moved shard",
+        Fault::StaleStandby(_) => "stale standby",
+        Fault::Hasty(_) => "hasty leave",
     }
 }

@@ -613,7 +613,7 @@ impl World {
             };
             self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
         }
-        if self.now >= self.nodes[index].swept + SECOND {
+        if self.now >= self.nodes[index].swept + KEEP {
             self.nodes[index].swept = self.now;
             self.sweep(index)?;
         }

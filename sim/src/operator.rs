@@ -263,12 +263,16 @@ impl World {
         if other.is_some() && self.dice.one_in(2) {
             return Ok(None);
         }
+        let leaves = other.is_none() && self.dice.one_in(2);
         let (node, intent) = match (other, self.dice.pick(&nodes)) {
             (Some(node), _) => (node.id, NodeIntent::Serve),
-            (None, Some(node)) if self.may_shrink() && self.dice.one_in(2) => (node.id, NodeIntent::Leave),
+            (None, Some(node)) if leaves => (node.id, NodeIntent::Leave),
             (None, Some(node)) => (node.id, NodeIntent::Drain),
             (None, None) => return Ok(None),
         };
+        if intent == NodeIntent::Leave && !self.may_shrink() {
+            return Ok(None);
+        }
         Ok(Some(Command::SetNodeIntent(SetNodeIntent { node, intent })))
     }
 

@@ -23,6 +23,9 @@ impl World {
     pub fn propose(&mut self, index: usize, purpose: Purpose, command: Command) {
         self.requests += 1;
         let request = self.requests;
+        // What a keeper says is late rather often: meanwhile its node may have to give up what it says it has.
+        let odds = if matches!(purpose, Purpose::Keep) { 1 } else { self.late };
+        let late = self.late > 0 && self.dice.one_in(odds + 1);
         let node = &mut self.nodes[index];
         let at_ms = (self.now / MS) as i64 + node.wall_ms;
         let proposal = Box::new(Proposal::new(at_ms, command));
@@ -31,7 +34,7 @@ impl World {
         match node.leader {
             Some((_, leader)) => {
                 let body = Body::Propose { request, proposal };
-                if self.late > 0 && self.dice.one_in(self.late + 1) {
+                if late {
                     let time = self.dice.between(500, 12_000) * MS;
                     let (from, to) = (index, leader);
                     self.after(time, Event::Deliver(Message { from, to, body }));

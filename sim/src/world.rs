@@ -86,6 +86,8 @@ pub(crate) struct World {
     pub flush_age: Time,
     /// How many nodes there were in the beginning, and shall be in the end.
     pub founders: usize,
+    /// When a node was last lost, or told to leave.
+    pub shrunk_at: Time,
     /// Where the pipe was when it was dropped.
     pub left: Vec<SourcePartition>,
     /// When operators last asked for the pipe to be created again.
@@ -144,6 +146,7 @@ impl World {
             healed: false,
             done: false,
             flush_age,
+            shrunk_at: 0,
             left: Vec::new(),
             created_at: 0,
             hot,
@@ -241,6 +244,11 @@ impl World {
             }
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
+            Event::LoseLeader(shard) => self.lose_leader(shard),
+            Event::Stay(node) => {
+                self.stay(node);
+                Ok(())
+            }
             Event::Operate => self.operate(),
             Event::Join(index) => self.ask_to_join(index),
             Event::Ask => self.ask(),

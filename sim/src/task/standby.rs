@@ -102,9 +102,7 @@ impl Task {
             let known = committed.iter().find(|p| p.key() == lane.key);
             if let Some(lane) = known.and_then(|p| lane.going_on(p, hands.mutant)) {
                 // Before anything is logged behind the rows taken over.
-                if hands.mutant != Some(Mutant::StandbyKeepsAnOldLog) {
-                    hands.wal.drop_lane((self.shard, place.0, place.1));
-                }
+                hands.wal.drop_lane((self.shard, place.0, place.1));
                 self.lanes.insert(place, lane);
             }
         }
