@@ -4,7 +4,7 @@
 //! without real time. What decides is the program's own: the catalog and its commands, placement of leaders, standbys and
 //! replicas, who votes, and the invariants, all from `core`. What surrounds them is modelled: the Raft group as what it promises
 //! (`group.rs`), tasks that lead or stand by (`task.rs`), write-ahead logs (`wal.rs`), manager (`manager.rs`), members
-//! (`members.rs`), keeper and supervisor (`node.rs`), programs that write (`writer.rs`), the topic (`source.rs`).
+//! (`members.rs`), the supervisor and the keeper of a node, programs that write (`writer.rs`), the topic (`source.rs`).
 //!
 //! A seed decides everything: which faults a run has, when, and what chance does in between. After every command the invariants are
 //! checked; queries are asked all the time; and in the end everything is mended, and must become well within a
@@ -13,11 +13,14 @@
 //! What it cannot find: mistakes in Raft, in the code that the models stand for, and in anything about bytes. For those there
 //! are the tests of `raft`, and the fault tests on real processes in `chaos-tests`.
 
+mod checks;
 mod client;
 pub mod command;
 mod dice;
+mod disks;
 mod event;
 mod group;
+mod keeper;
 mod manager;
 mod members;
 pub mod mutant;
@@ -28,8 +31,11 @@ mod oracle;
 mod proposals;
 pub mod report;
 mod source;
+mod stranded;
+mod supervisor;
 mod task;
 mod time;
+mod together;
 mod wal;
 mod world;
 mod writer;

@@ -6,7 +6,7 @@ use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
-use crate::task::{Answer, Task, Wanted, Wish};
+use crate::task::{Answer, Task};
 use crate::time::{MS, SECOND, Time};
 use crate::wal::Wal;
 use crate::world::{World, tell};
@@ -14,11 +14,10 @@ use crate::writer::Logging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
-use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
-use tidemill_core::view::{CatalogRead, Key, MemView};
+use tidemill_core::command::Outcome;
+use tidemill_core::view::{CatalogRead, MemView};
 use tidemill_core::{
-    BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
-    Version,
+    BootId, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
 };
 
 /// How often a node says that it lives.
@@ -28,9 +27,7 @@ const SUPERVISE: Time = 100 * MS;
 /// How often its tasks go on.
 const WORK: Time = 30 * MS;
 /// How often its keeper looks.
-const KEEP: Time = 500 * MS;
-/// How long a node may hear of no manager before it stops all tasks.
-const ALONE: Time = 5 * SECOND;
+pub(crate) const KEEP: Time = 500 * MS;
 
 /// What a request of a node was for.
 #[derive(Clone, Debug)]
@@ -106,9 +103,9 @@ pub(crate) struct Node {
     pub deferred: Vec<Event>,
     pub waiting: BTreeMap<u64, Purpose>,
     pub decides_at: Time,
-    swept: Time,
+    pub swept: Time,
     /// The state by which its tasks were last reconciled.
-    supervised: Option<usize>,
+    pub supervised: Option<usize>,
 }
 
 impl Node {
@@ -311,134 +308,6 @@ impl World {
         }
     }
 
-    /// Starts and ends tasks by what the catalog says.
-    fn supervise(&mut self, index: usize) -> Result<(), Violation> {
-        let node = &mut self.nodes[index];
-        if self.now >= node.contact + ALONE {
-            node.tasks.clear();
-            node.supervised = None;
-            return Ok(());
-        }
-        let mut tasks = node.tasks.values();
-        let looks = tasks.any(|task| task.ended || task.wants_more() || task.epoch.is_none());
-        if node.supervised == Some(node.applied) && !looks {
-            return Ok(());
-        }
-        node.supervised = Some(node.applied);
-        let state = node.state.clone();
-        if self.end_if_removed(index, &state)? {
-            return Ok(());
-        }
-        let node = &mut self.nodes[index];
-        let known = state.find::<tidemill_core::catalog::Node>(&node.id)?;
-        if known.is_none_or(|known| known.boot != Some(node.boot_id())) {
-            node.tasks.clear();
-            return Ok(());
-        }
-        trim(&mut node.wal, &state)?;
-        let mut wanted = BTreeMap::new();
-        for shard in state.all::<Shard>(&[])? {
-            if shard.leader == Some(node.id) {
-                wanted.insert(shard.id, Some(shard.epoch));
-            } else if shard.standby == Some(node.id) {
-                wanted.insert(shard.id, None);
-            }
-        }
-        let serves = self.mutant == Some(Mutant::OldLeaderServes);
-        node.tasks.retain(|shard, task| {
-            // Whoever stands by may lead next; whoever led in another epoch, or leads no more, ends.
-            let fits = |wanted: &Option<Epoch>| task.epoch.is_none() || task.epoch == *wanted;
-            (wanted.get(shard).is_some_and(fits) || serves) && !task.ended
-        });
-        for (shard, epoch) in wanted {
-            self.run_task(index, &state, shard, epoch)?;
-        }
-        Ok(())
-    }
-
-    /// Has a task lead `shard` in `epoch`, or stand by without one.
-    fn run_task(
-        &mut self,
-        index: usize,
-        state: &MemView,
-        shard: ShardId,
-        epoch: Option<Epoch>,
-    ) -> Result<(), Violation> {
-        let flush_age = self.flush_age;
-        let Some(table) = state.find::<Table>(&shard.table)? else {
-            return Ok(());
-        };
-        let mut of_shard = Vec::new();
-        for pipe in state.all::<Pipe>(&[])? {
-            if pipe.table != shard.table || pipe.state == PipeState::Paused {
-                continue;
-            }
-            let mut partitions = state.all::<SourcePartition>(&pipe.id.bytes())?;
-            partitions.retain(|p| p.shard == shard);
-            let mut writers = state.all::<Writer>(&[])?;
-            writers.retain(|writer| writer.pipe == pipe.id);
-            of_shard.push(Wanted {
-                pipe,
-                partitions,
-                writers,
-            });
-        }
-        let kept = self.with_hands(index, |node, hands| {
-            let task = node.tasks.entry(shard);
-            let task = task.or_insert_with(|| Task::new(shard, epoch, flush_age));
-            let takes_over = epoch.filter(|_| task.epoch.is_none());
-            let kept = takes_over.map(|epoch| task.take_over(epoch, &of_shard, hands));
-            task.reconcile(&table, of_shard, hands);
-            (kept, std::mem::take(&mut task.replayed))
-        });
-        let (kept, replayed) = kept;
-        if replayed > 0 {
-            *self.tally.acts.entry("log replayed").or_default() += replayed;
-        }
-        if let Some(kept) = kept {
-            tell!(self, "n{} takes over {shard} with {kept} histories", index + 1);
-            *self.tally.acts.entry("standby takes over").or_default() += u64::from(kept > 0);
-        }
-        Ok(())
-    }
-
-    /// Does what a task wants done.
-    pub fn grant(&mut self, index: usize, shard: ShardId, wishes: Vec<Wish>) {
-        let Some(epoch) = self.nodes[index].tasks.get(&shard).and_then(|task| task.epoch) else {
-            return;
-        };
-        for wish in wishes {
-            match wish {
-                Wish::Put(part) => {
-                    let state = self.nodes[index].state.clone();
-                    let replicas = state
-                        .find::<Shard>(&shard)
-                        .ok()
-                        .flatten()
-                        .map_or(vec![], |shard| shard.replicas.clone());
-                    for replica in replicas {
-                        let to = replica.node.0 as usize - 1;
-                        self.send(index, to, Body::Put(part));
-                        if self.mutant == Some(Mutant::CommitsBeforePut) {
-                            let holder = self.nodes[to].holder();
-                            let task = self.nodes[index].tasks.get_mut(&shard);
-                            task.into_iter().for_each(|task| task.is_put(part, holder));
-                        }
-                    }
-                }
-                Wish::Commit(commit) => {
-                    let purpose = Purpose::Commit(shard, epoch, commit.commit);
-                    self.propose(index, purpose, Command::CommitPart(commit));
-                }
-                Wish::Stop(stop) => {
-                    let purpose = Purpose::Stop(shard, epoch, stop.key);
-                    self.propose(index, purpose, Command::StopPartition(stop));
-                }
-                Wish::Answer(from, answer) => self.reply(index, from, answer),
-            }
-        }
-    }
-
     /// A message arrives at a node that runs.
     pub fn take(&mut self, message: Message) -> Result<(), Violation> {
         let Message { from, to, body } = message;
@@ -543,121 +412,4 @@ impl World {
         let leader = self.group.leader.filter(|leader| self.has_majority(*leader))?;
         self.talk(index, leader).then(|| self.group.committed())
     }
-
-    /// A file comes to a disk.
-    fn put(&mut self, index: usize, part: PartId, asked: Option<usize>) {
-        let mutant = self.mutant;
-        let node = &mut self.nodes[index];
-        if node.full {
-            return;
-        }
-        let (boot, holder) = (node.boot, node.holder());
-        match node.stored.get_mut(&part) {
-            Some(kept) if kept.broken => *kept = Kept::default(),
-            _ => _ = node.stored.entry(part).or_default(),
-        }
-        let time = node.sync_time(&mut self.dice);
-        if mutant == Some(Mutant::AcknowledgesBeforeFsync)
-            && let Some(to) = asked
-        {
-            self.send(index, to, Body::HasPut { part, holder });
-        }
-        self.after(time, Event::Duty(index, boot, Duty::Synced(part, asked)));
-    }
-
-    /// Copies what is missing, says what is there, and deletes what nobody needs.
-    fn keep(&mut self, index: usize) -> Result<(), Violation> {
-        let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].holder());
-        let known = state.find::<tidemill_core::catalog::Node>(&me.node)?;
-        if known.is_none_or(|known| known.disk != Some(me.disk)) {
-            return Ok(());
-        }
-        let (mut holds, mut lost) = (Vec::new(), Vec::new());
-        for shard in state.all::<Shard>(&[])? {
-            let Some(replica) = shard.replica(me.node).copied() else {
-                continue;
-            };
-            let mut missing = 0;
-            for copies in state.all::<Copies>(&shard.id.bytes())? {
-                let kept = self.nodes[index].stored.get(&copies.part).copied();
-                let is_there = kept.is_some_and(|kept| kept.durable && !kept.broken);
-                if copies.on(me) {
-                    if kept.is_none_or(|kept| kept.broken) {
-                        lost.push((shard.id, copies.part, "it is damaged".to_owned()));
-                    }
-                    continue;
-                }
-                missing += 1;
-                if is_there {
-                    holds.push((shard.id, copies.part));
-                } else if let Some(source) = self.dice.pick(&copies.holders).copied() {
-                    let from = source.node.0 as usize - 1;
-                    self.send(index, from, Body::Fetch(copies.part));
-                }
-            }
-            if missing == 0 && replica.state == ReplicaState::Copying {
-                let of = ReplicaOf {
-                    shard: shard.id,
-                    node: me.node,
-                };
-                self.propose(index, Purpose::Keep, Command::CompleteReplica(of));
-            }
-        }
-        if !holds.is_empty() || !lost.is_empty() {
-            let seen = Version(self.nodes[index].applied as u64);
-            let holdings = SetHoldings {
-                disk: me,
-                seen,
-                holds,
-                lost,
-            };
-            self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
-        }
-        if self.now >= self.nodes[index].swept + KEEP {
-            self.nodes[index].swept = self.now;
-            self.sweep(index)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes files that no commit can name any more, by a linearizable state.
-    fn sweep(&mut self, index: usize) -> Result<(), Violation> {
-        if self.read_index(index).is_none() {
-            return Ok(());
-        }
-        let state = self.group.tip();
-        self.sweep_by(index, &state)
-    }
-
-    fn sweep_by(&mut self, index: usize, state: &MemView) -> Result<(), Violation> {
-        let me = self.nodes[index].id;
-        let there: Vec<PartId> = self.nodes[index].stored.keys().copied().collect();
-        for part in there {
-            let Some((of, epoch)) = self.files.get(&part).map(|contents| contents.of) else {
-                continue;
-            };
-            let shard = state.find::<Shard>(&of)?;
-            let keeps = shard.as_ref().is_some_and(|shard| shard.replica(me).is_some());
-            let young = self.mutant == Some(Mutant::YoungFilesAreDeleted);
-            let gone = match state.find::<Copies>(&(of, part))? {
-                Some(_) => !keeps,
-                None => young || shard.is_none_or(|shard| shard.epoch > epoch),
-            };
-            if gone {
-                self.nodes[index].stored.remove(&part);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Forgets what of a log is committed, and what can never be.
-fn trim(wal: &mut Wal, state: &MemView) -> Result<(), Violation> {
-    for (shard, pipe, partition) in wal.places() {
-        match state.find::<SourcePartition>(&(pipe, partition))? {
-            Some(p) if p.shard == shard => wal.trim((shard, pipe, partition), p.key(), p.offset),
-            _ => wal.drop_lane((shard, pipe, partition)),
-        }
-    }
-    Ok(())
 }

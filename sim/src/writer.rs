@@ -23,8 +23,6 @@ const WRITTEN: RecordId = 1 << 40;
 const PATIENCE: Time = 2 * SECOND;
 /// How long rows that were acknowledged from a log are waited for when they are missing.
 const GAP: Time = 10 * SECOND;
-/// How long a node looks for what it has logged and another leads.
-const OFFER: Time = SECOND;
 
 /// A program that writes rows to one shard.
 #[derive(Debug)]
@@ -148,7 +146,7 @@ impl World {
     }
 
     /// Whether node `index` takes itself for the leader of `shard`.
-    fn leads(&self, index: usize, shard: ShardId) -> bool {
+    pub fn leads(&self, index: usize, shard: ShardId) -> bool {
         let node = &self.nodes[index];
         let known = node.state.find::<Shard>(&shard).ok().flatten();
         known.is_some_and(|shard| shard.leader == Some(node.id))
@@ -172,7 +170,7 @@ impl World {
         self.take_rows(index, shard, incoming);
     }
 
-    fn take_rows(&mut self, index: usize, shard: ShardId, incoming: Incoming) {
+    pub fn take_rows(&mut self, index: usize, shard: ShardId, incoming: Incoming) {
         let taken = self.with_hands(index, |node, hands| match node.tasks.get_mut(&shard) {
             Some(task) => task.take(&incoming, hands),
             None => Taken::Now(Answer::Retry),
@@ -332,79 +330,6 @@ impl World {
         node.held.remove(&number);
         if let Some(task) = node.tasks.get_mut(&shard) {
             task.release(place);
-        }
-    }
-
-    /// Offers what is in the log of a node to those that lead its shards now.
-    pub fn offer(&mut self, index: usize) -> Result<(), Violation> {
-        self.again(index, Duty::Offer, OFFER);
-        if self.mutant == Some(Mutant::LogsAreNotHandedOver) {
-            return Ok(());
-        }
-        let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].id);
-        for (id, pipe, partition) in self.nodes[index].wal.places() {
-            let (Some(shard), Some(table)) = (state.find::<Shard>(&id)?, state.find::<Table>(&id.table)?) else {
-                continue;
-            };
-            let Some(p) = state.find::<SourcePartition>(&(pipe, partition))? else {
-                continue;
-            };
-            let number = Writer::number_of(partition, table.shards);
-            let writers = state.all::<Writer>(&[])?;
-            let writer = writers.iter().find(|w| (w.pipe, w.number) == (pipe, number));
-            if writer.is_none() && !p.has_expired() {
-                continue;
-            }
-            let Some(leader) = shard.leader.filter(|leader| *leader != me) else {
-                continue;
-            };
-            let (pieces, _) = self.nodes[index].wal.recover(id, p.key(), p.offset);
-            if pieces.is_empty() {
-                continue;
-            }
-            let acks = writer.map(|writer| writer.acks);
-            let to = leader.0 as usize - 1;
-            self.send(
-                index,
-                to,
-                Body::Offer {
-                    shard: id,
-                    acks,
-                    pieces,
-                },
-            );
-        }
-        Ok(())
-    }
-
-    /// A leader is offered what another node has in its log.
-    pub fn take_offer(&mut self, index: usize, shard: ShardId, acks: Option<Acks>, pieces: Vec<Piece>) {
-        if !self.leads(index, shard) {
-            return;
-        }
-        if let (Some(acks), Some(first)) = (acks, pieces.first()) {
-            // One request after the other, each of which waits for the log: together they are one.
-            *self.tally.acts.entry("rows of a program out of a log").or_default() += 1;
-            let (key, start) = (first.span.key, first.span.start.0);
-            let rows = pieces.iter().flat_map(|piece| &piece.rows);
-            let incoming = Incoming {
-                from: None,
-                acks,
-                place: (key.pipe, key.partition),
-                first: start,
-                rows: rows.map(|row| row.id).collect(),
-            };
-            return self.take_rows(index, shard, incoming);
-        }
-        for piece in pieces {
-            let taken = self.with_hands(index, |node, hands| {
-                let task = node.tasks.get_mut(&shard);
-                task.is_some_and(|task| task.adopt(piece, hands))
-            });
-            if !taken {
-                return;
-            }
-            *self.tally.acts.entry("rows of a source out of a log").or_default() += 1;
         }
     }
 }
