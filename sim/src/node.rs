@@ -7,7 +7,7 @@ use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
 use crate::task::{Answer, Task};
-use crate::time::{MS, SECOND, Time};
+use crate::time::{MS, Time};
 use crate::wal::Wal;
 use crate::world::{World, tell};
 use crate::writer::Logging;
