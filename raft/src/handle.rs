@@ -16,6 +16,7 @@ use crate::{
     retire,
     service::RaftService,
     status::RaftStatus,
+    timing::{READ_ATTEMPT, RETRY},
     types::{Member, Raft, decode, encode},
 };
 use openraft::async_runtime::watch::WatchReceiver;
@@ -34,11 +35,6 @@ use tokio::{
     time::Instant,
 };
 use tonic::Code;
-
-/// How long to wait before asking again when nobody leads.
-const RETRY: Duration = Duration::from_millis(50);
-/// The longest that one attempt to place a read waits for its answer; the next may find another leader.
-const READ_ATTEMPT: Duration = Duration::from_millis(1500);
 
 /// The replicated catalog, as this node has it.
 #[derive(Clone)]
