@@ -222,9 +222,9 @@ fn rate() -> u64 {
     CURRENT.with(|current| current.borrow().as_ref().map_or(RIGHT, |process| process.rate))
 }
 
-/// How long `duration` of the current process' clock truly is.
+/// How long `duration` of the current process' clock truly is; rounded up, or a sleep would end before its time.
 fn truly(duration: Duration) -> Duration {
-    let nanos = duration.as_nanos() * u128::from(RIGHT) / u128::from(rate());
+    let nanos = (duration.as_nanos() * u128::from(RIGHT)).div_ceil(u128::from(rate()));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 4))
 }
 

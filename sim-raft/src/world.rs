@@ -140,9 +140,6 @@ impl World {
     pub fn tell(&self, what: String) {
         if let Some(told) = &self.told {
             let ms = true_nanos() as f64 / 1e6;
-            if std::env::var_os("SIM_RAFT_DEBUG").is_some() {
-                eprintln!("{ms:>10.3} ms  {what}");
-            }
             lock(told).push(format!("{ms:>10.3} ms  {what}"));
         }
     }
