@@ -1,7 +1,7 @@
 //! What a node does by itself: founding, saying that it runs, ending when it was removed, and, while it leads, looking after shards and
 //! members as the manager of the product does. Which change of members comes next, `tidemill_core::membership` decides.
 
-use crate::network::{Failure, call};
+use crate::network::{Failure, Manner, call};
 use crate::node::{Node, ProposeError, Proposed};
 use crate::oracle::Violation;
 use crate::runtime::{Moment, NodeRuntime, lock, spawn_free, spawn_on};
@@ -163,7 +163,11 @@ async fn others_say_removed(node: &Arc<Node>) -> bool {
                 Ok(nodes.iter().any(removed))
             })
         };
-        if id != node.id && call(node, (id, &member), (Duration::from_secs(1), false), work).await.unwrap_or(false) {
+        let manner = Manner {
+            checked: false,
+            ..Manner::request(Duration::from_secs(1))
+        };
+        if id != node.id && call(node, (id, &member), manner, work).await.unwrap_or(false) {
             return true;
         }
     }

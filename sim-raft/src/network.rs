@@ -132,12 +132,33 @@ pub(crate) enum Failure {
 /// What a node does for a message.
 type Work<A> = Arc<dyn Fn(Arc<Node>) -> BoxFuture<'static, Result<A, Failure>> + Send + Sync>;
 
-/// Sends a message to the machine of a member, and waits for what the node there answers until the limit. Raft's messages may
-/// arrive twice; others are sent once over a connection, and do not.
+/// How a message is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    /// How long the answer is waited for.
+    pub limit: Duration,
+    /// Whether it may arrive twice. Raft's messages may; others are sent once over a connection, and do not.
+    pub repeats: bool,
+    /// Whether the receiver checks who speaks to whom. Only the question who somebody is, is open to all.
+    pub checked: bool,
+}
+
+impl Manner {
+    /// A request that is no message of Raft.
+    pub fn request(limit: Duration) -> Self {
+        Self {
+            limit,
+            repeats: false,
+            checked: true,
+        }
+    }
+}
+
+/// Sends a message to the machine of a member, and waits for what the node there answers.
 pub(crate) async fn call<A: Send + 'static>(
     from: &Node,
     to: (u64, &Member),
-    (limit, repeats): (Duration, bool),
+    manner: Manner,
     work: impl Fn(Arc<Node>) -> BoxFuture<'static, Result<A, Failure>> + Send + Sync + 'static,
 ) -> Result<A, Failure> {
     let header = Header {
@@ -156,7 +177,7 @@ pub(crate) async fn call<A: Send + 'static>(
             return Err(Failure::NotTaken("connection refused".into()));
         }
         Fate::Lost => vec![],
-        Fate::Arrives(delays) if repeats => delays,
+        Fate::Arrives(delays) if manner.repeats => delays,
         Fate::Arrives(delays) => delays.into_iter().take(1).collect(),
     };
     let work: Work<A> = Arc::new(work);
@@ -164,12 +185,12 @@ pub(crate) async fn call<A: Send + 'static>(
         let (world, work, answer, header) = (world.clone(), work.clone(), answer.clone(), header.clone());
         spawn_free(async move {
             true_sleep(delay).await;
-            deliver(&world, path, header, work, answer);
+            deliver(&world, path, manner.checked.then_some(header), work, answer);
         });
     }
     // Held while it may still come, so that only an end of the other process is seen as one.
     let _waiting = answer;
-    match NodeRuntime::timeout(limit, answered).await {
+    match NodeRuntime::timeout(manner.limit, answered).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(Failure::Broken("connection reset".into())),
         Err(_) => Err(Failure::Late),
@@ -189,7 +210,7 @@ fn say<A>(answer: &Answer<A>, what: Result<A, Failure>) {
 fn deliver<A: Send + 'static>(
     world: &Arc<World>,
     (from, to): (usize, usize),
-    header: Header,
+    header: Option<Header>,
     work: Work<A>,
     answer: Answer<A>,
 ) {
@@ -209,7 +230,7 @@ fn deliver<A: Send + 'static>(
     };
     spawn_on(&process, async move {
         let mut broken = broken;
-        let result = match node.check(&header) {
+        let result = match header.map_or(Ok(()), |header| node.check(&header)) {
             Ok(()) => work(node.clone()).await,
             Err(reason) => Err(Failure::NotTaken(reason)),
         };
@@ -280,7 +301,12 @@ impl Peer {
             return Err(RPCError::Unreachable(Unreachable::from_string("this node is still starting")));
         };
         let id = node.id;
-        call(&node, (self.id, &self.member), (limit, true), work).await.map_err(|failure| match failure {
+        let manner = Manner {
+            limit,
+            repeats: true,
+            checked: true,
+        };
+        call(&node, (self.id, &self.member), manner, work).await.map_err(|failure| match failure {
             // Not there, or not for us: there is no use in asking again at once.
             Failure::NotTaken(why) => RPCError::Unreachable(Unreachable::from_string(why)),
             Failure::Broken(why) => RPCError::Network(NetworkError::from_string(why)),

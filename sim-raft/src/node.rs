@@ -4,7 +4,7 @@
 use crate::catalog::CatalogStore;
 use crate::log::LogStore;
 use crate::mutant::Mutant;
-use crate::network::{Failure, Header, Network, call};
+use crate::network::{Failure, Header, Manner, Network, call};
 use crate::runtime::{Moment, NodeRuntime, Process, Signal, lock};
 use crate::timing::{READ_ATTEMPT, RETRY, Timing};
 use crate::types::{LogId, Logged, Member, Raft};
@@ -216,7 +216,7 @@ impl Node {
             let proposal = proposal.clone();
             Box::pin(async move { Ok(node.propose_as_leader(proposal, limit).await) })
         };
-        match call(self, (leader, &member), (limit, false), work).await {
+        match call(self, (leader, &member), Manner::request(limit), work).await {
             Ok(Ok(applied)) => Ok(Ok(applied)),
             Ok(Err(ProposeError::NotSent(reason))) | Err(Failure::NotTaken(reason)) => Ok(Err(reason)),
             Ok(Err(unknown)) => Err(unknown),
@@ -274,7 +274,7 @@ impl Node {
         let work = move |node: Arc<Node>| -> futures::future::BoxFuture<'static, _> {
             Box::pin(async move { Ok(node.read_index_here(limit).await) })
         };
-        match call(self, (leader, &member), (limit, false), work).await {
+        match call(self, (leader, &member), Manner::request(limit), work).await {
             Ok(answer) => answer,
             Err(failure) => Err(format!("{failure:?}")),
         }
