@@ -166,13 +166,13 @@ impl RaftStateMachine<TypeConfig> for CatalogStore {
         lock(&self.machine.disk).catalog.replace(state, durable);
         self.moved.notify();
         self.at_risk().await;
-        lock(&self.machine.disk).catalog.snapshot = Some((meta.clone(), snapshot));
+        lock(&self.machine.disk).catalog.adopt(meta.clone(), snapshot, true);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let disk = lock(&self.machine.disk);
-        let snapshot = disk.catalog.snapshot.clone();
+        let snapshot = disk.catalog.snapshot();
         Ok(snapshot.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
@@ -186,10 +186,13 @@ impl RaftSnapshotBuilder<TypeConfig> for CatalogStore {
         if self.world.mutant == Some(Mutant::SnapshotIsOlderThanItSays) {
             true_sleep(self.world.sync_time(&self.machine)).await;
         }
+        let syncs = self.world.mutant != Some(Mutant::PurgesWhatIsNotSynced);
         let state = {
             let mut disk = lock(&self.machine.disk);
-            // What a checkpoint copies has been moved into files before.
-            disk.catalog.sync();
+            if syncs {
+                // What a checkpoint copies has been moved into files before.
+                disk.catalog.sync();
+            }
             disk.catalog.current.clone()
         };
         let meta = SnapshotMeta {
@@ -202,7 +205,7 @@ impl RaftSnapshotBuilder<TypeConfig> for CatalogStore {
         };
         true_sleep(self.world.sync_time(&self.machine)).await;
         let snapshot = Arc::new(state);
-        lock(&self.machine.disk).catalog.snapshot = Some((meta.clone(), snapshot.clone()));
+        lock(&self.machine.disk).catalog.adopt(meta.clone(), snapshot.clone(), syncs);
         self.world.count("snapshots");
         Ok(Snapshot { meta, snapshot })
     }

@@ -137,8 +137,8 @@ pub(crate) struct CatalogDisk {
     pub current: CatalogState,
     synced: CatalogState,
     unsynced: Vec<Batch>,
-    /// The last complete snapshot.
-    pub snapshot: Option<(SnapshotMeta, SnapshotFiles)>,
+    snapshot: Option<(SnapshotMeta, SnapshotFiles)>,
+    synced_snapshot: Option<(SnapshotMeta, SnapshotFiles)>,
 }
 
 impl CatalogDisk {
@@ -158,6 +158,19 @@ impl CatalogDisk {
     fn keep(&mut self, batches: usize) {
         for batch in self.unsynced.drain(..).take(batches) {
             self.synced.make(batch);
+        }
+    }
+
+    /// The last complete snapshot.
+    pub fn snapshot(&self) -> Option<(SnapshotMeta, SnapshotFiles)> {
+        self.snapshot.clone()
+    }
+
+    /// A snapshot takes the place of the last one, durably or, if somebody forgot, not.
+    pub fn adopt(&mut self, meta: SnapshotMeta, snapshot: SnapshotFiles, durable: bool) {
+        self.snapshot = Some((meta, snapshot));
+        if durable {
+            self.synced_snapshot = self.snapshot.clone();
         }
     }
 
@@ -190,5 +203,6 @@ impl Disk {
         let kept = kept(self.catalog.unsynced.len());
         self.catalog.keep(kept);
         self.catalog.current = self.catalog.synced.clone();
+        self.catalog.snapshot = self.catalog.synced_snapshot.clone();
     }
 }

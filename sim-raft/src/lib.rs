@@ -38,8 +38,9 @@ pub use world::Tally;
 use mutant::Mutant;
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use world::World;
 
 /// A run that broke a rule.
@@ -65,15 +66,19 @@ pub fn tell(seed: u64, mutant: Option<Mutant>) -> (Result<Tally, Failure>, Vec<S
 }
 
 fn history(seed: u64, mutant: Option<Mutant>, told: bool) -> (Result<Tally, Failure>, Vec<String>) {
+    hush();
     let world = Arc::new(World::new(seed, mutant, told));
     let mut runtime = SimRuntime::with_seed(seed);
     let living = world.clone();
+    IS_SIMULATED.set(true);
     let lived = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async move {
             life::live(living.clone()).await;
             living.end()
         })
     }));
+    drop(runtime);
+    IS_SIMULATED.set(false);
     let (result, told) = match lived {
         Ok(ended) => ended,
         Err(_) => {
@@ -86,3 +91,23 @@ fn history(seed: u64, mutant: Option<Mutant>, told: bool) -> (Result<Tally, Fail
     };
     (result.map_err(|violation| Failure { seed, violation }), told)
 }
+
+thread_local! {
+    static IS_SIMULATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic within a history is what came of it, and is told as that: nothing of it is printed.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !IS_SIMULATED.get() {
+                loud(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use crate::manager::is_settled;
 use crate::nemesis;
 use crate::oracle::Violation;
 use crate::runtime::{lock, spawn_free, true_nanos, true_sleep};
-use crate::world::World;
+use crate::world::{Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,9 @@ fn heal(world: &Arc<World>) {
         world.tell("everything is mended".into());
     }
     lock(&world.net).heal();
+    for risk in [Risk::Election, Risk::Truncation] {
+        world.arm(risk, false);
+    }
     for machine in &world.machines {
         let mut state = lock(&machine.state);
         (state.slow, state.dies_installing) = (false, false);

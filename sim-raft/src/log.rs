@@ -6,7 +6,7 @@ use crate::disk::{Change, LogState};
 use crate::mutant::Mutant;
 use crate::runtime::{Signal, lock, spawn_free, true_sleep};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
-use crate::world::{Machine, World};
+use crate::world::{Machine, Risk, World};
 use futures::channel::oneshot;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState as Ends, OptionalSend, RaftLogReader};
@@ -253,12 +253,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         self.0.world.count("truncations");
-        self.submit_and_wait(Change::Truncate(from)).await
+        self.submit_and_wait(Change::Truncate(from)).await?;
+        self.0.world.risk(Risk::Truncation, Some(&self.0.machine));
+        Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let shared = &self.0;
-        if shared.world.mutant != Some(Mutant::PurgesPastTheCatalog) {
+        if shared.world.mutant != Some(Mutant::PurgesWhatIsNotSynced) {
             // The catalog is made up to date from this log after a crash, so the log may lose only what the catalog on disk holds.
             true_sleep(shared.world.sync_time(&shared.machine)).await;
             let mut disk = lock(&shared.machine.disk);

@@ -34,8 +34,8 @@ mutants! {
     EntriesOvertakeTheVote,
     /// A log that was truncated is whole again after a restart.
     TruncatedLogResurrects,
-    /// The log is purged although the catalog is not synced.
-    PurgesPastTheCatalog,
+    /// The log is purged although neither the catalog nor a snapshot is synced.
+    PurgesWhatIsNotSynced,
     /// A snapshot is installed, and not synced.
     InstallIsNotSynced,
     /// A snapshot says that it is newer than it is.
@@ -48,6 +48,8 @@ mutants! {
     ReadsWithoutIndex,
     /// A leader that was elected once answers reads without asking anybody.
     ReadsByTheLastTerm,
+    /// A leader answers reads by its lease.
+    ReadsByLease,
     /// Of a proposal whose fate is not known it is said that it was not made.
     UnknownIsTakenForNo,
     /// A proposal whose fate is not known is made again by the node itself.

@@ -6,7 +6,7 @@ use crate::mutant::Mutant;
 use crate::network::Link;
 use crate::node::Node;
 use crate::runtime::{lock, spawn_free, true_nanos, true_sleep};
-use crate::world::{Machine, World};
+use crate::world::{Machine, Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tidemill_core::view::CatalogRead;
 use tidemill_core::{Command, NodeId};
 
 /// What can be broken, by the names that a tally has; a run has some of them.
-pub(crate) const FAULTS: [&str; 18] = [
+pub(crate) const FAULTS: [&str; 21] = [
     "killed process",
     "power loss of one",
     "power loss of all",
@@ -25,6 +25,7 @@ pub(crate) const FAULTS: [&str; 18] = [
     "one-way cut",
     "two-way cut",
     "node cut off",
+    "leader cut off",
     "deaf node",
     "mute node",
     "halves",
@@ -35,6 +36,8 @@ pub(crate) const FAULTS: [&str; 18] = [
     "duplication",
     "reordering",
     "crash while installing a snapshot",
+    "crash after an election",
+    "crash after truncating",
 ];
 
 /// What operators do.
@@ -117,6 +120,13 @@ fn strike(world: &Arc<World>, fault: &'static str) {
             lock(&machine.state).dies_installing = true;
             return;
         }
+        // Counted when they happen, too.
+        "crash after an election" => return world.arm(Risk::Election, true),
+        "crash after truncating" => return world.arm(Risk::Truncation, true),
+        "leader cut off" => {
+            let Some(leader) = leader(world) else { return };
+            return disturb(world, fault, leader.machine.index);
+        }
         _ => return disturb(world, fault, index),
     }
     world.fault(fault);
@@ -143,7 +153,7 @@ fn disturb(world: &Arc<World>, fault: &'static str, victim: usize) {
     net.change(|from, to, link: &mut Link| match fault {
         "one-way cut" => link.cut |= (from, to) == (victim, other),
         "two-way cut" => link.cut |= (from, to) == (victim, other) || (to, from) == (victim, other),
-        "node cut off" => link.cut |= from == victim || to == victim,
+        "node cut off" | "leader cut off" => link.cut |= from == victim || to == victim,
         "deaf node" => link.cut |= to == victim,
         "mute node" => link.cut |= from == victim,
         "halves" => link.cut |= half[from] != half[to],

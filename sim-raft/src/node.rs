@@ -232,6 +232,7 @@ impl Node {
                 let applied = self.look(|_| ()).0;
                 return applied.map(|applied| applied.index).ok_or_else(|| "nothing is applied".into());
             }
+            Some(Mutant::ReadsByLease) => ReadPolicy::LeaseRead,
             _ => ReadPolicy::ReadIndex,
         };
         match NodeRuntime::timeout(limit, self.raft.get_read_linearizer(policy)).await {

@@ -57,6 +57,8 @@ pub(crate) struct World {
     next: Mutex<i64>,
     /// Machines that an operator is busy with.
     busy: Mutex<BTreeSet<usize>>,
+    /// Moments at which there will be a crash.
+    risks: Mutex<BTreeSet<Risk>>,
 }
 
 /// Writes down what happens, if somebody wants to know.
@@ -102,6 +104,7 @@ impl World {
             told: told.then(Mutex::default),
             next: Mutex::new(1),
             busy: Mutex::default(),
+            risks: Mutex::default(),
         }
     }
 
@@ -215,7 +218,7 @@ impl World {
     }
 
     /// Entries were appended to the log of a machine, behind `before`.
-    pub fn appended(&self, machine: &Machine, before: Option<LogId>, entries: &[Entry]) {
+    pub fn appended(self: &Arc<Self>, machine: &Machine, before: Option<LogId>, entries: &[Entry]) {
         let writer = (machine.identity().0, machine.run());
         let mut oracle = lock(&self.oracle);
         let (checked, elected) = oracle.appended(writer, before, entries);
@@ -223,6 +226,7 @@ impl World {
         if let Some(leader) = elected {
             tell!(self, "node {} is elected as {leader}", writer.0);
             self.note(2, leader.term * 16 + leader.node_id);
+            self.risk(Risk::Election, None);
         }
         self.check(checked);
     }
@@ -254,20 +258,71 @@ impl World {
         self.check(checked);
     }
 
+    /// Arms, or disarms, a crash at a moment at which it hurts.
+    pub fn arm(&self, risk: Risk, armed: bool) {
+        let mut risks = lock(&self.risks);
+        match armed {
+            true => drop(risks.insert(risk)),
+            false => drop(risks.remove(&risk)),
+        }
+    }
+
+    /// Such a moment has come: some machine, or this one, may lose its power in a moment.
+    pub fn risk(self: &Arc<Self>, risk: Risk, machine: Option<&Arc<Machine>>) {
+        if !lock(&self.risks).remove(&risk) {
+            return;
+        }
+        let running: Vec<&Arc<Machine>> = self.machines.iter().filter(|machine| machine.process().is_some()).collect();
+        let some = self.roll(|dice| running.get(dice.below(running.len())).copied());
+        let Some(machine) = machine.or(some).cloned() else {
+            return;
+        };
+        let moment = self.roll(|dice| dice.time(0, 30_000));
+        let world = self.clone();
+        spawn_free(async move {
+            true_sleep(moment).await;
+            world.fault(risk.name());
+            world.crash_for_a_while(machine);
+        });
+    }
+
+    /// A machine loses its power, and gets it back.
+    fn crash_for_a_while(self: &Arc<Self>, machine: Arc<Machine>) {
+        machine.lose_power(self);
+        let (world, down) = (self.clone(), self.roll(|dice| dice.time(50_000, 1_500_000)));
+        spawn_free(async move {
+            true_sleep(down).await;
+            machine.start(&world);
+        });
+    }
+
     /// Whether a machine is to die in the middle of an installation, which it does then.
     pub fn dies_while_installing(self: &Arc<Self>, machine: &Arc<Machine>) -> bool {
         let dies = std::mem::take(&mut lock(&machine.state).dies_installing);
         if dies {
             self.fault("crash while installing a snapshot");
             let (world, machine) = (self.clone(), machine.clone());
-            spawn_free(async move {
-                machine.lose_power(&world);
-                let down = world.roll(|dice| dice.time(50_000, 1_500_000));
-                true_sleep(down).await;
-                machine.start(&world);
-            });
+            spawn_free(async move { world.crash_for_a_while(machine) });
         }
         dies
+    }
+}
+
+/// A moment at which a crash hurts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Risk {
+    /// Somebody has just been elected.
+    Election,
+    /// A node has just cut off the end of its log.
+    Truncation,
+}
+
+impl Risk {
+    fn name(self) -> &'static str {
+        match self {
+            Risk::Election => "crash after an election",
+            Risk::Truncation => "crash after truncating",
+        }
     }
 }
 
