@@ -56,6 +56,8 @@ enum Command {
     Throughput(throughput::Options),
     /// Simulate histories of the control plane: many nodes in one thread, faults by seed
     Sim(tidemill_sim::command::Arguments),
+    /// Simulate histories of the replicated catalog: real openraft, disks and network that fail by seed
+    Raft(tidemill_sim_raft::command::Arguments),
     /// Keep all cores full, and count who is taken for gone
     Saturation {
         /// How long
@@ -123,6 +125,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
         Command::Sim(arguments) => tidemill_sim::command::run(&arguments).map_err(anyhow::Error::msg)?,
+        Command::Raft(arguments) => tidemill_sim_raft::command::run(&arguments).map_err(anyhow::Error::msg)?,
         Command::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;

@@ -63,7 +63,8 @@ impl CatalogStore {
             // RocksDB moves what it has in memory into files when it likes to.
             disk.catalog.sync();
         }
-        self.world.applied(&self.machine, entries, &replies, &disk.catalog.current.view);
+        self.world
+            .applied(&self.machine, entries, &replies, &disk.catalog.current.view);
         drop(disk);
         self.moved.notify();
         Ok(replies)
@@ -156,7 +157,10 @@ impl RaftStateMachine<TypeConfig> for CatalogStore {
         self.at_risk().await;
         let durable = self.world.mutant != Some(Mutant::InstallIsNotSynced);
         if snapshot.applied != meta.last_log_id && self.world.mutant != Some(Mutant::SnapshotIsOlderThanItSays) {
-            return Err(io::Error::other(format!("the snapshot {meta:?} is at {:?}", snapshot.applied)));
+            return Err(io::Error::other(format!(
+                "the snapshot {meta:?} is at {:?}",
+                snapshot.applied
+            )));
         }
         let state = CatalogState {
             applied: meta.last_log_id,
@@ -205,7 +209,9 @@ impl RaftSnapshotBuilder<TypeConfig> for CatalogStore {
         };
         true_sleep(self.world.sync_time(&self.machine)).await;
         let snapshot = Arc::new(state);
-        lock(&self.machine.disk).catalog.adopt(meta.clone(), snapshot.clone(), syncs);
+        lock(&self.machine.disk)
+            .catalog
+            .adopt(meta.clone(), snapshot.clone(), syncs);
         self.world.count("snapshots");
         Ok(Snapshot { meta, snapshot })
     }

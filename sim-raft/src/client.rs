@@ -9,15 +9,15 @@ use futures::channel::oneshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::catalog::{self, CatalogQuestions, KafkaSource, NodeState, PartFile, PipeSettings, PipeState, Shard, TableSettings};
+use tidemill_core::catalog::{
+    self, CatalogQuestions, KafkaSource, NodeState, PartFile, PipeSettings, PipeState, Shard, TableSettings,
+};
 use tidemill_core::command::{
     AssignLeader, CommitPart, CreatePipe, CreateTable, RecordEvent, Refusal, Response, SetPipeState,
 };
 use tidemill_core::schema::{Column, ColumnType};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
-use tidemill_core::{
-    Command, CommitId, Counts, Offset, Outcome, PartId, PartitionId, Proposal, SchemaVersion, Span,
-};
+use tidemill_core::{Command, CommitId, Counts, Offset, Outcome, PartId, PartitionId, Proposal, SchemaVersion, Span};
 
 /// The table and the pipe.
 const TABLE: &str = "t";
@@ -204,7 +204,11 @@ fn make(world: &World, state: &MemView, chosen: usize) -> Result<Option<Command>
         }
         9 | 10 => {
             let nodes = state.list::<catalog::Node>(&[])?;
-            let ready: Vec<_> = nodes.iter().filter(|node| node.state == NodeState::Ready).map(|node| node.id).collect();
+            let ready: Vec<_> = nodes
+                .iter()
+                .filter(|node| node.state == NodeState::Ready)
+                .map(|node| node.id)
+                .collect();
             world.roll(|dice| dice.pick(&ready)).map(|leader| {
                 Command::AssignLeader(AssignLeader {
                     shard: shard.id,
@@ -223,7 +227,10 @@ fn commit(world: &World, state: &MemView, shard: &Shard) -> Result<Option<Comman
         return Ok(None);
     };
     let partitions = state.partitions_of(pipe.id)?;
-    let of_shard: Vec<_> = partitions.iter().filter(|partition| partition.shard == shard.id).collect();
+    let of_shard: Vec<_> = partitions
+        .iter()
+        .filter(|partition| partition.shard == shard.id)
+        .collect();
     let Some(partition) = world.roll(|dice| dice.pick(&of_shard)) else {
         return Ok(None);
     };

@@ -21,7 +21,11 @@ pub(crate) async fn live(world: Arc<World>) {
         machine.start(&world);
     }
     let (clients, begins, length) = world.roll(|dice| {
-        let begins = if dice.one_in(4) { dice.time(100_000, 2_000_000) } else { dice.time(2_000_000, 3_000_000) };
+        let begins = if dice.one_in(4) {
+            dice.time(100_000, 2_000_000)
+        } else {
+            dice.time(2_000_000, 3_000_000)
+        };
         (dice.between(2, 5), begins, dice.time(5_000_000, 16_000_000))
     });
     let until = begins + length;
@@ -50,7 +54,10 @@ pub(crate) async fn live(world: Arc<World>) {
         }
         if passed() > last {
             let found = format!("{RECOVERY:?} after everything was mended: {why}");
-            return world.broke(Violation::new("LIVE-1: all becomes well when nothing breaks any more", found));
+            return world.broke(Violation::new(
+                "LIVE-1: all becomes well when nothing breaks any more",
+                found,
+            ));
         }
     }
     client::read_everywhere(&world).await;
@@ -65,7 +72,10 @@ fn passed() -> Duration {
 fn is_broken(world: &World) -> bool {
     for machine in &world.machines {
         if let Some(why) = machine.process().and_then(|process| process.panicked()) {
-            world.broke(Violation::new("PANIC: nobody panics", format!("machine {}: {why}", machine.index)));
+            world.broke(Violation::new(
+                "PANIC: nobody panics",
+                format!("machine {}: {why}", machine.index),
+            ));
         }
     }
     world.violation().is_some()
@@ -104,14 +114,22 @@ fn unwell(world: &World) -> Option<String> {
     let tip = lock(&world.oracle).tip();
     let last = leader.raft.metrics().borrow_watched().last_log_index;
     if tip.map(|tip| tip.index) != last {
-        return Some(format!("the log of node {} ends at {last:?}, applied is {tip:?}", leader.id));
+        return Some(format!(
+            "the log of node {} ends at {last:?}, applied is {tip:?}",
+            leader.id
+        ));
     }
     for machine in world.machines.iter().filter(|machine| machine.has_number()) {
         let Some(node) = machine.node() else {
             return Some(format!("machine {} does not run", machine.index));
         };
         if node.leader() != Some(leader.id) {
-            return Some(format!("node {} follows {:?}, {} leads", node.id, node.leader(), leader.id));
+            return Some(format!(
+                "node {} follows {:?}, {} leads",
+                node.id,
+                node.leader(),
+                leader.id
+            ));
         }
         let applied = node.look(|_| ()).0;
         if applied != tip {

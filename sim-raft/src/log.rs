@@ -164,7 +164,13 @@ impl Shared {
         if from >= to {
             return Ok(vec![]);
         }
-        let found: Vec<Entry> = tail.seen.entries.range(from..to).take(limit as usize).map(|(_, e)| e.clone()).collect();
+        let found: Vec<Entry> = tail
+            .seen
+            .entries
+            .range(from..to)
+            .take(limit as usize)
+            .map(|(_, e)| e.clone())
+            .collect();
         check_consecutive(&found)?;
         Ok(found)
     }
@@ -240,7 +246,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if let Some(last) = before
             && last.index + 1 != first.log_id.index
         {
-            return Err(io::Error::other(format!("entry {} cannot follow entry {last}", first.log_id)));
+            return Err(io::Error::other(format!(
+                "entry {} cannot follow entry {last}",
+                first.log_id
+            )));
         }
         self.0.world.appended(&self.0.machine, before, &entries);
         self.submit(Change::Append(entries), Waiter::Raft(callback));

@@ -49,12 +49,14 @@ impl Node {
     }
 
     fn is_founded(&self) -> bool {
-        self.look(|state| state.get::<Cluster>(&ClusterKey).ok().flatten().is_some()).1
+        self.look(|state| state.get::<Cluster>(&ClusterKey).ok().flatten().is_some())
+            .1
     }
 
     /// What the catalog of this node says of this node.
     fn known(&self) -> Option<catalog::Node> {
-        self.look(|state| state.get::<catalog::Node>(&NodeId(self.id)).ok().flatten()).1
+        self.look(|state| state.get::<catalog::Node>(&NodeId(self.id)).ok().flatten())
+            .1
     }
 
     /// Why Raft does not run, if it does not.
@@ -72,7 +74,9 @@ async fn own_duties(node: Arc<Node>) {
     loop {
         if let Some(why) = node.stopped() {
             let found = format!("node {}: {why}", node.id);
-            return node.world.broke(Violation::new("RUN: Raft does not stop by itself", found));
+            return node
+                .world
+                .broke(Violation::new("RUN: Raft does not stop by itself", found));
         }
         if node.is_removed() || (asked.elapsed() >= SUSPICION && others_say_removed(&node).await) {
             return retire(node);
@@ -158,7 +162,9 @@ async fn others_say_removed(node: &Arc<Node>) -> bool {
         let instance = node.instance;
         let work = move |other: Arc<Node>| -> futures::future::BoxFuture<'static, Result<bool, Failure>> {
             Box::pin(async move {
-                let nodes = other.look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default()).1;
+                let nodes = other
+                    .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
+                    .1;
                 let removed = |known: &catalog::Node| known.state == NodeState::Removed && known.instance == instance;
                 Ok(nodes.iter().any(removed))
             })
@@ -222,8 +228,13 @@ fn alive(node: &Node) -> BTreeSet<NodeId> {
 }
 
 async fn judge(node: &Node, alive: &BTreeSet<NodeId>) {
-    let nodes = node.look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default()).1;
-    for silent in nodes.iter().filter(|known| known.state.is_up() && !alive.contains(&known.id)) {
+    let nodes = node
+        .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
+        .1;
+    for silent in nodes
+        .iter()
+        .filter(|known| known.state.is_up() && !alive.contains(&known.id))
+    {
         let command = Command::SetNodeState(SetNodeState {
             node: silent.id,
             boot: silent.boot,
@@ -246,7 +257,11 @@ async fn assign(node: &Node) {
     let Some(idle) = ready.map(|known| known.id).min_by_key(|id| load(*id)) else {
         return;
     };
-    let is_ready = |id: NodeId| nodes.iter().any(|known| known.id == id && known.state == NodeState::Ready);
+    let is_ready = |id: NodeId| {
+        nodes
+            .iter()
+            .any(|known| known.id == id && known.state == NodeState::Ready)
+    };
     if let Some(shard) = shards.iter().find(|shard| !shard.leader.is_some_and(is_ready)) {
         let command = Command::AssignLeader(AssignLeader {
             shard: shard.id,
@@ -277,7 +292,10 @@ pub(crate) fn is_settled(node: &Node) -> bool {
 /// The group, and the position of the membership in it.
 fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Option<(Group, Option<LogId>)> {
     let metrics = node.raft.metrics().borrow_watched().clone();
-    let replication = metrics.replication.as_ref().filter(|_| metrics.current_leader == Some(metrics.id))?;
+    let replication = metrics
+        .replication
+        .as_ref()
+        .filter(|_| metrics.current_leader == Some(metrics.id))?;
     let (shards, known) = node
         .look(|state| {
             let shards = state.list::<Shard>(&[]).unwrap_or_default();
@@ -287,7 +305,10 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Option<(Group, Option<LogId>)>
     let leading: BTreeSet<NodeId> = shards.iter().filter_map(|shard| shard.leader).collect();
     let membership = metrics.membership_config.membership();
     let standing = |known: catalog::Node| {
-        let matched = replication.get(&known.id.0).and_then(|matched| matched.as_ref()).map(|id| id.index);
+        let matched = replication
+            .get(&known.id.0)
+            .and_then(|matched| matched.as_ref())
+            .map(|id| id.index);
         let own = known.id.0 == metrics.id;
         let lacks = metrics.last_log_index.unwrap_or(0).saturating_sub(matched.unwrap_or(0));
         let member = membership.get_node(&known.id.0);

@@ -81,7 +81,12 @@ fn later(time: Duration, what: impl FnOnce() + Send + 'static) {
 }
 
 fn strike(world: &Arc<World>, fault: &'static str) {
-    let running: Vec<usize> = world.machines.iter().filter(|m| m.process().is_some()).map(|m| m.index).collect();
+    let running: Vec<usize> = world
+        .machines
+        .iter()
+        .filter(|m| m.process().is_some())
+        .map(|m| m.index)
+        .collect();
     let Some(index) = world.roll(|dice| dice.pick(&running)) else {
         return;
     };
@@ -177,7 +182,10 @@ fn operate(world: &Arc<World>, act: &'static str) {
                 world.act(act);
                 let own = leader.clone();
                 spawn_free(async move {
-                    within(&leader, async move { own.transfer_leadership(None, Duration::from_secs(3)).await }).await;
+                    within(&leader, async move {
+                        own.transfer_leadership(None, Duration::from_secs(3)).await
+                    })
+                    .await;
                 });
             }
         }
@@ -214,7 +222,9 @@ fn leave(world: &Arc<World>) {
     let Some(leader) = leader(world) else {
         return;
     };
-    let nodes = leader.look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default()).1;
+    let nodes = leader
+        .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
+        .1;
     let staying: Vec<NodeId> = nodes.iter().filter(|node| node.stays()).map(|node| node.id).collect();
     if staying.len() <= 3 {
         return;
@@ -275,9 +285,17 @@ fn may_be_emptied(world: &World) -> Option<Arc<Machine>> {
         newest.membership().voter_ids().collect()
     };
     // All that vote run and know of no other group.
-    let known = leader.raft.metrics().borrow_watched().membership_config.log_id().to_owned();
+    let known = leader
+        .raft
+        .metrics()
+        .borrow_watched()
+        .membership_config
+        .log_id()
+        .to_owned();
     let voting = world.machines.iter().filter(|machine| machine.has_number());
-    let voting: Vec<_> = voting.filter(|machine| voters.contains(&machine.identity().0)).collect();
+    let voting: Vec<_> = voting
+        .filter(|machine| voters.contains(&machine.identity().0))
+        .collect();
     let agrees = |machine: &&&Arc<Machine>| {
         let node = machine.node();
         node.is_some_and(|node| *node.raft.metrics().borrow_watched().membership_config.log_id() == known)

@@ -13,8 +13,8 @@ use openraft::async_runtime::AsyncRuntime;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
@@ -102,7 +102,11 @@ impl Net {
         }
         let copies = if dice.per_mille(link.twice) { 2 } else { 1 };
         let delays = (0..copies).map(|_| {
-            let late = if dice.per_mille(link.late) { dice.between(5_000, 1_500_000) } else { 0 };
+            let late = if dice.per_mille(link.late) {
+                dice.between(5_000, 1_500_000)
+            } else {
+                0
+            };
             dice.time(link.delay.0 + late, link.delay.1 + late)
         });
         Fate::Arrives(delays.collect())
@@ -298,7 +302,9 @@ impl Peer {
         work: impl Fn(Arc<Node>) -> BoxFuture<'static, Result<A, Failure>> + Send + Sync + 'static,
     ) -> Result<A, RPCError<TypeConfig>> {
         let Some(node) = self.node.get().and_then(std::sync::Weak::upgrade) else {
-            return Err(RPCError::Unreachable(Unreachable::from_string("this node is still starting")));
+            return Err(RPCError::Unreachable(Unreachable::from_string(
+                "this node is still starting",
+            )));
         };
         let id = node.id;
         let manner = Manner {
@@ -306,17 +312,19 @@ impl Peer {
             repeats: true,
             checked: true,
         };
-        call(&node, (self.id, &self.member), manner, work).await.map_err(|failure| match failure {
-            // Not there, or not for us: there is no use in asking again at once.
-            Failure::NotTaken(why) => RPCError::Unreachable(Unreachable::from_string(why)),
-            Failure::Broken(why) => RPCError::Network(NetworkError::from_string(why)),
-            Failure::Late => RPCError::Timeout(Timeout {
-                action,
-                id,
-                target: self.id,
-                timeout: limit,
-            }),
-        })
+        call(&node, (self.id, &self.member), manner, work)
+            .await
+            .map_err(|failure| match failure {
+                // Not there, or not for us: there is no use in asking again at once.
+                Failure::NotTaken(why) => RPCError::Unreachable(Unreachable::from_string(why)),
+                Failure::Broken(why) => RPCError::Network(NetworkError::from_string(why)),
+                Failure::Late => RPCError::Timeout(Timeout {
+                    action,
+                    id,
+                    target: self.id,
+                    timeout: limit,
+                }),
+            })
     }
 }
 

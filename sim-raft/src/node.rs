@@ -53,7 +53,11 @@ enum Attempt {
 
 impl Node {
     /// Opens the stores of `machine` and starts Raft; to be called within `process`.
-    pub async fn start(world: &Arc<World>, machine: &Arc<Machine>, process: &Arc<Process>) -> Result<Arc<Self>, String> {
+    pub async fn start(
+        world: &Arc<World>,
+        machine: &Arc<Machine>,
+        process: &Arc<Process>,
+    ) -> Result<Arc<Self>, String> {
         let (id, instance) = machine.identity();
         let log = LogStore::open(world, machine)?;
         let has_past = machine.has_joined() || lock(&machine.disk).catalog.current.applied.is_some();
@@ -74,7 +78,9 @@ impl Node {
             node: own.clone(),
             append_timeout: timing.election.0,
         };
-        let raft = Raft::new(id, Arc::new(config), network, log, catalog).await.map_err(|e| e.to_string())?;
+        let raft = Raft::new(id, Arc::new(config), network, log, catalog)
+            .await
+            .map_err(|e| e.to_string())?;
         let node = Arc::new(Self {
             world: world.clone(),
             machine: machine.clone(),
@@ -94,7 +100,11 @@ impl Node {
     pub fn members(&self) -> Vec<(u64, Member)> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.nodes().map(|(id, member)| (*id, member.clone())).collect()
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(id, member)| (*id, member.clone()))
+            .collect()
     }
 
     pub fn member(&self, id: u64) -> Option<Member> {
@@ -119,8 +129,12 @@ impl Node {
     }
 
     fn was_removed(&self, instance: InstanceId) -> bool {
-        let nodes = self.look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default()).1;
-        nodes.iter().any(|node| node.state == NodeState::Removed && node.instance == instance)
+        let nodes = self
+            .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
+            .1;
+        nodes
+            .iter()
+            .any(|node| node.state == NodeState::Removed && node.instance == instance)
     }
 
     /// Whether this node knows that it was removed.
@@ -134,10 +148,15 @@ impl Node {
             return Ok(());
         }
         if header.to != self.id || header.to_instance != Some(self.instance) {
-            return Err(format!("this is node {} with another data folder than {header:?}", self.id));
+            return Err(format!(
+                "this is node {} with another data folder than {header:?}",
+                self.id
+            ));
         }
         match self.member(header.from).and_then(|member| member.instance) {
-            Some(known) if known != header.from_instance => Err(format!("node {} has another data folder", header.from)),
+            Some(known) if known != header.from_instance => {
+                Err(format!("node {} has another data folder", header.from))
+            }
             Some(_) => Ok(()),
             None if self.was_removed(header.from_instance) => Err(format!("node {} was removed", header.from)),
             None => Ok(()),
@@ -230,7 +249,9 @@ impl Node {
         let policy = match self.world.mutant {
             Some(Mutant::ReadsByTheLastTerm) => {
                 let applied = self.look(|_| ()).0;
-                return applied.map(|applied| applied.index).ok_or_else(|| "nothing is applied".into());
+                return applied
+                    .map(|applied| applied.index)
+                    .ok_or_else(|| "nothing is applied".into());
             }
             Some(Mutant::ReadsByLease) => ReadPolicy::LeaseRead,
             _ => ReadPolicy::ReadIndex,
@@ -247,7 +268,9 @@ impl Node {
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, String> {
         if self.world.mutant == Some(Mutant::ReadsWithoutIndex) {
             let applied = self.look(|_| ()).0;
-            return applied.map(|applied| applied.index).ok_or_else(|| "nothing is applied".into());
+            return applied
+                .map(|applied| applied.index)
+                .ok_or_else(|| "nothing is applied".into());
         }
         let until = Moment::now() + deadline;
         let wanted = loop {
@@ -263,7 +286,9 @@ impl Node {
                 Err(_) => NodeRuntime::sleep(RETRY.min(left(until))).await,
             }
         };
-        let applied = self.moved.until(|| self.look(|_| ()).0.filter(|applied| applied.index >= wanted));
+        let applied = self
+            .moved
+            .until(|| self.look(|_| ()).0.filter(|applied| applied.index >= wanted));
         match NodeRuntime::timeout(left(until), applied).await {
             Ok(_) => Ok(wanted),
             Err(_) => Err(format!("this node did not reach {wanted}")),
@@ -271,7 +296,9 @@ impl Node {
     }
 
     async fn ask_read_index(&self, leader: u64, limit: Duration) -> Result<u64, String> {
-        let member = self.member(leader).ok_or_else(|| format!("node {leader} is not a member"))?;
+        let member = self
+            .member(leader)
+            .ok_or_else(|| format!("node {leader} is not a member"))?;
         let work = move |node: Arc<Node>| -> futures::future::BoxFuture<'static, _> {
             Box::pin(async move { Ok(node.read_index_here(limit).await) })
         };

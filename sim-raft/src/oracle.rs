@@ -108,8 +108,17 @@ impl Oracle {
             }
             let known = self.appended.entry(id).or_insert_with(|| (entry.clone(), previous));
             if known.0 != *entry || known.1 != previous {
-                let found = format!("node {}: {entry:?} behind {previous:?} is elsewhere {known:?}", writer.0);
-                return (Err(Violation::new("LOG-1: two logs with the same entry are the same up to it", found)), elected);
+                let found = format!(
+                    "node {}: {entry:?} behind {previous:?} is elsewhere {known:?}",
+                    writer.0
+                );
+                return (
+                    Err(Violation::new(
+                        "LOG-1: two logs with the same entry are the same up to it",
+                        found,
+                    )),
+                    elected,
+                );
             }
             previous = Some(id);
         }
@@ -123,9 +132,16 @@ impl Oracle {
             return Err(Violation::new("LEAD-1: an election is won once", found));
         }
         // What an older leader has committed is in the log of whoever is elected after it.
-        let older = self.log.iter().rev().find(|committed| committed.entry.log_id.leader_id < leader);
+        let older = self
+            .log
+            .iter()
+            .rev()
+            .find(|committed| committed.entry.log_id.leader_id < leader);
         if let Some(older) = older.filter(|older| last < Some(older.entry.log_id)) {
-            let found = format!("{leader} has entries up to {last:?}, committed is {}", older.entry.log_id);
+            let found = format!(
+                "{leader} has entries up to {last:?}, committed is {}",
+                older.entry.log_id
+            );
             return Err(Violation::new("LEAD-2: a leader has all that is committed", found));
         }
         Ok(())
@@ -142,11 +158,17 @@ impl Oracle {
             }
             let Some(known) = self.log.get(index) else {
                 let found = format!("{} is applied, and nobody has {}", entry.log_id, self.log.len());
-                return Err(Violation::new("SM-1: every entry is applied, in the order of the log", found));
+                return Err(Violation::new(
+                    "SM-1: every entry is applied, in the order of the log",
+                    found,
+                ));
             };
             if known.entry != *entry {
                 let found = format!("{entry:?} is applied, elsewhere {:?}", known.entry);
-                return Err(Violation::new("SM-2: what is committed is never lost and never changes", found));
+                return Err(Violation::new(
+                    "SM-2: what is committed is never lost and never changes",
+                    found,
+                ));
             }
             if known.reply != *reply {
                 let found = format!("{}: {reply:?}, elsewhere {:?}", entry.log_id, known.reply);
@@ -258,11 +280,17 @@ impl Oracle {
         });
         if !same {
             let found = format!("proposal {number} was acknowledged at {version} with {outcome:?}");
-            return Err(Violation::new("ANS-2: what was acknowledged is in the log, as it was told", found));
+            return Err(Violation::new(
+                "ANS-2: what was acknowledged is in the log, as it was told",
+                found,
+            ));
         }
         if version <= floor {
             let found = format!("proposal {number} is at {version}, made after {floor} was seen");
-            return Err(Violation::new("LIN-1: a command comes after all that was seen before it was made", found));
+            return Err(Violation::new(
+                "LIN-1: a command comes after all that was seen before it was made",
+                found,
+            ));
         }
         self.told = self.told.max(version);
         Ok(())
@@ -274,7 +302,10 @@ impl Oracle {
         let version = at.map_or(0, |at| at.index);
         if version < floor {
             let found = format!("a read shows {version}, asked for after {floor} was seen");
-            return Err(Violation::new("LIN-2: a linearizable read shows all that was seen before it", found));
+            return Err(Violation::new(
+                "LIN-2: a linearizable read shows all that was seen before it",
+                found,
+            ));
         }
         self.told = self.told.max(version);
         Ok(())
@@ -286,7 +317,10 @@ impl Oracle {
             return Err(Violation::new(broken.invariant, broken.found.clone()));
         }
         if self.state.recomputed_digest() != self.state.digest()? {
-            return Err(Violation::new("REP: the same log gives the same catalog", "the digest is not that of the state"));
+            return Err(Violation::new(
+                "REP: the same log gives the same catalog",
+                "the digest is not that of the state",
+            ));
         }
         for (number, times) in &self.times {
             let allowed = self.allowed.get(number).copied().unwrap_or_default();
@@ -303,6 +337,9 @@ fn same(known: &Committed, digest: u128) -> Checked {
     if known.digest == digest {
         return Ok(());
     }
-    let found = format!("at {} there are the digests {:032x} and {digest:032x}", known.entry.log_id, known.digest);
+    let found = format!(
+        "at {} there are the digests {:032x} and {digest:032x}",
+        known.entry.log_id, known.digest
+    );
     Err(Violation::new("REP: the same log gives the same catalog", found))
 }

@@ -110,8 +110,14 @@ impl Sum {
             ("proposals of unknown fate", t.unknown),
             ("linearizable reads", t.reads),
         ];
-        let none = numbers.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
-        let faults = FAULTS.into_iter().chain(OTHERS).filter(|fault| !t.faults.contains_key(fault));
+        let none = numbers
+            .into_iter()
+            .filter(|(_, count)| *count == 0)
+            .map(|(name, _)| name);
+        let faults = FAULTS
+            .into_iter()
+            .chain(OTHERS)
+            .filter(|fault| !t.faults.contains_key(fault));
         let acts = ACTS.into_iter().filter(|act| !t.acts.contains_key(act));
         let events = EVENTS.into_iter().filter(|event| !t.events.contains_key(event));
         none.chain(faults).chain(acts).chain(events).collect()

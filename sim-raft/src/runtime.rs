@@ -317,7 +317,10 @@ impl AsyncRuntime for NodeRuntime {
         Self::sleep(deadline - <Moment as async_runtime::instant::Instant>::now())
     }
 
-    fn timeout<R, F: Future<Output = R> + openraft::OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + openraft::OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         SimRuntime::timeout(truly(duration), future)
     }
 

@@ -1,7 +1,7 @@
 //! The simulation itself: the same seed is the same history, another is another, and what is broken is noticed.
 
-use crate::disk::{Change, Disk, LogDisk};
 use crate::dice::Dice;
+use crate::disk::{Change, Disk, LogDisk};
 use crate::mutant::Mutant;
 use crate::report::run_all;
 use crate::types::Vote;
@@ -37,7 +37,11 @@ fn another_seed_gives_another_history() {
 
 #[test]
 fn rules_that_are_broken_are_noticed() {
-    for mutant in [Mutant::ReadsWithoutIndex, Mutant::VoteIsNotPersisted, Mutant::BatchIsTorn] {
+    for mutant in [
+        Mutant::ReadsWithoutIndex,
+        Mutant::VoteIsNotPersisted,
+        Mutant::BatchIsTorn,
+    ] {
         assert!(run_all(1..20, Some(mutant)).is_err(), "{mutant:?}");
     }
 }
@@ -66,5 +70,9 @@ fn what_was_not_synced_survives_a_killed_process_and_may_not_survive_a_loss_of_p
 fn a_log_whose_last_entry_is_newer_than_its_vote_is_refused() {
     let (result, _) = tell(1, Some(Mutant::VoteIsNotPersisted));
     let failure = result.unwrap_err();
-    assert!(failure.violation.found.contains("newer than the vote"), "{}", failure.violation);
+    assert!(
+        failure.violation.found.contains("newer than the vote"),
+        "{}",
+        failure.violation
+    );
 }

@@ -83,7 +83,11 @@ impl World {
             tally.faults.insert("clock drift", 1);
         }
         let machines = (0..machines).map(|index| {
-            let rate = if drifts { dice.between(RIGHT - 20, RIGHT + 21) } else { RIGHT };
+            let rate = if drifts {
+                dice.between(RIGHT - 20, RIGHT + 21)
+            } else {
+                RIGHT
+            };
             Arc::new(Machine::new(index, rate, &mut dice))
         });
         let machines: Vec<Arc<Machine>> = machines.collect();
@@ -208,13 +212,25 @@ impl World {
     /// How long a write to files takes that nobody syncs.
     pub fn write_time(&self, machine: &Machine) -> Duration {
         let slow = lock(&machine.state).slow;
-        self.roll(|dice| if slow { dice.time(100, 20_000) } else { dice.time(10, 200) })
+        self.roll(|dice| {
+            if slow {
+                dice.time(100, 20_000)
+            } else {
+                dice.time(10, 200)
+            }
+        })
     }
 
     /// How long an fsync takes.
     pub fn sync_time(&self, machine: &Machine) -> Duration {
         let slow = lock(&machine.state).slow;
-        self.roll(|dice| if slow { dice.time(10_000, 350_000) } else { dice.time(200, 3_000) })
+        self.roll(|dice| {
+            if slow {
+                dice.time(10_000, 350_000)
+            } else {
+                dice.time(200, 3_000)
+            }
+        })
     }
 
     /// Entries were appended to the log of a machine, behind `before`.
@@ -252,7 +268,12 @@ impl World {
 
     /// A machine has another catalog now, from a snapshot.
     pub fn installed(&self, machine: &Machine, state: &CatalogState) {
-        tell!(self, "machine {} installs a snapshot of {:?}", machine.index, state.applied);
+        tell!(
+            self,
+            "machine {} installs a snapshot of {:?}",
+            machine.index,
+            state.applied
+        );
         self.count("snapshots installed");
         let checked = lock(&self.oracle).installed(state);
         self.check(checked);
@@ -272,7 +293,11 @@ impl World {
         if !lock(&self.risks).remove(&risk) {
             return;
         }
-        let running: Vec<&Arc<Machine>> = self.machines.iter().filter(|machine| machine.process().is_some()).collect();
+        let running: Vec<&Arc<Machine>> = self
+            .machines
+            .iter()
+            .filter(|machine| machine.process().is_some())
+            .collect();
         let some = self.roll(|dice| running.get(dice.below(running.len())).copied());
         let Some(machine) = machine.or(some).cloned() else {
             return;
