@@ -320,6 +320,10 @@ impl CatalogFolder {
         }
         db.sync()?;
         folder::sync_folder(&self.root)?;
+        // Kept before the catalog takes its place: a start that finds the catalog newer than the snapshot purges the log up to
+        // the catalog, and then has neither entries nor a snapshot for who lacks what is between. The other way round,
+        // the start installs the snapshot once more.
+        self.adopt(meta, files)?;
         folder::write_whole(&self.root.join(CURRENT), catalog_name(number).as_bytes())?;
         // From here on a start finds the new catalog.
         db.keep(true);
@@ -332,7 +336,7 @@ impl CatalogFolder {
             old.keep(false);
         }
         self.version.send_replace(version_of(applied.as_ref()));
-        self.adopt(meta, files)
+        Ok(())
     }
 }
 

@@ -187,12 +187,7 @@ fn make(world: &World, state: &MemView, chosen: usize) -> Result<Option<Command>
         return Ok(None);
     };
     Ok(match chosen {
-        6 | 7 => Some(Command::RecordEvent(RecordEvent {
-            kind: "note".into(),
-            subject: "t".into(),
-            partition: None,
-            text: "something".into(),
-        })),
+        6 | 7 => Some(note()),
         8 => {
             let next = match pipe.state {
                 PipeState::Running => PipeState::Pausing,
@@ -263,6 +258,16 @@ fn commit(world: &World, state: &MemView, shard: &Shard) -> Result<Option<Comman
         spans: vec![span],
         holders: vec![],
     })))
+}
+
+/// The one command that does something every time.
+pub(crate) fn note() -> Command {
+    Command::RecordEvent(RecordEvent {
+        kind: "note".into(),
+        subject: "t".into(),
+        partition: None,
+        text: "something".into(),
+    })
 }
 
 fn create_table() -> Command {

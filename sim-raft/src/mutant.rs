@@ -38,6 +38,8 @@ mutants! {
     PurgesWhatIsNotSynced,
     /// A snapshot is installed, and not synced.
     InstallIsNotSynced,
+    /// A snapshot is kept only after its catalog has taken the place of the old one.
+    SnapshotIsKeptLast,
     /// A snapshot says that it is newer than it is.
     SnapshotIsOlderThanItSays,
     /// Entries are applied again after a restart.
@@ -48,8 +50,6 @@ mutants! {
     ReadsWithoutIndex,
     /// A leader that was elected once answers reads without asking anybody.
     ReadsByTheLastTerm,
-    /// A leader answers reads by its lease.
-    ReadsByLease,
     /// Of a proposal whose fate is not known it is said that it was not made.
     UnknownIsTakenForNo,
     /// A proposal whose fate is not known is made again by the node itself.

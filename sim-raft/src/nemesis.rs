@@ -1,11 +1,11 @@
 //! Whoever breaks things, and the operators.
 
-use crate::client::{admit, propose, within};
+use crate::client::{admit, note, propose, within};
 use crate::dice::Dice;
 use crate::mutant::Mutant;
 use crate::network::Link;
-use crate::node::Node;
-use crate::runtime::{lock, spawn_free, true_nanos, true_sleep};
+use crate::node::{Node, ProposeError};
+use crate::runtime::{lock, spawn_free, spawn_on, true_nanos, true_sleep};
 use crate::world::{Machine, Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
@@ -130,11 +130,27 @@ fn strike(world: &Arc<World>, fault: &'static str) {
         "crash after truncating" => return world.arm(Risk::Truncation, true),
         "leader cut off" => {
             let Some(leader) = leader(world) else { return };
-            return disturb(world, fault, leader.machine.index);
+            disturb(world, fault, leader.machine.index);
+            return keep_busy(world, &leader);
         }
         _ => return disturb(world, fault, index),
     }
     world.fault(fault);
+}
+
+/// Proposes much to a node that believes for a while that it leads, so that its log grows with what will not stay.
+fn keep_busy(world: &Arc<World>, leader: &Arc<Node>) {
+    for _ in 0..world.roll(|dice| dice.between(0, 40)) {
+        let proposal = world.proposal(note());
+        let node = leader.clone();
+        spawn_on(&leader.process, async move {
+            let number = proposal.at_ms;
+            let result = node.propose_as_leader(proposal, Duration::from_secs(1)).await;
+            if let Err(ProposeError::NotSent(_)) = result {
+                lock(&node.world.oracle).was_not_sent(number);
+            }
+        });
+    }
 }
 
 fn restart(world: &Arc<World>, machine: &Arc<Machine>, after: Duration) {

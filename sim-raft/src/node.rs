@@ -253,7 +253,6 @@ impl Node {
                     .map(|applied| applied.index)
                     .ok_or_else(|| "nothing is applied".into());
             }
-            Some(Mutant::ReadsByLease) => ReadPolicy::LeaseRead,
             _ => ReadPolicy::ReadIndex,
         };
         match NodeRuntime::timeout(limit, self.raft.get_read_linearizer(policy)).await {
