@@ -260,7 +260,7 @@ impl CatalogFolder {
     }
 
     /// Copies the catalog as it is now and makes the copy the current snapshot.
-    fn build_snapshot(&self) -> io::Result<Snapshot> {
+    pub(crate) fn build_snapshot(&self) -> io::Result<Snapshot> {
         // Most of the writing is done before the lock is taken, so that applying hardly waits.
         self.current()?.flush()?;
         let building = self.root.join("snapshots").join(format!("{}.building", random_name()));
@@ -320,10 +320,6 @@ impl CatalogFolder {
         }
         db.sync()?;
         folder::sync_folder(&self.root)?;
-        // Kept before the catalog takes its place: a start that finds the catalog newer than the snapshot purges the log up to
-        // the catalog, and then has neither entries nor a snapshot for who lacks what is between. The other way round,
-        // the start installs the snapshot once more.
-        self.adopt(meta, files)?;
         folder::write_whole(&self.root.join(CURRENT), catalog_name(number).as_bytes())?;
         // From here on a start finds the new catalog.
         db.keep(true);
@@ -336,7 +332,7 @@ impl CatalogFolder {
             old.keep(false);
         }
         self.version.send_replace(version_of(applied.as_ref()));
-        Ok(())
+        self.adopt(meta, files)
     }
 }
 

@@ -356,6 +356,13 @@ fn open_stores(config: &RaftConfig) -> Result<(identity::Identity, LogStore, Cat
             cluster: identity.cluster_name,
         });
     }
+    let applied = store.folder().applied().map_err(catalog_error)?.0;
+    if log.is_behind(applied.as_ref()) {
+        // A process that was killed may leave behind a catalog with entries that were still on their way into its log, or one from
+        // a snapshot that was not kept yet. openraft then purges the log up to the catalog. It needs a snapshot of that, or it
+        // would have nothing to send to a follower that lacks what is between the last snapshot and there.
+        store.folder().build_snapshot().map_err(catalog_error)?;
+    }
     Ok((identity, log, store))
 }
 

@@ -166,21 +166,11 @@ impl RaftStateMachine<TypeConfig> for CatalogStore {
             applied: meta.last_log_id,
             ..(*snapshot).clone()
         };
-        let kept_last = self.world.mutant == Some(Mutant::SnapshotIsKeptLast);
-        if !kept_last {
-            // First: with a catalog that is newer than the snapshot, a start would purge the log behind what it can send to others.
-            lock(&self.machine.disk)
-                .catalog
-                .adopt(meta.clone(), snapshot.clone(), true);
-            self.at_risk().await;
-        }
         self.world.installed(&self.machine, &state);
         lock(&self.machine.disk).catalog.replace(state, durable);
         self.moved.notify();
-        if kept_last {
-            self.at_risk().await;
-            lock(&self.machine.disk).catalog.adopt(meta.clone(), snapshot, true);
-        }
+        self.at_risk().await;
+        lock(&self.machine.disk).catalog.adopt(meta.clone(), snapshot, true);
         Ok(())
     }
 

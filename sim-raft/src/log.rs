@@ -92,6 +92,11 @@ impl LogStore {
         lock(&self.0.tail).seen.last().is_none()
     }
 
+    /// Whether it ends before `applied`.
+    pub fn is_behind(&self, applied: Option<LogId>) -> bool {
+        lock(&self.0.tail).seen.last() < applied
+    }
+
     fn submit(&self, change: Change, waiter: Waiter) {
         let shared = &self.0;
         let mut tail = lock(&shared.tail);

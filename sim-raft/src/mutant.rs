@@ -38,8 +38,8 @@ mutants! {
     PurgesWhatIsNotSynced,
     /// A snapshot is installed, and not synced.
     InstallIsNotSynced,
-    /// A snapshot is kept only after its catalog has taken the place of the old one.
-    SnapshotIsKeptLast,
+    /// A start finds the log behind the catalog, and goes on with an old snapshot.
+    LogIsBehindTheCatalog,
     /// A snapshot says that it is newer than it is.
     SnapshotIsOlderThanItSays,
     /// Entries are applied again after a restart.

@@ -9,10 +9,10 @@ use crate::runtime::{Moment, NodeRuntime, Process, Signal, lock};
 use crate::timing::{READ_ATTEMPT, RETRY, Timing};
 use crate::types::{LogId, Logged, Member, Raft};
 use crate::world::{Machine, World, tell};
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::async_runtime::{AsyncRuntime, instant::Instant};
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{RaftSnapshotBuilder, ReadPolicy};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tidemill_core::catalog::{self, NodeState};
@@ -68,6 +68,15 @@ impl Node {
         drop(NodeRuntime::spawn(log.writer()));
         let moved = Arc::new(Signal::default());
         let catalog = CatalogStore::open(world, machine, moved.clone());
+        if world.mutant != Some(Mutant::LogIsBehindTheCatalog)
+            && log.is_behind(lock(&machine.disk).catalog.current.applied)
+        {
+            // As the product does: openraft purges the log up to the catalog, and needs a snapshot for what is purged.
+            RaftSnapshotBuilder::build_snapshot(&mut catalog.clone())
+                .await
+                .map_err(|e| e.to_string())?;
+            world.count("catalogs ahead of their log");
+        }
         let timing = world.timing();
         let mut config = timing.for_openraft("c", id).map_err(|e| e.to_string())?;
         if world.mutant == Some(Mutant::LeaderIsRestored) {
