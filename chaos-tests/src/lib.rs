@@ -4,6 +4,7 @@
 //! producer that is not ours and says what Kafka acknowledged; a [`scenario`] puts faults in the way
 //! and checks that the table holds exactly that.
 
+pub mod check;
 pub mod cut;
 pub mod direct;
 pub mod events;
