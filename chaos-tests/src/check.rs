@@ -16,7 +16,7 @@ mod leadership;
 mod ledger;
 mod lost;
 mod operator;
-mod outcome;
+pub mod outcome;
 mod phantom;
 pub mod proof;
 mod reads;
@@ -26,6 +26,8 @@ mod reordered;
 mod sources;
 pub mod synthetic;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{Sample, ShardSample};
 pub use facts::{Facts, FaultSpan, Operation};

@@ -14,6 +14,7 @@ pub mod load;
 pub mod positions;
 pub mod reader;
 pub mod replacing;
+pub mod report;
 pub mod saturation;
 pub mod scenario;
 pub mod script;

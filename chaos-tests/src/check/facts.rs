@@ -215,6 +215,22 @@ impl Facts {
         }
     }
 
+    /// Entries that say that everything is mended.
+    pub fn healed(&self) -> &[usize] {
+        &self.healed
+    }
+
+    /// Entries that say that everything produced is committed.
+    pub fn caught_up(&self) -> &[usize] {
+        &self.caught_up
+    }
+
+    /// How many rows the tables have in the end.
+    pub fn rows(&self) -> usize {
+        let of_topics = self.tables.filled.values().flat_map(|filled| filled.rows.values());
+        of_topics.map(Vec::len).sum::<usize>() + self.tables.direct.values().map(Vec::len).sum::<usize>()
+    }
+
     /// Which table a pipe fills, and from which topic, as far as the history says.
     pub(super) fn fills(&self, pipe: &str) -> Option<(String, String)> {
         let filled = &self.tables.filled;

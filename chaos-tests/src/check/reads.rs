@@ -46,10 +46,13 @@ pub fn check(run: &Run) -> Outcome {
         within_log(run, &mut outcome, operation, read);
         if may_have_deleted(run, &read.table, session.last, end) {
             after_delete += 1;
-            // What was seen meanwhile may be from before or after, so nothing of it is remembered.
             session.floor.clear();
             session.offset.clear();
             session.last = end;
+            // Its floor may be from before. What it saw is from after, unless the rows may have gone while it was answered.
+            if !may_have_deleted(run, &read.table, operation.invoke, end) {
+                remember_seen(operation, read, session);
+            }
             continue;
         }
         at_least_floor(&mut outcome, operation, read, session);
@@ -204,23 +207,21 @@ fn never_back(outcome: &mut Outcome, operation: &Operation, read: &Read, session
 }
 
 fn remember(operation: &Operation, read: &Read, session: &mut Session) {
-    let end = operation.end.unwrap_or(operation.invoke);
-    session.last = end;
-    let is_committed = read.consistency == "committed";
-    let mut raise = |partition: &String, rows: u64| {
-        let floor = session.floor.entry(partition.clone()).or_insert((rows, end));
-        if rows > floor.0 {
-            *floor = (rows, end);
-        }
-    };
+    session.last = operation.end.unwrap_or(operation.invoke);
     for (partition, floor) in &read.floor {
-        raise(partition, *floor);
+        session.raise(partition, *floor);
     }
-    if !is_committed {
+    remember_seen(operation, read, session);
+}
+
+/// What a committed read saw, its reader must see from now on.
+fn remember_seen(operation: &Operation, read: &Read, session: &mut Session) {
+    if read.consistency != "committed" {
         return;
     }
+    let end = operation.end.unwrap_or(operation.invoke);
     for (partition, seen) in &read.partitions {
-        raise(partition, seen.rows);
+        session.raise(partition, seen.rows);
         let offset = session.offset.entry(partition.clone()).or_insert((-1, end));
         if seen.max_offset.unwrap_or(-1) > offset.0 {
             *offset = (seen.max_offset.unwrap_or(-1), end);
@@ -230,5 +231,15 @@ fn remember(operation: &Operation, read: &Read, session: &mut Session) {
         && session.version.is_none_or(|(before, _)| before < version)
     {
         session.version = Some((version, end));
+    }
+}
+
+impl Session {
+    /// At least so many rows from now on, as the last read says.
+    fn raise(&mut self, partition: &str, rows: u64) {
+        let floor = self.floor.entry(partition.to_owned()).or_insert((rows, self.last));
+        if rows > floor.0 {
+            *floor = (rows, self.last);
+        }
     }
 }
