@@ -6,7 +6,7 @@ mod forgeries;
 pub use forgeries::FORGERIES;
 
 use super::synthetic::{self, Size};
-use super::{Judgement, Run, judge};
+use super::{Judgement, Run, Verdict, judge};
 use crate::history::Entry;
 use forge::Forge;
 use std::collections::BTreeSet;
@@ -74,6 +74,15 @@ impl Forgery {
         let own = judgement.outcomes.iter().find(|o| o.name == self.by);
         own.is_some_and(|o| o.word() == self.verdict) && judgement.verdict.word() == self.verdict
     }
+}
+
+/// The seeds whose correct histories do not pass.
+pub fn false_alarms(seeds: std::ops::Range<u64>) -> Vec<u64> {
+    let passes = |seed: &u64| {
+        let (meta, entries) = synthetic::history(*seed, Size::default());
+        judge(&Run::new(meta, entries)).verdict == Verdict::Passed
+    };
+    seeds.filter(|seed| !passes(seed)).collect()
 }
 
 /// All forgeries over `seeds`, as a table; with the number of those that were missed.

@@ -6,8 +6,10 @@
 
 use std::collections::HashSet;
 
-/// Configurations that are tried before the search is given up. Bounds time and memory, and is the same on every machine.
+/// Configurations that are tried before the search is given up. Bounds time, and is the same on every machine.
 const LIMIT: usize = 1_000_000;
+/// Numbers that are kept to know configurations again: bounds memory, to 256 MiB.
+const LIMIT_KEPT: usize = 64 << 20;
 
 /// What an operation does to a register, or saw of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +63,14 @@ pub fn linearize(calls: &[Call], state: u32) -> Answer {
 }
 
 fn linearize_within(calls: &[Call], state: u32, limit: usize) -> Answer {
-    let calls_in_use = observable(calls);
-    let mut search = Search::new(calls, &calls_in_use, state);
+    let used = observable(calls);
+    let mut search = Search::new(used.iter().map(|call| calls[*call]).collect(), state);
     let mut at = search.first();
     let mut steps = 0;
     let mut deepest = (0, Answer::Linearizable);
     while search.required > 0 {
         steps += 1;
-        if steps > limit.saturating_mul(50) || search.tried.len() > limit {
+        if steps > limit.saturating_mul(50) || search.tried.len() > limit || search.kept > LIMIT_KEPT {
             return Answer::TooLong;
         }
         match search.events[at] {
@@ -81,8 +83,14 @@ fn linearize_within(calls: &[Call], state: u32, limit: usize) -> Answer {
             Event::Return(call) => {
                 let depth = search.taken.len();
                 if depth >= deepest.0 {
-                    let before = search.taken.last().map(|(before, _)| *before);
-                    deepest = (depth, Answer::Stuck { call, before });
+                    let before = search.taken.last().map(|(before, _)| used[*before]);
+                    deepest = (
+                        depth,
+                        Answer::Stuck {
+                            call: used[call],
+                            before,
+                        },
+                    );
                 }
                 match search.give_back() {
                     Some(event) => at = search.next[event],
@@ -111,8 +119,8 @@ fn observable(calls: &[Call]) -> Vec<usize> {
     (0..calls.len()).filter(|at| matters(&calls[*at])).collect()
 }
 
-struct Search<'c> {
-    calls: &'c [Call],
+struct Search {
+    calls: Vec<Call>,
     events: Vec<Event>,
     /// The events that are left, as a list through both; its head is behind the last event.
     next: Vec<usize>,
@@ -123,17 +131,19 @@ struct Search<'c> {
     done: Vec<u64>,
     /// Calls in the order in which they were taken, with the state before each.
     taken: Vec<(usize, u32)>,
-    tried: HashSet<(Vec<u64>, u32)>,
+    tried: HashSet<(Vec<u32>, u32)>,
+    /// How many numbers those are.
+    kept: usize,
     /// Calls that must be taken and are not.
     required: usize,
 }
 
-impl<'c> Search<'c> {
-    fn new(calls: &'c [Call], of: &[usize], state: u32) -> Self {
-        let mut timed: Vec<(usize, Event)> = Vec::with_capacity(2 * of.len());
-        for call in of {
-            timed.push((calls[*call].from, Event::Call(*call)));
-            timed.extend(calls[*call].to.map(|to| (to, Event::Return(*call))));
+impl Search {
+    fn new(calls: Vec<Call>, state: u32) -> Self {
+        let mut timed: Vec<(usize, Event)> = Vec::with_capacity(2 * calls.len());
+        for (at, call) in calls.iter().enumerate() {
+            timed.push((call.from, Event::Call(at)));
+            timed.extend(call.to.map(|to| (to, Event::Return(at))));
         }
         timed.sort_by_key(|(entry, _)| *entry);
         let events: Vec<Event> = timed.into_iter().map(|(_, event)| event).collect();
@@ -146,7 +156,6 @@ impl<'c> Search<'c> {
         }
         let head = events.len();
         Self {
-            calls,
             next: (1..=head).chain([0]).collect(),
             previous: [head].into_iter().chain(0..head).collect(),
             events,
@@ -156,7 +165,9 @@ impl<'c> Search<'c> {
             done: vec![0; calls.len().div_ceil(64)],
             taken: Vec::new(),
             tried: HashSet::new(),
-            required: of.iter().filter(|call| calls[**call].to.is_some()).count(),
+            kept: 0,
+            required: calls.iter().filter(|call| call.to.is_some()).count(),
+            calls,
         }
     }
 
@@ -171,10 +182,13 @@ impl<'c> Search<'c> {
         };
         let (word, bit) = (call / 64, 1 << (call % 64));
         self.done[word] |= bit;
-        if !self.tried.insert((self.done.clone(), state)) {
+        let left_out = self.left_out();
+        let numbers = left_out.len();
+        if !self.tried.insert((left_out, state)) {
             self.done[word] &= !bit;
             return false;
         }
+        self.kept += numbers;
         self.taken.push((call, self.state));
         self.state = state;
         self.unlink(self.call_event[call]);
@@ -183,6 +197,28 @@ impl<'c> Search<'c> {
             self.required -= 1;
         }
         true
+    }
+
+    /// What was done, in few numbers: the last call that was, and those before it that were not. Calls begin one after the other,
+    /// so there are few of these, however long the history is.
+    fn left_out(&self) -> Vec<u32> {
+        let Some(last_word) = self.done.iter().rposition(|word| *word != 0) else {
+            return Vec::new();
+        };
+        let last = last_word as u32 * 64 + self.done[last_word].ilog2();
+        let mut numbers = vec![last];
+        for (at, word) in self.done[..=last_word].iter().enumerate() {
+            let mut missing = !word;
+            while missing != 0 {
+                let call = at as u32 * 64 + missing.trailing_zeros();
+                if call > last {
+                    break;
+                }
+                numbers.push(call);
+                missing &= missing - 1;
+            }
+        }
+        numbers
     }
 
     /// Undoes the last one, and gives its event.
