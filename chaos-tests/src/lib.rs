@@ -8,6 +8,7 @@ pub mod cut;
 pub mod direct;
 pub mod events;
 pub mod failover;
+pub mod fault;
 pub mod history;
 pub mod load;
 pub mod positions;

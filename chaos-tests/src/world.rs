@@ -1,15 +1,20 @@
-//! A world: one Kafka broker and one Tidemill cluster, as processes on loopback, in a folder of their own.
+//! A world: Kafka brokers and one Tidemill cluster, as processes in a folder of their own; on loopback, or in network namespaces
+//! ([`crate::fault::network`]) where faults are to come between any two of them.
 //!
 //! It ends only processes that it started. Dropping it ends them all and removes the folder, unless
 //! told to keep it.
 
+use crate::fault::clock::Clock;
+use crate::fault::disk::Disk;
+use crate::fault::network::{Network, Place};
 use crate::reader::{number, rows};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidemill_client::{Answer, Client, ClientConfig};
 
@@ -24,6 +29,16 @@ pub struct World {
     pub settings: String,
     /// Whether each node runs as a user of its own, so that it can be cut off. Needs root.
     pub as_users: bool,
+    /// The network namespaces that everything is in; without, everything is on loopback.
+    pub network: Option<Arc<Network>>,
+    /// Whether the data of each node that is started from now on lies on a disk that can be made to misbehave.
+    pub with_disks: bool,
+    /// Whether each node that is started from now on has a clock that can be shifted.
+    pub with_clocks: bool,
+    /// The topics that faults may harm; all, where none is named.
+    pub topics: Vec<String>,
+    /// How many brokers there are.
+    brokers_count: u32,
     /// Below the ports of the nodes.
     base_port: u16,
     nodes: Vec<NodeProcess>,
@@ -35,9 +50,17 @@ const MOST_NODES: u16 = 9;
 /// The user of the first node, where each has its own; nobody else's on an ordinary machine.
 const FIRST_USER: u32 = 61_701;
 
+/// Below the ports of nodes that have addresses of their own.
+const BASE_PORT: u16 = 7300;
+/// The first port of brokers that have addresses of their own.
+const BROKER_PORT: u16 = 9092;
+
 struct NodeProcess {
     name: String,
+    host: Ipv4Addr,
     api: String,
+    disk: Option<Arc<Disk>>,
+    clock: Option<Arc<Clock>>,
     child: Option<Child>,
 }
 
@@ -126,6 +149,11 @@ impl World {
             parts: None,
             settings: String::new(),
             as_users: false,
+            network: None,
+            with_disks: false,
+            with_clocks: false,
+            topics: vec![],
+            brokers_count: 0,
             base_port: 0,
             nodes: vec![],
         }
@@ -138,37 +166,58 @@ impl World {
 
     /// Brokers alone, with these settings (`name=value`).
     pub fn with_brokers(count: u32, settings: &[&str]) -> anyhow::Result<Self> {
+        Self::brokers_with(count, settings, &["--port".to_owned(), "auto".to_owned()])
+    }
+
+    /// The same, each in a namespace of its own, where the nodes will be, too. To be called in the hub ([`Network::inside`]).
+    pub fn in_network(network: &Arc<Network>, count: u32, settings: &[&str]) -> anyhow::Result<Self> {
+        let brokers = (1..=count).map(Place::Broker);
+        brokers.clone().try_for_each(|broker| network.add(broker))?;
+        let names = brokers.clone().map(|broker| network.name_of(broker));
+        let names = names.collect::<anyhow::Result<Vec<_>>>()?.join(",");
+        let hosts: Vec<String> = brokers.map(|broker| broker.address().to_string()).collect();
+        let mut options = vec!["--port".to_owned(), BROKER_PORT.to_string()];
+        options.extend(["--hosts".to_owned(), hosts.join(","), "--netns".to_owned(), names]);
+        let mut world = match count {
+            0 => Self::without_broker()?,
+            _ => Self::brokers_with(count, settings, &options)?,
+        };
+        world.network = Some(network.clone());
+        Ok(world)
+    }
+
+    fn brokers_with(count: u32, settings: &[&str], options: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        kafka.arg("--dir").arg(folder.path().join("kafka"));
+        kafka.arg("--dir").arg(folder.path().join("kafka")).args(options);
         kafka.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        let up = output(kafka.args(["--port", "auto", "up", &count.to_string()]))?;
+        let up = output(kafka.args(["up", &count.to_string()]))?;
         let brokers = up
             .lines()
             .last()
             .context("scripts/kafka up printed nothing")?
             .to_owned();
-        Ok(Self::in_folder(folder, brokers))
+        let mut world = Self::in_folder(folder, brokers);
+        world.brokers_count = count;
+        Ok(world)
     }
 
     /// Writes configurations, starts the nodes, waits until the cluster answers.
     pub async fn start_cluster(&mut self, nodes: u16) -> anyhow::Result<()> {
-        let base = free_base_port(nodes.max(MOST_NODES))?;
-        self.base_port = base;
+        self.base_port = match self.network {
+            Some(_) => BASE_PORT,
+            None => free_base_port(nodes.max(MOST_NODES))?,
+        };
+        let base = self.base_port;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
         init.args(self.parts.iter().flat_map(|url| ["--parts", url.as_str()]));
         output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
-        for i in 1..=nodes {
-            let api = format!("127.0.0.1:{}", base + 100 + i);
-            let config = self.folder.path().join(format!("n{i}/node.toml"));
-            let text = std::fs::read_to_string(&config)?;
+        for i in 0..nodes as usize {
+            self.name_another()?;
+            let config = self.folder.path().join(&self.nodes[i].name).join("node.toml");
+            let text = self.addressed(std::fs::read_to_string(&config)?, nodes);
             std::fs::write(config, format!("{text}\n{}", self.settings))?;
-            self.nodes.push(NodeProcess {
-                name: format!("n{i}"),
-                api,
-                child: None,
-            });
         }
         for i in 0..self.nodes.len() {
             self.start_node(i)?;
@@ -179,11 +228,29 @@ impl World {
         Ok(())
     }
 
+    /// A configuration as `tidemill init` wrote it, with the addresses that the nodes have here.
+    fn addressed(&self, mut text: String, nodes: u16) -> String {
+        for (i, port) in (1..=nodes).flat_map(|i| [0, 100, 200].map(|kind| (i, self.base_port + kind + i))) {
+            let host = self.place_host(i as usize - 1);
+            text = text.replace(&format!("127.0.0.1:{port}\""), &format!("{host}:{port}\""));
+        }
+        text
+    }
+
+    /// Where node `i` is to be.
+    fn place_host(&self, i: usize) -> Ipv4Addr {
+        match self.network {
+            Some(_) => Place::Node(i).address(),
+            None => Ipv4Addr::LOCALHOST,
+        }
+    }
+
     /// Waits until every node of the cluster works.
     pub async fn all_ready(&self) -> anyhow::Result<()> {
         self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
             let status = world.client()?.cluster_status().await?;
-            Ok(!status.nodes.is_empty() && status.nodes.iter().all(|node| node.state == "Ready"))
+            let mut there = status.nodes.iter().filter(|node| node.state != "Removed").peekable();
+            Ok(there.peek().is_some() && there.all(|node| node.state == "Ready"))
         })
         .await
     }
@@ -213,29 +280,40 @@ impl World {
     /// Configures one more node, which joins the cluster when it is started; gives its number here.
     pub fn another_node(&mut self) -> anyhow::Result<usize> {
         let cluster = self.connect();
-        let node = self.name_another();
+        let node = self.name_another()?;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
         init.args(["--join", &cluster, "--name", &self.nodes[node].name]);
+        init.args(["--host", &self.nodes[node].host.to_string()]);
         output(init.args(["--base-port", &self.base_port.to_string()]))?;
         Ok(node)
     }
 
     /// One more node that has nothing but a name; gives its number here.
-    pub fn name_another(&mut self) -> usize {
-        let number = self.nodes.len() as u16 + 1;
-        let name = format!("n{number}");
-        let api = format!("127.0.0.1:{}", self.base_port + 100 + number);
-        self.nodes.push(NodeProcess { name, api, child: None });
-        self.nodes.len() - 1
+    pub fn name_another(&mut self) -> anyhow::Result<usize> {
+        let i = self.nodes.len();
+        if let Some(network) = &self.network {
+            network.add(Place::Node(i))?;
+        }
+        let host = self.place_host(i);
+        self.nodes.push(NodeProcess {
+            name: format!("n{}", i + 1),
+            host,
+            api: format!("{host}:{}", self.base_port + 101 + i as u16),
+            disk: None,
+            clock: None,
+            child: None,
+        });
+        Ok(i)
     }
 
     /// Starts node `i` with the command by which it joins the others, in the place that [`World::name_another`] gave it.
     pub fn join_node(&mut self, i: usize) -> anyhow::Result<()> {
         let others = self.nodes.iter().take(i).map(|node| node.api.as_str());
         let others = others.collect::<Vec<_>>().join(",");
-        let mut command = Command::new(binary()?);
+        let mut command = self.node_command(i)?;
         command.args(["node", "join", "--connect", &others, "--name", &self.nodes[i].name]);
+        command.args(["--host", &self.nodes[i].host.to_string()]);
         command.args(["--base-port", &self.base_port.to_string()]);
         command.arg("--dir").arg(self.folder.path());
         self.spawn(i, command)
@@ -325,10 +403,9 @@ impl World {
         Ok(Client::new(config)?)
     }
 
-    /// The metrics of node `i`, as text.
     /// Where node `i` serves its metrics.
     pub fn http(&self, i: usize) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.base_port + 201 + i as u16))
+        SocketAddr::from((self.nodes[i].host, self.base_port + 201 + i as u16))
     }
 
     /// The sum of the metric `name` of node `i`, over its labels.
@@ -357,12 +434,66 @@ impl World {
     /// Starts node `i`; its log goes to a file beside its data.
     pub fn start_node(&mut self, i: usize) -> anyhow::Result<()> {
         let home = self.folder.path().join(&self.nodes[i].name);
-        let mut command = match self.as_users {
-            false => Command::new(binary()?),
-            true => as_user(self.user(i), self.folder.path(), &home)?,
-        };
+        let mut command = self.node_command(i)?;
         command.arg("node").arg("--config").arg(home.join("node.toml"));
         self.spawn(i, command)
+    }
+
+    /// The binary, as the process that node `i` is to be, where that is to be.
+    fn node_command(&mut self, i: usize) -> anyhow::Result<Command> {
+        let folder = self.folder.path();
+        let home = folder.join(&self.nodes[i].name);
+        let mut command = match &self.network {
+            Some(network) => network.command(Place::Node(i), &binary()?)?,
+            None if self.as_users => as_user(self.user(i), folder, &home)?,
+            None => Command::new(binary()?),
+        };
+        let node = &mut self.nodes[i];
+        if self.with_disks && node.disk.is_none() {
+            node.disk = Some(Arc::new(Disk::mount(&home.join("data"), &home.join("disk"))?));
+        }
+        if self.with_clocks {
+            let clock = match node.clock.take() {
+                Some(clock) => clock,
+                None => Arc::new(Clock::new(folder, &node.name)?),
+            };
+            clock.give(&mut command);
+            node.clock = Some(clock);
+        }
+        Ok(command)
+    }
+
+    /// The disk of node `i`, if it has one that can be made to misbehave.
+    pub fn disk(&self, i: usize) -> Option<&Arc<Disk>> {
+        self.nodes[i].disk.as_ref()
+    }
+
+    /// The clock of node `i`, if it has one that can be shifted.
+    pub fn clock(&self, i: usize) -> Option<&Arc<Clock>> {
+        self.nodes[i].clock.as_ref()
+    }
+
+    /// Where the data of node `i` lies, to be looked at or damaged behind its back.
+    pub fn data(&self, i: usize) -> PathBuf {
+        let home = self.folder.path().join(&self.nodes[i].name);
+        let disk = self.disk(i).map(|disk| disk.folder().to_owned());
+        disk.unwrap_or_else(|| home.join("data"))
+    }
+
+    /// How many brokers there are, some of which may be down.
+    pub fn broker_count(&self) -> u32 {
+        self.brokers_count
+    }
+
+    /// The ports of node `i`: Raft, api, http.
+    pub fn node_ports(&self, i: usize) -> [u16; 3] {
+        [0, 100, 200].map(|kind| self.base_port + kind + i as u16 + 1)
+    }
+
+    /// The ports of broker `i` (from 1), where brokers have addresses of their own: for clients, and for controllers.
+    pub fn broker_ports(&self, i: u32) -> [u16; 2] {
+        let first = BROKER_PORT + 2 * (i as u16 - 1);
+        [first, first + 1]
     }
 
     fn spawn(&mut self, i: usize, mut command: Command) -> anyhow::Result<()> {
@@ -389,6 +520,25 @@ impl World {
         );
         child.kill()?;
         child.wait()?;
+        Ok(())
+    }
+
+    /// Whether node `i` runs. One that has ended by itself does not, from then on.
+    pub fn is_alive(&mut self, i: usize) -> anyhow::Result<bool> {
+        let node = &mut self.nodes[i];
+        if let Some(child) = &mut node.child
+            && child.try_wait()?.is_some()
+        {
+            node.child = None;
+        }
+        Ok(node.child.is_some())
+    }
+
+    /// Waits for the end of node `i`, which was killed.
+    pub fn collect(&mut self, i: usize) -> anyhow::Result<()> {
+        if let Some(mut child) = self.nodes[i].child.take() {
+            child.wait()?;
+        }
         Ok(())
     }
 
@@ -469,6 +619,8 @@ impl Drop for World {
                 drop(child.kill());
                 drop(child.wait());
             }
+            // Before the folder that it is mounted in is removed.
+            node.disk = None;
         }
         if self.brokers.is_empty() {
             return;
