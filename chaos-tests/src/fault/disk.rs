@@ -132,6 +132,11 @@ impl Disk {
         *self.shared.troubles() = troubles;
     }
 
+    /// Whether anything is wrong with it.
+    pub fn has_trouble(&self) -> bool {
+        *self.shared.troubles() != Troubles::default()
+    }
+
     /// What the troubles have done so far.
     pub fn done(&self) -> &Done {
         &self.shared.done

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod brokers;
 mod clock;
+mod cluster;
 mod disk;
 mod network;
