@@ -4,19 +4,22 @@
 //! It ends only processes that it started. Dropping it ends them all and removes the folder, unless
 //! told to keep it.
 
+mod asking;
+mod places;
+
+pub use asking::metrics;
+
 use crate::fault::clock::Clock;
 use crate::fault::disk::Disk;
 use crate::fault::network::{Network, Place};
-use crate::reader::{number, rows};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_client::{Answer, Client, ClientConfig};
+use tidemill_client::{Client, ClientConfig};
 
 /// Broker and nodes.
 pub struct World {
@@ -169,23 +172,6 @@ impl World {
         Self::brokers_with(count, settings, &["--port".to_owned(), "auto".to_owned()])
     }
 
-    /// The same, each in a namespace of its own, where the nodes will be, too. To be called in the hub ([`Network::inside`]).
-    pub fn in_network(network: &Arc<Network>, count: u32, settings: &[&str]) -> anyhow::Result<Self> {
-        let brokers = (1..=count).map(Place::Broker);
-        brokers.clone().try_for_each(|broker| network.add(broker))?;
-        let names = brokers.clone().map(|broker| network.name_of(broker));
-        let names = names.collect::<anyhow::Result<Vec<_>>>()?.join(",");
-        let hosts: Vec<String> = brokers.map(|broker| broker.address().to_string()).collect();
-        let mut options = vec!["--port".to_owned(), BROKER_PORT.to_string()];
-        options.extend(["--hosts".to_owned(), hosts.join(","), "--netns".to_owned(), names]);
-        let mut world = match count {
-            0 => Self::without_broker()?,
-            _ => Self::brokers_with(count, settings, &options)?,
-        };
-        world.network = Some(network.clone());
-        Ok(world)
-    }
-
     fn brokers_with(count: u32, settings: &[&str], options: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
@@ -226,43 +212,6 @@ impl World {
         let founded = self.client()?.cluster_status().await?.nodes.len();
         ensure!(founded == nodes as usize, "the cluster has {founded} nodes");
         Ok(())
-    }
-
-    /// A configuration as `tidemill init` wrote it, with the addresses that the nodes have here.
-    fn addressed(&self, mut text: String, nodes: u16) -> String {
-        for (i, port) in (1..=nodes).flat_map(|i| [0, 100, 200].map(|kind| (i, self.base_port + kind + i))) {
-            let host = self.place_host(i as usize - 1);
-            text = text.replace(&format!("127.0.0.1:{port}\""), &format!("{host}:{port}\""));
-        }
-        text
-    }
-
-    /// Where node `i` is to be.
-    fn place_host(&self, i: usize) -> Ipv4Addr {
-        match self.network {
-            Some(_) => Place::Node(i).address(),
-            None => Ipv4Addr::LOCALHOST,
-        }
-    }
-
-    /// Waits until every node of the cluster works.
-    pub async fn all_ready(&self) -> anyhow::Result<()> {
-        self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
-            let status = world.client()?.cluster_status().await?;
-            let mut there = status.nodes.iter().filter(|node| node.state != "Removed").peekable();
-            Ok(there.peek().is_some() && there.all(|node| node.state == "Ready"))
-        })
-        .await
-    }
-
-    /// Waits until every node that is there works and leads a shard.
-    pub async fn all_lead(&self, patience: Duration) -> anyhow::Result<()> {
-        self.wait_for("every node to lead a shard", patience, async |world| {
-            let nodes = world.client()?.cluster_status().await?.nodes;
-            let mut there = nodes.iter().filter(|node| node.state != "Removed");
-            Ok(there.all(|node| node.state == "Ready" && node.shards > 0))
-        })
-        .await
     }
 
     /// Sends a signal, such as STOP, to node `i`.
@@ -408,19 +357,6 @@ impl World {
         SocketAddr::from((self.nodes[i].host, self.base_port + 201 + i as u16))
     }
 
-    /// The sum of the metric `name` of node `i`, over its labels.
-    pub fn metric(&self, i: usize, name: &str) -> anyhow::Result<f64> {
-        let text = metrics(self.http(i), Duration::from_secs(5))?;
-        let is = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values: Vec<f64> = text
-            .lines()
-            .filter(is)
-            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-            .collect();
-        ensure!(!values.is_empty(), "there is no metric {name}");
-        Ok(values.iter().sum())
-    }
-
     /// The user that node `i` runs as, where nodes have users of their own.
     pub fn user(&self, i: usize) -> u32 {
         FIRST_USER + i as u32
@@ -437,63 +373,6 @@ impl World {
         let mut command = self.node_command(i)?;
         command.arg("node").arg("--config").arg(home.join("node.toml"));
         self.spawn(i, command)
-    }
-
-    /// The binary, as the process that node `i` is to be, where that is to be.
-    fn node_command(&mut self, i: usize) -> anyhow::Result<Command> {
-        let folder = self.folder.path();
-        let home = folder.join(&self.nodes[i].name);
-        let mut command = match &self.network {
-            Some(network) => network.command(Place::Node(i), &binary()?)?,
-            None if self.as_users => as_user(self.user(i), folder, &home)?,
-            None => Command::new(binary()?),
-        };
-        let node = &mut self.nodes[i];
-        if self.with_disks && node.disk.is_none() {
-            node.disk = Some(Arc::new(Disk::mount(&home.join("data"), &home.join("disk"))?));
-        }
-        if self.with_clocks {
-            let clock = match node.clock.take() {
-                Some(clock) => clock,
-                None => Arc::new(Clock::new(folder, &node.name)?),
-            };
-            clock.give(&mut command);
-            node.clock = Some(clock);
-        }
-        Ok(command)
-    }
-
-    /// The disk of node `i`, if it has one that can be made to misbehave.
-    pub fn disk(&self, i: usize) -> Option<&Arc<Disk>> {
-        self.nodes[i].disk.as_ref()
-    }
-
-    /// The clock of node `i`, if it has one that can be shifted.
-    pub fn clock(&self, i: usize) -> Option<&Arc<Clock>> {
-        self.nodes[i].clock.as_ref()
-    }
-
-    /// Where the data of node `i` lies, to be looked at or damaged behind its back.
-    pub fn data(&self, i: usize) -> PathBuf {
-        let home = self.folder.path().join(&self.nodes[i].name);
-        let disk = self.disk(i).map(|disk| disk.folder().to_owned());
-        disk.unwrap_or_else(|| home.join("data"))
-    }
-
-    /// How many brokers there are, some of which may be down.
-    pub fn broker_count(&self) -> u32 {
-        self.brokers_count
-    }
-
-    /// The ports of node `i`: Raft, api, http.
-    pub fn node_ports(&self, i: usize) -> [u16; 3] {
-        [0, 100, 200].map(|kind| self.base_port + kind + i as u16 + 1)
-    }
-
-    /// The ports of broker `i` (from 1), where brokers have addresses of their own: for clients, and for controllers.
-    pub fn broker_ports(&self, i: u32) -> [u16; 2] {
-        let first = BROKER_PORT + 2 * (i as u16 - 1);
-        [first, first + 1]
     }
 
     fn spawn(&mut self, i: usize, mut command: Command) -> anyhow::Result<()> {
@@ -520,25 +399,6 @@ impl World {
         );
         child.kill()?;
         child.wait()?;
-        Ok(())
-    }
-
-    /// Whether node `i` runs. One that has ended by itself does not, from then on.
-    pub fn is_alive(&mut self, i: usize) -> anyhow::Result<bool> {
-        let node = &mut self.nodes[i];
-        if let Some(child) = &mut node.child
-            && child.try_wait()?.is_some()
-        {
-            node.child = None;
-        }
-        Ok(node.child.is_some())
-    }
-
-    /// Waits for the end of node `i`, which was killed.
-    pub fn collect(&mut self, i: usize) -> anyhow::Result<()> {
-        if let Some(mut child) = self.nodes[i].child.take() {
-            child.wait()?;
-        }
         Ok(())
     }
 
@@ -572,43 +432,6 @@ impl World {
         }
         Ok(())
     }
-
-    /// Runs a statement and drops its answer.
-    pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
-        match self.client()?.query(sql).await.with_context(|| sql.to_owned())? {
-            Answer::Message(_) => {}
-            Answer::Rows(rows) => drop(rows.collect().await?),
-        }
-        Ok(())
-    }
-
-    /// The number that a question gives: the first column of the only row.
-    pub async fn ask(&self, sql: &str) -> anyhow::Result<i64> {
-        let found = rows(&self.client()?, sql).await;
-        found
-            .and_then(|found| number(&found, 0))
-            .with_context(|| sql.to_owned())
-    }
-
-    /// Waits until `holds` says yes.
-    pub async fn wait_for(
-        &self,
-        what: &str,
-        patience: Duration,
-        holds: impl AsyncFn(&World) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
-        let until = Instant::now() + patience;
-        let mut last = String::from("it is not so");
-        while Instant::now() < until {
-            match holds(self).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) => last = format!("{error:#}"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        bail!("waited {patience:?} for {what}: {last}")
-    }
 }
 
 impl Drop for World {
@@ -636,14 +459,4 @@ impl Drop for World {
             eprintln!("the broker could not be stopped: {error:#}");
         }
     }
-}
-
-/// What the node that serves its metrics at `node` says, if it answers within `patience`.
-pub fn metrics(node: SocketAddr, patience: Duration) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&node, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

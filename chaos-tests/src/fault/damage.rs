@@ -195,6 +195,7 @@ pub(super) async fn join_anew(world: &mut World, node: usize) -> anyhow::Result<
     ]);
     let removed = tokio::task::spawn_blocking(move || crate::world::output(&mut command)).await?;
     removed.with_context(|| format!("{} was not removed", world.name(node)))?;
+    world.configure_anew(node)?;
     // The others may not all know yet that the name is free.
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {

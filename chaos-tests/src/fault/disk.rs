@@ -5,6 +5,7 @@
 //! that was one is remembered with what was there before ([`journal`]), and [`Disk::cut_power`] puts that back. Names are kept as
 //! strictly as POSIX promises: a file that was created, renamed or removed is durably so when its *folder* was synced.
 
+mod calls;
 mod inodes;
 mod journal;
 mod passthrough;
