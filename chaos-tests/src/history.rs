@@ -8,6 +8,7 @@
 //! history, too. The order in the file is the order in which operations were invoked and ended, by one clock: that of the harness.
 
 mod edn;
+mod meta;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+pub use meta::{DESCRIPTION, Requires, RunMeta};
 
 /// The name of the history in the folder of a run.
 pub const JSON_LINES: &str = "history.jsonl";
@@ -274,6 +277,23 @@ impl Drop for Fault {
             self.history.note("nemesis", &format!("end {}", self.f), target);
         }
     }
+}
+
+/// Writes a history that is there already into `folder`, in both forms.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(folder: &Path, entries: &[Entry]) -> anyhow::Result<()> {
+    let (mut json_lines, mut edn) = (Vec::new(), Vec::new());
+    for entry in entries {
+        serde_json::to_writer(&mut json_lines, entry)?;
+        json_lines.push(b'\n');
+        edn.extend_from_slice(edn::line(entry).as_bytes());
+    }
+    let put =
+        |name, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).with_context(|| format!("cannot write {name}"));
+    put(JSON_LINES, json_lines)?;
+    put(EDN, edn)
 }
 
 /// Reads the history in `folder`.

@@ -4,15 +4,18 @@
 //! producer that is not ours and says what Kafka acknowledged; a [`scenario`] puts faults in the way
 //! and checks that the table holds exactly that.
 
+pub mod check;
 pub mod cut;
 pub mod direct;
 pub mod events;
 pub mod failover;
+pub mod fault;
 pub mod history;
 pub mod load;
 pub mod positions;
 pub mod reader;
 pub mod replacing;
+pub mod report;
 pub mod saturation;
 pub mod scenario;
 pub mod script;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{direct, failover, replacing, saturation, scenario, throughput, visibility};
+use tidemill_chaos_tests::{direct, failover, replacing, report, saturation, scenario, throughput, visibility};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -56,6 +56,13 @@ enum Command {
     Throughput(throughput::Options),
     /// Simulate histories of the control plane: many nodes in one thread, faults by seed
     Sim(tidemill_sim::command::Arguments),
+    /// Judge the histories of runs, and write a page for each and one over all
+    #[command(
+        after_help = "Ends with 0 if every run passed, with 1 if one failed, and with 3 if none failed and one proves nothing."
+    )]
+    Check(report::command::Arguments),
+    /// Simulate histories of the replicated catalog: real openraft, disks and network that fail by seed
+    Raft(tidemill_sim_raft::command::Arguments),
     /// Keep all cores full, and count who is taken for gone
     Saturation {
         /// How long
@@ -87,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
                 flush_age_ms,
                 standby,
             };
-            report(&scenario::exactly_once(&options).await?);
+            tell(&scenario::exactly_once(&options).await?);
         }
         Command::Visibility { rate, seconds } => {
             let v = visibility::measure(rate, seconds).await?;
@@ -123,6 +130,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
         Command::Sim(arguments) => tidemill_sim::command::run(&arguments).map_err(anyhow::Error::msg)?,
+        Command::Check(arguments) => std::process::exit(report::command::run(&arguments)?),
+        Command::Raft(arguments) => tidemill_sim_raft::command::run(&arguments).map_err(anyhow::Error::msg)?,
         Command::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;
@@ -172,7 +181,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(outcome: &scenario::Outcome) {
+fn tell(outcome: &scenario::Outcome) {
     let seconds = |d: &Duration| format!("{:.2} s", d.as_secs_f64());
     println!(
         "produced  {} events, {} bad records",

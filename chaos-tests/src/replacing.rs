@@ -357,7 +357,7 @@ impl Run {
     /// One more node, by the command by which nodes join.
     fn join(&self, world: &mut World) -> anyhow::Result<usize> {
         let node = match &self.copy_rate {
-            None => world.name_another(),
+            None => world.name_another()?,
             Some(rate) => {
                 let node = world.another_node()?;
                 let file = world.folder().join(world.name(node)).join("node.toml");

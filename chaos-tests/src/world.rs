@@ -1,17 +1,25 @@
-//! A world: one Kafka broker and one Tidemill cluster, as processes on loopback, in a folder of their own.
+//! A world: Kafka brokers and one Tidemill cluster, as processes in a folder of their own; on loopback, or in network namespaces
+//! ([`crate::fault::network`]) where faults are to come between any two of them.
 //!
 //! It ends only processes that it started. Dropping it ends them all and removes the folder, unless
 //! told to keep it.
 
-use crate::reader::{number, rows};
+mod asking;
+mod places;
+
+pub use asking::{metrics, page};
+
+use crate::fault::clock::Clock;
+use crate::fault::disk::Disk;
+use crate::fault::network::{Network, Place};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemill_client::{Answer, Client, ClientConfig};
+use tidemill_client::{Client, ClientConfig};
 
 /// Broker and nodes.
 pub struct World {
@@ -24,6 +32,16 @@ pub struct World {
     pub settings: String,
     /// Whether each node runs as a user of its own, so that it can be cut off. Needs root.
     pub as_users: bool,
+    /// The network namespaces that everything is in; without, everything is on loopback.
+    pub network: Option<Arc<Network>>,
+    /// Whether the data of each node that is started from now on lies on a disk that can be made to misbehave.
+    pub with_disks: bool,
+    /// Whether each node that is started from now on has a clock that can be shifted.
+    pub with_clocks: bool,
+    /// The topics that faults may harm; all, where none is named.
+    pub topics: Vec<String>,
+    /// How many brokers there are.
+    brokers_count: u32,
     /// Below the ports of the nodes.
     base_port: u16,
     nodes: Vec<NodeProcess>,
@@ -35,9 +53,17 @@ const MOST_NODES: u16 = 9;
 /// The user of the first node, where each has its own; nobody else's on an ordinary machine.
 const FIRST_USER: u32 = 61_701;
 
+/// Below the ports of nodes that have addresses of their own.
+const BASE_PORT: u16 = 7300;
+/// The first port of brokers that have addresses of their own.
+const BROKER_PORT: u16 = 9092;
+
 struct NodeProcess {
     name: String,
+    host: Ipv4Addr,
     api: String,
+    disk: Option<Arc<Disk>>,
+    clock: Option<Arc<Clock>>,
     child: Option<Child>,
 }
 
@@ -126,6 +152,11 @@ impl World {
             parts: None,
             settings: String::new(),
             as_users: false,
+            network: None,
+            with_disks: false,
+            with_clocks: false,
+            topics: vec![],
+            brokers_count: 0,
             base_port: 0,
             nodes: vec![],
         }
@@ -138,37 +169,41 @@ impl World {
 
     /// Brokers alone, with these settings (`name=value`).
     pub fn with_brokers(count: u32, settings: &[&str]) -> anyhow::Result<Self> {
+        Self::brokers_with(count, settings, &["--port".to_owned(), "auto".to_owned()])
+    }
+
+    fn brokers_with(count: u32, settings: &[&str], options: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidemill-world-").tempdir()?;
         let mut kafka = Command::new(checkout().join("scripts/kafka"));
-        kafka.arg("--dir").arg(folder.path().join("kafka"));
+        kafka.arg("--dir").arg(folder.path().join("kafka")).args(options);
         kafka.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        let up = output(kafka.args(["--port", "auto", "up", &count.to_string()]))?;
+        let up = output(kafka.args(["up", &count.to_string()]))?;
         let brokers = up
             .lines()
             .last()
             .context("scripts/kafka up printed nothing")?
             .to_owned();
-        Ok(Self::in_folder(folder, brokers))
+        let mut world = Self::in_folder(folder, brokers);
+        world.brokers_count = count;
+        Ok(world)
     }
 
     /// Writes configurations, starts the nodes, waits until the cluster answers.
     pub async fn start_cluster(&mut self, nodes: u16) -> anyhow::Result<()> {
-        let base = free_base_port(nodes.max(MOST_NODES))?;
-        self.base_port = base;
+        self.base_port = match self.network {
+            Some(_) => BASE_PORT,
+            None => free_base_port(nodes.max(MOST_NODES))?,
+        };
+        let base = self.base_port;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
         init.args(self.parts.iter().flat_map(|url| ["--parts", url.as_str()]));
         output(init.args(["--nodes", &nodes.to_string(), "--base-port", &base.to_string()]))?;
-        for i in 1..=nodes {
-            let api = format!("127.0.0.1:{}", base + 100 + i);
-            let config = self.folder.path().join(format!("n{i}/node.toml"));
-            let text = std::fs::read_to_string(&config)?;
+        for i in 0..nodes as usize {
+            self.name_another()?;
+            let config = self.folder.path().join(&self.nodes[i].name).join("node.toml");
+            let text = self.addressed(std::fs::read_to_string(&config)?, nodes);
             std::fs::write(config, format!("{text}\n{}", self.settings))?;
-            self.nodes.push(NodeProcess {
-                name: format!("n{i}"),
-                api,
-                child: None,
-            });
         }
         for i in 0..self.nodes.len() {
             self.start_node(i)?;
@@ -177,25 +212,6 @@ impl World {
         let founded = self.client()?.cluster_status().await?.nodes.len();
         ensure!(founded == nodes as usize, "the cluster has {founded} nodes");
         Ok(())
-    }
-
-    /// Waits until every node of the cluster works.
-    pub async fn all_ready(&self) -> anyhow::Result<()> {
-        self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
-            let status = world.client()?.cluster_status().await?;
-            Ok(!status.nodes.is_empty() && status.nodes.iter().all(|node| node.state == "Ready"))
-        })
-        .await
-    }
-
-    /// Waits until every node that is there works and leads a shard.
-    pub async fn all_lead(&self, patience: Duration) -> anyhow::Result<()> {
-        self.wait_for("every node to lead a shard", patience, async |world| {
-            let nodes = world.client()?.cluster_status().await?.nodes;
-            let mut there = nodes.iter().filter(|node| node.state != "Removed");
-            Ok(there.all(|node| node.state == "Ready" && node.shards > 0))
-        })
-        .await
     }
 
     /// Sends a signal, such as STOP, to node `i`.
@@ -213,29 +229,40 @@ impl World {
     /// Configures one more node, which joins the cluster when it is started; gives its number here.
     pub fn another_node(&mut self) -> anyhow::Result<usize> {
         let cluster = self.connect();
-        let node = self.name_another();
+        let node = self.name_another()?;
         let mut init = Command::new(binary()?);
         init.arg("init").arg("--dir").arg(self.folder.path());
         init.args(["--join", &cluster, "--name", &self.nodes[node].name]);
+        init.args(["--host", &self.nodes[node].host.to_string()]);
         output(init.args(["--base-port", &self.base_port.to_string()]))?;
         Ok(node)
     }
 
     /// One more node that has nothing but a name; gives its number here.
-    pub fn name_another(&mut self) -> usize {
-        let number = self.nodes.len() as u16 + 1;
-        let name = format!("n{number}");
-        let api = format!("127.0.0.1:{}", self.base_port + 100 + number);
-        self.nodes.push(NodeProcess { name, api, child: None });
-        self.nodes.len() - 1
+    pub fn name_another(&mut self) -> anyhow::Result<usize> {
+        let i = self.nodes.len();
+        if let Some(network) = &self.network {
+            network.add(Place::Node(i))?;
+        }
+        let host = self.place_host(i);
+        self.nodes.push(NodeProcess {
+            name: format!("n{}", i + 1),
+            host,
+            api: format!("{host}:{}", self.base_port + 101 + i as u16),
+            disk: None,
+            clock: None,
+            child: None,
+        });
+        Ok(i)
     }
 
     /// Starts node `i` with the command by which it joins the others, in the place that [`World::name_another`] gave it.
     pub fn join_node(&mut self, i: usize) -> anyhow::Result<()> {
         let others = self.nodes.iter().take(i).map(|node| node.api.as_str());
         let others = others.collect::<Vec<_>>().join(",");
-        let mut command = Command::new(binary()?);
+        let mut command = self.node_command(i)?;
         command.args(["node", "join", "--connect", &others, "--name", &self.nodes[i].name]);
+        command.args(["--host", &self.nodes[i].host.to_string()]);
         command.args(["--base-port", &self.base_port.to_string()]);
         command.arg("--dir").arg(self.folder.path());
         self.spawn(i, command)
@@ -325,23 +352,9 @@ impl World {
         Ok(Client::new(config)?)
     }
 
-    /// The metrics of node `i`, as text.
     /// Where node `i` serves its metrics.
     pub fn http(&self, i: usize) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.base_port + 201 + i as u16))
-    }
-
-    /// The sum of the metric `name` of node `i`, over its labels.
-    pub fn metric(&self, i: usize, name: &str) -> anyhow::Result<f64> {
-        let text = metrics(self.http(i), Duration::from_secs(5))?;
-        let is = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values: Vec<f64> = text
-            .lines()
-            .filter(is)
-            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-            .collect();
-        ensure!(!values.is_empty(), "there is no metric {name}");
-        Ok(values.iter().sum())
+        SocketAddr::from((self.nodes[i].host, self.base_port + 201 + i as u16))
     }
 
     /// The user that node `i` runs as, where nodes have users of their own.
@@ -357,10 +370,7 @@ impl World {
     /// Starts node `i`; its log goes to a file beside its data.
     pub fn start_node(&mut self, i: usize) -> anyhow::Result<()> {
         let home = self.folder.path().join(&self.nodes[i].name);
-        let mut command = match self.as_users {
-            false => Command::new(binary()?),
-            true => as_user(self.user(i), self.folder.path(), &home)?,
-        };
+        let mut command = self.node_command(i)?;
         command.arg("node").arg("--config").arg(home.join("node.toml"));
         self.spawn(i, command)
     }
@@ -422,43 +432,6 @@ impl World {
         }
         Ok(())
     }
-
-    /// Runs a statement and drops its answer.
-    pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
-        match self.client()?.query(sql).await.with_context(|| sql.to_owned())? {
-            Answer::Message(_) => {}
-            Answer::Rows(rows) => drop(rows.collect().await?),
-        }
-        Ok(())
-    }
-
-    /// The number that a question gives: the first column of the only row.
-    pub async fn ask(&self, sql: &str) -> anyhow::Result<i64> {
-        let found = rows(&self.client()?, sql).await;
-        found
-            .and_then(|found| number(&found, 0))
-            .with_context(|| sql.to_owned())
-    }
-
-    /// Waits until `holds` says yes.
-    pub async fn wait_for(
-        &self,
-        what: &str,
-        patience: Duration,
-        holds: impl AsyncFn(&World) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
-        let until = Instant::now() + patience;
-        let mut last = String::from("it is not so");
-        while Instant::now() < until {
-            match holds(self).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) => last = format!("{error:#}"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        bail!("waited {patience:?} for {what}: {last}")
-    }
 }
 
 impl Drop for World {
@@ -469,6 +442,8 @@ impl Drop for World {
                 drop(child.kill());
                 drop(child.wait());
             }
+            // Before the folder that it is mounted in is removed.
+            node.disk = None;
         }
         if self.brokers.is_empty() {
             return;
@@ -484,14 +459,4 @@ impl Drop for World {
             eprintln!("the broker could not be stopped: {error:#}");
         }
     }
-}
-
-/// What the node that serves its metrics at `node` says, if it answers within `patience`.
-pub fn metrics(node: SocketAddr, patience: Duration) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&node, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

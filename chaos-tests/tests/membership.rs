@@ -57,7 +57,7 @@ async fn join(world: &mut World) -> usize {
 
 /// The same with one command, which is also the one that starts the node again.
 async fn join_by_command(world: &mut World) -> usize {
-    let node = world.name_another();
+    let node = world.name_another().unwrap();
     world.join_node(node).unwrap();
     let told = world.wait_for("the node to take part", PATIENCE, async |world| {
         Ok(world.log(node)?.contains("the node takes part"))

@@ -230,6 +230,10 @@ pub struct SetPipeState {
 pub struct StopPartition {
     /// The partition and the life in which the reason was found.
     pub key: SpanKey,
+    /// The epoch in which whoever found it leads the shard: what a deposed leader finds is measured by what it had read itself.
+    /// `None` in commands of versions that did not say.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
     /// The reason.
     pub reason: StopReason,
 }
@@ -490,6 +494,10 @@ pub struct PassGap {
     pub writer: WriterId,
     /// The shard.
     pub shard: u32,
+    /// The epoch of the leader that holds the partition until this is decided: another may have taken rows behind the gap, or
+    /// have those in it. `None` in commands of versions that did not say.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
     /// The first of them, which is the next to be committed.
     pub from: Offset,
     /// One past the last.

@@ -7,8 +7,9 @@ use crate::catalog::*;
 use crate::ids::*;
 use crate::ledger::ClosedLedger;
 use crate::span::SpanKey;
-use crate::view::{CatalogRead, CatalogView, ViewError};
+use crate::view::{CatalogRead, CatalogView, Key, ViewError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ fn violation(invariant: &'static str, found: String) -> Violation {
 /// What must hold in every state of the catalog.
 pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, ViewError> {
     let mut found = Vec::new();
-    let parts = view.list::<Part>(&[])?;
-    let rejects = view.list::<RejectPart>(&[])?;
+    let parts = view.all::<Part>(&[])?;
+    let rejects = view.all::<RejectPart>(&[])?;
     let mut rejected: BTreeMap<_, u64> = BTreeMap::new();
     for part in &rejects {
         if part.of.iter().map(|of| of.records).sum::<u64>() != part.file.rows {
@@ -45,17 +46,17 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             *rejected.entry(key).or_default() += of.records;
         }
     }
-    let partitions = view.list::<SourcePartition>(&[])?;
+    let partitions = view.all::<SourcePartition>(&[])?;
     for partition in &partitions {
         let name = format!("pipe {} partition {}", partition.pipe, partition.partition);
-        match view.get::<Pipe>(&partition.pipe)?.map(|pipe| pipe.source) {
+        match view.find::<Pipe>(&partition.pipe)?.as_deref().map(|pipe| &pipe.source) {
             None => found.push(violation("OFF-2", format!("{name} has no pipe"))),
             Some(Source::Writers { .. }) if !is_of_a_writer(view, partition)? => {
                 found.push(violation("OFF-2", format!("{name} has no writer")));
             }
             Some(_) => {}
         }
-        if view.get::<Shard>(&partition.shard)?.is_none() {
+        if view.find::<Shard>(&partition.shard)?.is_none() {
             found.push(violation(
                 "OWN-1",
                 format!("{name} belongs to shard {}, which is not there", partition.shard),
@@ -65,7 +66,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             found.push(violation("OFF-1", format!("{name} has passed its end: {partition:?}")));
         }
     }
-    let closed = view.list::<ClosedLedger>(&[])?;
+    let closed = view.all::<ClosedLedger>(&[])?;
     let lives = partitions.iter().map(|p| (p.key(), p.ledger, p.offset));
     for (key, ledger, end) in lives.chain(closed.iter().map(|c| (c.key(), c.ledger, c.end))) {
         let broken = |what: String| violation("LED-1", format!("{key:?}: {what}"));
@@ -78,12 +79,12 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
             )));
         }
     }
-    for shard in view.list::<Shard>(&[])? {
-        if view.get::<Table>(&shard.id.table)?.is_none() {
+    for shard in view.all::<Shard>(&[])? {
+        if view.find::<Table>(&shard.id.table)?.is_none() {
             found.push(violation("OWN-1", format!("shard {} has no table", shard.id)));
         }
         if let Some(leader) = shard.leader {
-            let node = view.get::<Node>(&leader)?;
+            let node = view.find::<Node>(&leader)?;
             if node.is_none_or(|node| !node.state.is_up()) {
                 found.push(violation(
                     "OWN-1",
@@ -104,7 +105,7 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
         if let Some(other) = ids.insert(id, what) {
             found.push(violation("CAT-1", format!("{what} {id} is also a {other}")));
         }
-        if view.get::<Tombstone>(&id)?.is_some() {
+        if view.find::<Tombstone>(&id)?.is_some() {
             found.push(violation("CAT-1", format!("{what} {id} is live and buried")));
         }
     }
@@ -113,18 +114,21 @@ pub fn check_state<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, 
 
 fn is_of_a_writer<V: CatalogView + ?Sized>(view: &V, partition: &SourcePartition) -> Result<bool, ViewError> {
     let table = partition.shard.table;
-    let shards = view.get::<Table>(&table)?.map_or(1, |table| table.shards);
+    let shards = view.find::<Table>(&table)?.map_or(1, |table| table.shards);
     let number = Writer::number_of(partition.partition, shards);
-    Ok(view.writers_of(table)?.iter().any(|writer| writer.number == number))
+    Ok(view
+        .all::<Writer>(&[])?
+        .iter()
+        .any(|writer| writer.table == table && writer.number == number))
 }
 
 /// OWN-1: a shard's standby is another node than its leader, and has not been removed. REP-1: it is a complete replica.
 fn check_standbys<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, ViewError> {
     let mut found = Vec::new();
     let replicates = view.replication()?.is_some();
-    for shard in view.list::<Shard>(&[])? {
+    for shard in view.all::<Shard>(&[])? {
         let Some(standby) = shard.standby else { continue };
-        let node = view.get::<Node>(&standby)?;
+        let node = view.find::<Node>(&standby)?;
         let gone = node.is_none_or(|node| node.state == NodeState::Removed);
         if gone || shard.leader == Some(standby) {
             found.push(violation("OWN-1", format!("{shard:?} has a standby that cannot be")));
@@ -141,8 +145,8 @@ fn check_standbys<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, V
 /// complete replica leads.
 fn check_copies<V: CatalogView + ?Sized>(
     view: &V,
-    parts: &[Part],
-    rejects: &[RejectPart],
+    parts: &[Arc<Part>],
+    rejects: &[Arc<RejectPart>],
 ) -> Result<Vec<Violation>, ViewError> {
     let mut found = Vec::new();
     let replicates = view.replication()?;
@@ -150,14 +154,12 @@ fn check_copies<V: CatalogView + ?Sized>(
     let live = live.chain(rejects.iter().map(|p| (p.shard, &p.file)));
     let live: BTreeMap<_, _> = live.map(|(shard, file)| ((shard, file.id), file)).collect();
     let mut copied = 0;
-    for shard in view.list::<Shard>(&[])? {
-        for copies in view.copies_of(shard.id)? {
+    for shard in view.all::<Shard>(&[])? {
+        for copies in view.all::<Copies>(&shard.id.bytes())? {
             copied += 1;
-            let mut nodes: Vec<NodeId> = copies.holders.iter().map(|holder| holder.node).collect();
-            nodes.dedup();
+            let twice = copies.holders.windows(2).any(|pair| pair[0].node == pair[1].node);
             let file = live.get(&(shard.id, copies.part));
-            let same = file.is_some_and(|file| Copies::of(file, copies.holders.clone()) == copies);
-            if !same || nodes.len() != copies.holders.len() {
+            if twice || !file.is_some_and(|file| copies.are_of(file)) {
                 found.push(violation("CAT-1", format!("{copies:?} are copies of {file:?}")));
             }
         }
@@ -171,7 +173,7 @@ fn check_copies<V: CatalogView + ?Sized>(
             ));
         }
     }
-    if view.list::<Copies>(&[])?.len() != copied || copied != replicates.map_or(0, |_| live.len()) {
+    if view.all::<Copies>(&[])?.len() != copied || copied != replicates.map_or(0, |_| live.len()) {
         found.push(violation(
             "CAT-1",
             format!("{copied} files have copies, {} are live", live.len()),
@@ -182,8 +184,8 @@ fn check_copies<V: CatalogView + ?Sized>(
 
 /// The present disk of every node that has one.
 fn present_disks<V: CatalogView + ?Sized>(view: &V) -> Result<BTreeSet<Holder>, ViewError> {
-    let nodes = view.list::<Node>(&[])?;
-    Ok(nodes.iter().filter_map(Node::holder).collect())
+    let nodes = view.all::<Node>(&[])?;
+    Ok(nodes.iter().filter_map(|node| node.holder()).collect())
 }
 
 /// How many disks of `copies` count: those that replicas of `shard` have now.
@@ -204,30 +206,36 @@ where
         return Ok(found);
     };
     let (present_before, present) = (present_disks(before)?, present_disks(after)?);
-    for new in after.list::<Shard>(&[])? {
-        let old = before.get::<Shard>(&new.id)?;
-        let copies_before = before.copies_of(new.id)?;
-        let copies_before: BTreeMap<PartId, &Copies> =
-            copies_before.iter().map(|copies| (copies.part, copies)).collect();
-        let was_ready = |node: NodeId| old.iter().flat_map(Shard::ready_replicas).any(|ready| ready == node);
-        let gave_up = old
-            .iter()
-            .flat_map(|old| &old.replicas)
-            .any(|r| new.replica(r.node).is_none());
-        for copies in after.copies_of(new.id)? {
-            let known = copies_before.get(&copies.part);
-            let is_new = known.is_none();
+    for new in after.all::<Shard>(&[])? {
+        let old = before.find::<Shard>(&new.id)?;
+        let was_ready = |node: &NodeId| {
+            old.iter()
+                .flat_map(|old| old.ready_replicas())
+                .any(|ready| ready == *node)
+        };
+        let begin: Vec<NodeId> = new.ready_replicas().filter(|node| !was_ready(node)).collect();
+        let mut replicas_before = old.iter().flat_map(|old| &old.replicas);
+        let gave_up = replicas_before.any(|r| new.replica(r.node).is_none());
+        let copies_before = before.all::<Copies>(&new.id.bytes())?;
+        // Both are in the order of parts.
+        let mut known = copies_before.iter().peekable();
+        for copies in after.all::<Copies>(&new.id.bytes())? {
+            while known.next_if(|known| known.part < copies.part).is_some() {}
+            let known = known.next_if(|known| known.part == copies.part);
+            if known.is_some() && !gave_up && begin.is_empty() {
+                continue;
+            }
             let count = counted(&present, &new, &copies);
             let before_count = match (&old, known) {
                 (Some(old), Some(known)) => counted(&present_before, old, known),
                 _ => usize::MAX,
             };
             let enough = count >= rule.min_replicas as usize || count >= before_count;
-            if (is_new || gave_up) && !enough {
+            if (known.is_none() || gave_up) && !enough {
                 found.push(violation("CAT-1", format!("{copies:?} of {new:?} are too few")));
             }
-            for ready in new.ready_replicas().filter(|node| !was_ready(*node)) {
-                if count > 0 && copies.holders.iter().all(|holder| holder.node != ready) {
+            for ready in &begin {
+                if count > 0 && copies.holders.iter().all(|holder| holder.node != *ready) {
                     found.push(violation(
                         "REP-1",
                         format!("node {ready} became ready without {copies:?}"),
@@ -243,9 +251,9 @@ where
 /// that shall give up its shards is not ready for more.
 fn check_nodes<V: CatalogView + ?Sized>(view: &V) -> Result<Vec<Violation>, ViewError> {
     let mut found = Vec::new();
-    let next = view.get::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_node);
+    let next = view.find::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_node);
     let (mut names, mut folders) = (BTreeMap::new(), BTreeMap::new());
-    for node in view.list::<Node>(&[])? {
+    for node in view.all::<Node>(&[])? {
         let mut broken =
             |what: String| found.push(violation("MEM-1", format!("node {} ({}): {what}", node.id, node.name)));
         if next.is_none_or(|next| node.id >= next) {
@@ -273,16 +281,16 @@ where
     B: CatalogView + ?Sized,
 {
     let mut found = Vec::new();
-    for old in before.list::<Shard>(&[])? {
-        let Some(new) = after.get::<Shard>(&old.id)? else {
+    for old in before.all::<Shard>(&[])? {
+        let Some(new) = after.find::<Shard>(&old.id)? else {
             continue;
         };
         if new.epoch < old.epoch || (new.leader != old.leader && new.epoch == old.epoch) {
             found.push(violation("OWN-1", format!("shard {}: {old:?} became {new:?}", old.id)));
         }
     }
-    for old in before.list::<Node>(&[])? {
-        let new = after.get::<Node>(&old.id)?;
+    for old in before.all::<Node>(&[])? {
+        let new = after.find::<Node>(&old.id)?;
         let same = new
             .as_ref()
             .is_some_and(|new| new.instance == old.instance && new.name == old.name);
@@ -290,8 +298,8 @@ where
             found.push(violation("MEM-2", format!("{old:?} became {new:?}")));
         }
     }
-    for old in before.list::<SourcePartition>(&[])? {
-        let Some(new) = after.get::<SourcePartition>(&(old.pipe, old.partition))? else {
+    for old in before.all::<SourcePartition>(&[])? {
+        let Some(new) = after.find::<SourcePartition>(&(old.pipe, old.partition))? else {
             continue;
         };
         if new.incarnation < old.incarnation || (new.incarnation == old.incarnation && new.offset < old.offset) {
@@ -303,14 +311,13 @@ where
     }
     found.extend(check_copies_step(before, after)?);
     // Rows and counts move together: the rows of a table grow by what its partitions count (LED-1, QRY-1).
-    for table in after.list::<Table>(&[])? {
-        let pipes_before: Vec<PipeId> = before.pipes_into(table.id)?.iter().map(|p| p.id).collect();
-        let pipes_after: Vec<PipeId> = after.pipes_into(table.id)?.iter().map(|p| p.id).collect();
+    for table in after.all::<Table>(&[])? {
+        let (pipes_before, pipes_after) = (pipes_into(before, table.id)?, pipes_into(after, table.id)?);
         if pipes_before != pipes_after {
             continue;
         }
-        let rows = |parts: Vec<Part>| parts.iter().map(|p| p.file.rows).sum::<u64>();
-        let grown = rows(after.parts_of(table.id)?) - rows(before.parts_of(table.id)?);
+        let rows = |parts: Vec<Arc<Part>>| parts.iter().map(|p| p.file.rows).sum::<u64>();
+        let grown = rows(after.all::<Part>(&table.id.bytes())?) - rows(before.all::<Part>(&table.id.bytes())?);
         let mut counted = 0;
         for pipe in pipes_after {
             counted += rows_counted(after, pipe)? - rows_counted(before, pipe)?;
@@ -325,9 +332,24 @@ where
     Ok(found)
 }
 
+fn pipes_into<V: CatalogView + ?Sized>(view: &V, table: TableId) -> Result<Vec<PipeId>, ViewError> {
+    let pipes = view.all::<Pipe>(&[])?;
+    Ok(pipes
+        .iter()
+        .filter(|pipe| pipe.table == table)
+        .map(|pipe| pipe.id)
+        .collect())
+}
+
 /// The rows that the ledgers of a pipe count, in all lives of its partitions.
 fn rows_counted<V: CatalogView + ?Sized>(view: &V, pipe: PipeId) -> Result<u64, ViewError> {
-    let present = view.partitions_of(pipe)?.into_iter().map(|p| p.ledger.counts.rows);
-    let closed = view.closed_ledgers_of(pipe)?.into_iter().map(|c| c.ledger.counts.rows);
+    let present = view
+        .all::<SourcePartition>(&pipe.bytes())?
+        .into_iter()
+        .map(|p| p.ledger.counts.rows);
+    let closed = view
+        .all::<ClosedLedger>(&pipe.bytes())?
+        .into_iter()
+        .map(|c| c.ledger.counts.rows);
     Ok(present.chain(closed).sum())
 }

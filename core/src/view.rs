@@ -4,9 +4,16 @@
 //! `apply` reads through [`CatalogView`] and writes into an [`Overlay`]. The overlay's base is a
 //! [`MemView`] in tests and simulation and RocksDB in production; neither is known here.
 
+mod kept;
+mod mem;
+
+pub use kept::{Kept, Raw};
+pub use mem::MemView;
+
 use crate::ids::Version;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -110,6 +117,9 @@ pub enum ViewError {
 /// Called for each key and value of a scan.
 pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<(), ViewError> + 'v;
 
+/// Called for each key, and its value in the form in which the view has it.
+pub type VisitRaw<'v> = dyn FnMut(&[u8], Raw<'_>) -> Result<(), ViewError> + 'v;
+
 /// Read access to one state of the catalog.
 pub trait CatalogView {
     /// The value under `key`, if any.
@@ -117,6 +127,19 @@ pub trait CatalogView {
 
     /// Visits the entries whose key begins with `prefix`, in key order.
     fn scan_bytes(&self, kind: Kind, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), ViewError>;
+
+    /// As [`CatalogView::get_bytes`], for views that may have it decoded.
+    fn get_raw(&self, kind: Kind, key: &[u8], visit: &mut VisitRaw<'_>) -> Result<(), ViewError> {
+        match self.get_bytes(kind, key)? {
+            Some(bytes) => visit(key, Raw::Bytes(&bytes)),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`CatalogView::scan_bytes`], for views that may have it decoded.
+    fn scan_raw(&self, kind: Kind, prefix: &[u8], visit: &mut VisitRaw<'_>) -> Result<(), ViewError> {
+        self.scan_bytes(kind, prefix, &mut |key, value| visit(key, Raw::Bytes(value)))
+    }
 }
 
 /// A key: encoded so that byte order is the order of its fields.
@@ -133,7 +156,7 @@ pub trait Key: Sized {
 }
 
 /// A record of the catalog: which kind it is and what finds it.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// Its kind.
     const KIND: Kind;
     /// What finds it.
@@ -144,16 +167,39 @@ pub trait Record: Serialize + DeserializeOwned {
 pub trait CatalogRead: CatalogView {
     /// The record under `key`, if any.
     fn get<R: Record>(&self, key: &R::Key) -> Result<Option<R>, ViewError> {
-        self.get_bytes(R::KIND, &key.bytes())?
-            .map(|bytes| decode(R::KIND, &bytes))
-            .transpose()
+        let mut found = None;
+        self.get_raw(R::KIND, &key.bytes(), &mut |_, raw| {
+            found = Some(raw.owned(R::KIND)?);
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// All records of a kind whose key begins with `prefix` (`&[]` for all), in key order.
     fn list<R: Record>(&self, prefix: &[u8]) -> Result<Vec<R>, ViewError> {
         let mut found = Vec::new();
-        self.scan_bytes(R::KIND, prefix, &mut |_, value| {
-            found.push(decode(R::KIND, value)?);
+        self.scan_raw(R::KIND, prefix, &mut |_, raw| {
+            found.push(raw.owned(R::KIND)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// As [`CatalogRead::get`], without a copy where the view has the record decoded.
+    fn find<R: Record>(&self, key: &R::Key) -> Result<Option<Arc<R>>, ViewError> {
+        let mut found = None;
+        self.get_raw(R::KIND, &key.bytes(), &mut |_, raw| {
+            found = Some(raw.shared(R::KIND)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// As [`CatalogRead::list`], without copies where the view has the records decoded.
+    fn all<R: Record>(&self, prefix: &[u8]) -> Result<Vec<Arc<R>>, ViewError> {
+        let mut found = Vec::new();
+        self.scan_raw(R::KIND, prefix, &mut |_, raw| {
+            found.push(raw.shared(R::KIND)?);
             Ok(())
         })?;
         Ok(found)
@@ -234,6 +280,14 @@ impl<'b> Overlay<'b> {
         Ok(())
     }
 
+    fn written(&self, kind: Kind, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        // Most reads are made before anything is written.
+        match self.writes.is_empty() {
+            true => None,
+            false => self.writes.get(&(kind, key.to_vec())),
+        }
+    }
+
     /// The changes, to be made at once.
     pub fn into_writes(self) -> WriteSet {
         self.writes
@@ -250,79 +304,47 @@ fn entry_hash(kind: Kind, key: &[u8], value: &[u8]) -> u128 {
 
 impl CatalogView for Overlay<'_> {
     fn get_bytes(&self, kind: Kind, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
-        match self.writes.get(&(kind, key.to_vec())) {
+        match self.written(kind, key) {
             Some(value) => Ok(value.clone()),
             None => self.base.get_bytes(kind, key),
         }
     }
 
     fn scan_bytes(&self, kind: Kind, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        self.scan_raw(kind, prefix, &mut |key, raw| visit(key, raw.bytes()))
+    }
+
+    fn get_raw(&self, kind: Kind, key: &[u8], visit: &mut VisitRaw<'_>) -> Result<(), ViewError> {
+        match self.written(kind, key) {
+            Some(Some(value)) => visit(key, Raw::Bytes(value)),
+            Some(None) => Ok(()),
+            None => self.base.get_raw(kind, key, visit),
+        }
+    }
+
+    fn scan_raw(&self, kind: Kind, prefix: &[u8], visit: &mut VisitRaw<'_>) -> Result<(), ViewError> {
         // Both sides are ordered; walk them together, the overlay hiding what it overwrites.
         let mut changed = self
             .writes
             .range((kind, prefix.to_vec())..)
             .take_while(|((k, key), _)| *k == kind && key.starts_with(prefix))
             .peekable();
-        self.base.scan_bytes(kind, prefix, &mut |key, value| {
+        self.base.scan_raw(kind, prefix, &mut |key, value| {
             while let Some(((_, new_key), new)) = changed.next_if(|((_, k), _)| k.as_slice() < key) {
                 if let Some(new) = new {
-                    visit(new_key, new)?;
+                    visit(new_key, Raw::Bytes(new))?;
                 }
             }
             match changed.next_if(|((_, k), _)| k.as_slice() == key) {
-                Some((_, Some(new))) => visit(key, new),
+                Some((_, Some(new))) => visit(key, Raw::Bytes(new)),
                 Some((_, None)) => Ok(()),
                 None => visit(key, value),
             }
         })?;
         for ((_, key), value) in changed {
             if let Some(value) = value {
-                visit(key, value)?;
+                visit(key, Raw::Bytes(value))?;
             }
-        }
-        Ok(())
-    }
-}
-
-/// A catalog in memory, for tests and simulation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemView {
-    entries: BTreeMap<(Kind, Vec<u8>), Vec<u8>>,
-}
-
-impl MemView {
-    /// Makes the changes.
-    pub fn write(&mut self, writes: WriteSet) {
-        for (key, value) in writes {
-            match value {
-                Some(value) => self.entries.insert(key, value),
-                None => self.entries.remove(&key),
-            };
-        }
-    }
-
-    /// The digest computed anew from all entries; equal to [`CatalogRead::digest`] if apply kept it well.
-    pub fn recomputed_digest(&self) -> u128 {
-        let entries = self
-            .entries
-            .iter()
-            .filter(|((kind, key), _)| (*kind, key.as_slice()) != (Kind::Meta, DIGEST_KEY));
-        entries.fold(0, |digest, ((kind, key), value)| digest ^ entry_hash(*kind, key, value))
-    }
-}
-
-impl CatalogView for MemView {
-    fn get_bytes(&self, kind: Kind, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
-        Ok(self.entries.get(&(kind, key.to_vec())).cloned())
-    }
-
-    fn scan_bytes(&self, kind: Kind, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        let from = self.entries.range((kind, prefix.to_vec())..);
-        for ((k, key), value) in from {
-            if *k != kind || !key.starts_with(prefix) {
-                break;
-            }
-            visit(key, value)?;
         }
         Ok(())
     }

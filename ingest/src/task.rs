@@ -476,12 +476,17 @@ struct Told {
 
 /// Writes a stop into the catalog, where it outlives this task.
 async fn write_down(writer: &ShardWriter, key: SpanKey, reason: StopReason) {
-    let stop = StopPartition { key, reason };
+    let stop = StopPartition {
+        key,
+        epoch: Some(writer.epoch),
+        reason,
+    };
     let mut backoff = Backoff::new(TICK);
     loop {
         match writer.committer.stop(stop.clone()).await {
             Ok(Ok(_)) => return,
-            // The partition has begun another life, or is gone: there the reason is found again, if it still holds.
+            // The partition has begun another life, or has another leader, or is gone: there the reason is found again, if it still
+            // holds.
             Ok(Err(refusal)) => return debug!(?key, %refusal, "the stop is not needed any more"),
             Err(unknown) => debug!(
                 ?key,

@@ -13,6 +13,7 @@ use crate::{
     database::Closing,
     folder::{self, OwnedFolder},
     snapshot::{self, SnapshotFiles, SnapshotFolder, SnapshotReceiver},
+    timing::RUN_ENTRIES,
     types::{Entry, LogId, Membership, Reply, SnapshotMeta, TypeConfig},
 };
 use futures::{Stream, TryStreamExt};
@@ -34,8 +35,6 @@ use tokio::sync::watch;
 
 /// The file that names the catalog in use.
 const CURRENT: &str = "CURRENT";
-/// The most entries that are applied, and written, at once.
-const RUN_ENTRIES: usize = 256;
 
 /// The current snapshot as openraft passes it around.
 pub type Snapshot = SnapshotOf<TypeConfig, SnapshotFolder>;
@@ -261,7 +260,7 @@ impl CatalogFolder {
     }
 
     /// Copies the catalog as it is now and makes the copy the current snapshot.
-    fn build_snapshot(&self) -> io::Result<Snapshot> {
+    pub(crate) fn build_snapshot(&self) -> io::Result<Snapshot> {
         // Most of the writing is done before the lock is taken, so that applying hardly waits.
         self.current()?.flush()?;
         let building = self.root.join("snapshots").join(format!("{}.building", random_name()));

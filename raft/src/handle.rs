@@ -16,6 +16,7 @@ use crate::{
     retire,
     service::RaftService,
     status::RaftStatus,
+    timing::{READ_ATTEMPT, RETRY},
     types::{Member, Raft, decode, encode},
 };
 use openraft::async_runtime::watch::WatchReceiver;
@@ -34,11 +35,6 @@ use tokio::{
     time::Instant,
 };
 use tonic::Code;
-
-/// How long to wait before asking again when nobody leads.
-const RETRY: Duration = Duration::from_millis(50);
-/// The longest that one attempt to place a read waits for its answer; the next may find another leader.
-const READ_ATTEMPT: Duration = Duration::from_millis(1500);
 
 /// The replicated catalog, as this node has it.
 #[derive(Clone)]
@@ -359,6 +355,13 @@ fn open_stores(config: &RaftConfig) -> Result<(identity::Identity, LogStore, Cat
             folder: config.data_dir.clone(),
             cluster: identity.cluster_name,
         });
+    }
+    let applied = store.folder().applied().map_err(catalog_error)?.0;
+    if log.is_behind(applied.as_ref()) {
+        // A process that was killed may leave behind a catalog with entries that were still on their way into its log, or one from
+        // a snapshot that was not kept yet. openraft then purges the log up to the catalog. It needs a snapshot of that, or it
+        // would have nothing to send to a follower that lacks what is between the last snapshot and there.
+        store.folder().build_snapshot().map_err(catalog_error)?;
     }
     Ok((identity, log, store))
 }

@@ -25,6 +25,7 @@ mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod types;
 
 pub use config::{DEFAULT_MEMORY, MemberConfig, Origin, RaftConfig};

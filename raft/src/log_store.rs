@@ -191,6 +191,11 @@ impl LogStore {
         self.shared.tail().last.is_none()
     }
 
+    /// Whether it ends before `applied`.
+    pub(crate) fn is_behind(&self, applied: Option<&LogId>) -> bool {
+        self.shared.tail().last.as_ref() < applied
+    }
+
     /// Submits a change; `update` brings the state in memory to what it will be.
     fn submit(&self, change: Change, waiter: Waiter, update: impl FnOnce(&mut Tail, u64)) -> io::Result<()> {
         // Numbered and queued under one lock, so that the numbers are in the order of the queue.

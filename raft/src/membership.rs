@@ -11,6 +11,7 @@ use crate::{
     error::ReadError,
     handle::Catalog,
     node::{Attempt, Node},
+    timing::CAUGHT_UP,
     types::{LogId, Member, TypeConfig},
 };
 use openraft::{ChangeMembers, async_runtime::watch::WatchReceiver, raft::Precondition};
@@ -25,9 +26,6 @@ use tidemill_core::{
     membership::{Group, Plan, Standing, Step, next_step},
     view::CatalogRead,
 };
-
-/// A learner that lacks no more entries than this has caught up; the rest takes less than a moment.
-const CAUGHT_UP: u64 = 200;
 
 /// Why a change of the group was not made, or may have been; either way the next look tells.
 #[derive(Clone, Debug, Error)]

@@ -2,11 +2,11 @@
 
 use crate::nemesis::Fault;
 use crate::source::RecordId;
-use crate::task::PinnedLane;
+use crate::task::{Answer, Piece, PinnedLane};
 use crate::time::Time;
-use tidemill_core::catalog::Holder;
+use tidemill_core::catalog::{Acks, Holder};
 use tidemill_core::command::Outcome;
-use tidemill_core::{BootId, Epoch, PartId, Proposal, ShardId};
+use tidemill_core::{BootId, Epoch, NodeId, PartId, Proposal, ShardId};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -27,12 +27,28 @@ pub(crate) enum Event {
     Nemesis,
     /// What a fault was begun for is over.
     Mend(Fault),
+    /// Who leads this shard is lost.
+    LoseLeader(ShardId),
+    /// A node that was told to leave is told to stay.
+    Stay(NodeId),
     /// Operators do something.
     Operate,
+    /// A node that is not admitted asks again.
+    Join(usize),
     /// Somebody asks what is there.
     Ask,
+    /// Somebody asks this node, which has just woken up.
+    AskAt(usize),
     /// A program writes.
     Write(usize),
+    /// A program hears what came of its request.
+    Reply {
+        client: usize,
+        request: u64,
+        node: usize,
+        epoch: Option<Epoch>,
+        answer: Answer,
+    },
     /// Looks whether all is well.
     Settle,
 }
@@ -49,6 +65,12 @@ pub(crate) enum Duty {
     GiveUp(u64),
     /// A file is on the disk for good.
     Synced(PartId, Option<usize>),
+    /// Rows are in the log for good.
+    Logged(u64),
+    /// A partition of a writer may be opened again.
+    Release(u64),
+    /// Looks what is in its log and led elsewhere.
+    Offer,
 }
 
 /// A message from one node to another.
@@ -62,7 +84,7 @@ pub(crate) struct Message {
 /// What it says.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Beat(BootId),
+    Beat(BootId, Vec<(ShardId, Epoch)>),
     Heard,
     Propose {
         request: u64,
@@ -101,6 +123,18 @@ pub(crate) enum Body {
         shard: ShardId,
         first: u64,
         rows: Vec<RecordId>,
+    },
+    PassGap {
+        client: usize,
+        request: u64,
+        shard: ShardId,
+        from: u64,
+        to: u64,
+    },
+    Offer {
+        shard: ShardId,
+        acks: Option<Acks>,
+        pieces: Vec<Piece>,
     },
 }
 

@@ -7,7 +7,7 @@
 //! is never heard of again, and nodes learn late how far the log is.
 
 use crate::mutant::Mutant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::command::Outcome;
 use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError};
@@ -33,6 +33,10 @@ pub struct Group {
     pub term: u64,
     /// Who leads in it.
     pub leader: Option<usize>,
+    /// Who votes.
+    pub voters: BTreeSet<usize>,
+    /// Who gets the log beside them.
+    pub learners: BTreeSet<usize>,
     /// What leaders have taken and not decided, in the order in which they took it.
     pub pending: BTreeMap<u64, Pending>,
     log: Vec<Proposal>,
@@ -53,11 +57,19 @@ pub struct Decided {
 }
 
 impl Group {
-    /// An empty log.
-    pub fn new() -> Self {
-        let mut group = Self::default();
+    /// An empty log of so many voters.
+    pub fn of(voters: usize) -> Self {
+        let mut group = Self {
+            voters: (0..voters).collect(),
+            ..Self::default()
+        };
         group.states.insert(0, Rc::default());
         group
+    }
+
+    /// Whether a node gets the log.
+    pub fn has(&self, index: usize) -> bool {
+        self.voters.contains(&index) || self.learners.contains(&index)
     }
 
     /// How many commands are committed.
@@ -146,6 +158,10 @@ fn step(
     let mut after = before.clone();
     if outcome.is_ok() {
         after.write(overlay.into_writes());
+    }
+    if let Some(mutant) = mutant {
+        let more = mutant.after_apply(before, &after, &proposal.command, outcome.is_err())?;
+        after.write(more);
     }
     Ok((after, outcome))
 }

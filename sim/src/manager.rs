@@ -7,12 +7,13 @@ use crate::oracle::Violation;
 use crate::time::{SECOND, Time};
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tidemill_core::catalog::*;
-use tidemill_core::command::{AddPartitions, AssignLeader, NodeUp, ReplicaOf, SetNodeState};
-use tidemill_core::placement::{Problem, ShardLoad, place};
+use tidemill_core::command::{AddPartitions, AssignLeader, AssignStandby, NodeUp, ReplicaOf, SetNodeState};
+use tidemill_core::placement::{Problem, ShardLoad, place, standby};
 use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, DiskId, InstanceId, NodeId, Offset, PartitionId};
+use tidemill_core::{BootId, Command, DiskId, Epoch, InstanceId, NodeId, Offset, PartitionId, ShardId, TableId};
 
 /// How long a node may be silent before it is down; and for how long a new manager listens first.
 const SILENT: Time = 3 * SECOND / 2;
@@ -26,6 +27,8 @@ struct Report {
     boot: BootId,
     disk: DiskId,
     instance: InstanceId,
+    /// The shards that it says it leads.
+    led: Vec<(ShardId, Epoch)>,
 }
 
 /// A term of management.
@@ -36,6 +39,8 @@ pub(crate) struct Manager {
     ready_since: BTreeMap<NodeId, Time>,
     balanced: Time,
     grown: Time,
+    /// When it last looked who votes.
+    pub stepped: Time,
     /// How many proposals are not answered.
     asked: usize,
 }
@@ -48,18 +53,33 @@ impl Manager {
             ready_since: BTreeMap::new(),
             balanced: now,
             grown: now,
+            stepped: now,
             asked: 0,
         }
     }
 
-    pub fn hear(&mut self, from: usize, at: Time, boot: BootId, disk: DiskId, instance: InstanceId) {
+    pub fn hear(
+        &mut self,
+        from: usize,
+        at: Time,
+        boot: BootId,
+        disk: DiskId,
+        instance: InstanceId,
+        led: Vec<(ShardId, Epoch)>,
+    ) {
         let report = Report {
             at,
             boot,
             disk,
             instance,
+            led,
         };
         self.reports.insert(from, report);
+    }
+
+    /// Whether a node was heard of not long ago.
+    pub fn hears(&self, index: usize, now: Time) -> bool {
+        self.reports.get(&index).is_some_and(|report| now < report.at + SILENT)
     }
 
     pub fn answered(&mut self) {
@@ -83,6 +103,7 @@ impl World {
             let leaving = place_replicas(&state, &mut commands)?;
             self.place_leaders(index, &state, &leaving, &mut commands)?;
             self.grow(index, &state, &mut commands)?;
+            commands.extend(self.step_members(index, &state)?);
         }
         if let Some(manager) = &mut self.nodes[index].manager {
             manager.asked = commands.len();
@@ -98,7 +119,10 @@ impl World {
         let Some(manager) = &mut self.nodes[index].manager else {
             return Ok(());
         };
-        for node in state.list::<Node>(&[])? {
+        for node in state.all::<Node>(&[])? {
+            if node.state == NodeState::Removed {
+                continue;
+            }
             let report = manager.reports.get(&(node.id.0 as usize - 1));
             let alive = report.filter(|report| now < report.at + SILENT);
             let judged = match alive {
@@ -152,34 +176,57 @@ impl World {
                 .get(node)
                 .is_some_and(|since| now >= since + SETTLED)
         };
-        let tables = state.list::<Table>(&[])?;
-        let load = |shard: &Shard| {
+        let tables = state.all::<Table>(&[])?;
+        let hot: BTreeSet<ShardId> = state.hot_partitions()?.iter().map(|p| p.shard).collect();
+        let writers = state.all::<Writer>(&[])?;
+        let early = |table: TableId| writers.iter().any(|w| w.table == table && w.acks != Acks::All);
+        let load = |shard: &Arc<Shard>| {
             let leaves = |node: NodeId| leaving.contains(&ReplicaOf { shard: shard.id, node });
             let table = tables.iter().find(|table| table.id == shard.id.table);
-            let may = shard.may_be_led_by(table, nodes.iter().filter(|node| !leaves(node.id)), true);
+            let stay = nodes.iter().filter(|node| !leaves(node.id));
+            let may = shard.may_be_led_by(table.map(|table| &**table), stay, true);
+            let has_log = table.is_some_and(|table| table.settings.wal == WalMode::Local);
             ShardLoad {
                 shard: shard.id,
                 able: Some(may.iter().map(|node| node.id).collect()),
                 leader: shard.leader,
-                last_leader: None,
-                hot: false,
-                standby: None,
-                stays: false,
+                last_leader: shard.last_leader.filter(|_| has_log),
+                hot: hot.contains(&shard.id),
+                standby: shard.standby,
+                stays: early(shard.id.table),
                 weight: 1,
             }
         };
-        let problem = Problem {
-            shards: state.list::<Shard>(&[])?.iter().map(load).collect(),
-            evens: candidates.iter().all(settled) && now >= manager.balanced + SETTLED,
+        let mut problem = Problem {
+            shards: state.all::<Shard>(&[])?.iter().map(load).collect(),
+            evens: candidates.iter().all(settled),
             candidates,
             slack: 0,
             full: BTreeSet::new(),
         };
+        self.place_standbys(index, state, &problem, commands)?;
+        let Some(manager) = &mut self.nodes[index].manager else {
+            return Ok(());
+        };
+        problem.evens &= now >= manager.balanced + SETTLED;
+        for shard in &mut problem.shards {
+            // After a loss of power everywhere a standby has nothing, and who led last has its log.
+            let heard = |id: &NodeId| {
+                let report = manager
+                    .reports
+                    .get(&(id.0 as usize - 1))
+                    .filter(|r| now < r.at + SILENT);
+                report.is_some_and(|r| nodes.iter().any(|node| node.id == *id && node.boot == Some(r.boot)))
+            };
+            if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
+                shard.standby = shard.standby.filter(heard);
+            }
+        }
         for m in place(&problem) {
             if m.reason == tidemill_core::placement::MoveReason::Balance {
                 manager.balanced = now;
             }
-            let Some(shard) = state.get::<Shard>(&m.shard)? else {
+            let Some(shard) = state.find::<Shard>(&m.shard)? else {
                 continue;
             };
             commands.push(Command::AssignLeader(AssignLeader {
@@ -187,6 +234,39 @@ impl World {
                 replaces: shard.epoch,
                 leader: m.to,
                 because: format!("{:?}", m.reason),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Gives shards the standbys that they shall have, and takes away those that they shall not.
+    fn place_standbys(
+        &self,
+        index: usize,
+        state: &MemView,
+        problem: &Problem,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Violation> {
+        let Some(manager) = &self.nodes[index].manager else {
+            return Ok(());
+        };
+        for change in standby::choose(problem) {
+            let Some(shard) = state.find::<Shard>(&change.shard)? else {
+                continue;
+            };
+            let report = shard
+                .leader
+                .and_then(|leader| manager.reports.get(&(leader.0 as usize - 1)));
+            let report = report.filter(|report| self.now < report.at + SILENT);
+            let is_led = report.is_some_and(|report| report.led.contains(&(shard.id, shard.epoch)));
+            // A leader that has not been started again yet may be the one whose log has the rows.
+            if change.to.is_some() && !is_led {
+                continue;
+            }
+            commands.push(Command::AssignStandby(AssignStandby {
+                shard: shard.id,
+                epoch: shard.epoch,
+                node: change.to,
             }));
         }
         Ok(())
@@ -203,7 +283,7 @@ impl World {
             return Ok(());
         };
         manager.grown = now;
-        for pipe in state.list::<Pipe>(&[])? {
+        for pipe in state.all::<Pipe>(&[])? {
             let reads = pipe.source.kafka().is_some() && pipe.state == PipeState::Running;
             if !reads || pipe.topic.is_some_and(|topic| topic != self.topic.id) {
                 continue;

@@ -3,6 +3,7 @@
 //! Each undoes one rule, and nothing else. Rules of the catalog are undone from outside, by changing the command or the state
 //! just before it is applied so that the check passes: the program under test has no switch for being wrong.
 
+use tidemill_core::Version;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{Command, ReplicaOf};
 use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError, WriteSet};
@@ -78,6 +79,42 @@ mutants! {
     SnapshotComesFirst,
     /// A query uses all rows that are in memory, also those that are committed by now.
     PinsAreNotCut,
+    /// A leader that was deposed keeps serving, and nobody compares epochs.
+    OldLeaderServes,
+    /// Rows are forgotten in memory before the part with them is visible.
+    MemtableIsDroppedEarly,
+    /// A file is written again under the same id, with more in it.
+    FilesAreWrittenAgain,
+    /// A commit is proposed before its files are known to be on the disks.
+    CommitsBeforePut,
+    /// A commit that is refused moves offsets all the same.
+    RefusalMovesOffsets,
+    /// A reader waits for ever at an offset that holds no record.
+    GapsWedge,
+    /// A node that starts deletes what the catalog on its disk, which may be old, does not name.
+    StartsByDeleting,
+    /// A late claim about a disk counts for a replica that is younger.
+    LateClaimCounts,
+    /// A log is trimmed before the commit with its rows is decided.
+    TrimsBeforeCommit,
+    /// A program is told that its rows are in the log before they are synced.
+    AcknowledgesBeforeLogSync,
+    /// Logs of nodes that lead no more are not handed over.
+    LogsAreNotHandedOver,
+    /// A standby takes over rows without comparing the leader epochs of the source.
+    StandbyIgnoresTheEpoch,
+    /// A leader that was deposed stops a partition.
+    StopsAreNotFenced,
+    /// A leader that was deposed passes over a gap.
+    GapsAreNotFenced,
+    /// A node that has lost everything is taken for the one that had its name.
+    LostNodeKeepsItsId,
+    /// A node is removed although it keeps files that the others do not have.
+    KeeperIsRemoved,
+    /// A pipe that is dropped leaves its partitions behind.
+    DroppedPipeLeavesPartitions,
+    /// A pipe that is created again begins at the beginning, whatever was read before.
+    CreatedAgainFromTheStart,
 }
 
 impl Mutant {
@@ -167,9 +204,71 @@ impl Mutant {
                     }
                 }
             }
+            (Mutant::LostNodeKeepsItsId, Command::AddNode(add)) => {
+                let living = |node: &&Node| node.name == add.name && node.state != NodeState::Removed;
+                if let Some(node) = state.list::<Node>(&[])?.iter().find(living) {
+                    let instance = add.instance;
+                    draft.put(
+                        &node.id,
+                        &Node {
+                            instance,
+                            ..node.clone()
+                        },
+                    )?;
+                }
+            }
+            (Mutant::KeeperIsRemoved, Command::RemoveNode(id)) => {
+                for mut shard in state.list::<Shard>(&[])? {
+                    shard.replicas.retain(|replica| replica.node != *id);
+                    draft.put(&shard.id, &shard)?;
+                }
+            }
+            (Mutant::LateClaimCounts, Command::SetHoldings(holdings)) => holdings.seen = Version(u64::MAX),
             _ => {}
         }
         Ok(draft.into_writes())
+    }
+}
+
+impl Mutant {
+    /// What is changed once more in `after`, when `command` was applied to `before`, or refused.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn after_apply(
+        self,
+        before: &MemView,
+        after: &MemView,
+        command: &Command,
+        refused: bool,
+    ) -> Result<WriteSet, ViewError> {
+        let mut draft = Overlay::new(after);
+        match (self, command) {
+            (Mutant::RefusalMovesOffsets, Command::CommitPart(commit)) if refused => {
+                for span in &commit.spans {
+                    let place = (span.key.pipe, span.key.partition);
+                    let partition = before.get::<SourcePartition>(&place)?;
+                    if let Some(mut p) = partition.filter(|p| p.key() == span.key && p.offset == span.start) {
+                        p.offset = span.end;
+                        draft.put(&place, &p)?;
+                    }
+                }
+            }
+            (Mutant::DroppedPipeLeavesPartitions, Command::DropPipe(dropped)) if !refused => {
+                if let Some(pipe) = before.pipe_named(&dropped.name)? {
+                    for p in before.partitions_of(pipe.id)? {
+                        draft.put(&(pipe.id, p.partition), &p)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let changes = draft.into_writes();
+        let mut whole = Overlay::new(after);
+        if !changes.is_empty() {
+            whole.absorb(changes)?;
+        }
+        Ok(whole.into_writes())
     }
 }
 

@@ -3,11 +3,8 @@
 use crate::dice::Dice;
 use crate::event::Event;
 use crate::oracle::Violation;
-use crate::time::{MS, SECOND, Time};
+use crate::time::{MS, Time};
 use crate::world::{World, tell};
-use tidemill_core::DiskId;
-use tidemill_core::catalog::{CatalogQuestions, Copies, Shard};
-use tidemill_core::view::CatalogRead;
 
 /// A fault; what it has to be ended for is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +49,22 @@ pub(crate) enum Fault {
     Recreate,
     /// The topic gets a partition.
     Grow,
+    /// A node is lost with everything that it has.
+    LoseNode(usize),
+    /// A node does not reach the brokers.
+    NoBrokers(usize),
+    /// Some proposals travel for long.
+    Late,
+    /// A shard gets another leader, although the one that it has works.
+    Move,
+    /// A standby reads nothing for a while, in which the log is cut and another leads.
+    StaleStandby(usize),
+    /// A node is told to leave, and to stay after all.
+    Hasty(usize),
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 20;
+pub(crate) const KINDS: usize = 26;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -65,8 +74,25 @@ pub(crate) struct Nemesis {
     healed_at: Time,
 }
 
+/// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
+/// nodes come and go, and to leaders.
+const THEMES: [&[usize]; 4] = [
+    &[0, 2, 15, 16, 21, 23],
+    &[0, 8, 10, 11, 20, 22, 25],
+    &[0, 1, 2, 3, 4, 9, 22, 23],
+    &[15, 23, 24],
+];
+
 impl Nemesis {
     pub fn new(dice: &mut Dice) -> Self {
+        if dice.one_in(4) {
+            let theme = dice.pick(&THEMES).copied().unwrap_or_default();
+            return Self {
+                enabled: theme.to_vec(),
+                pause: dice.between(300, 1_200) * MS,
+                healed_at: 0,
+            };
+        }
         let share = dice.between(1, 5);
         let mut enabled: Vec<usize> = (0..KINDS).filter(|_| dice.one_in(share)).collect();
         if enabled.is_empty() {
@@ -109,7 +135,13 @@ impl World {
             16 => Fault::Expire,
             17 => Fault::Compact,
             18 => Fault::Recreate,
-            _ => Fault::Grow,
+            19 => Fault::Grow,
+            20 => Fault::LoseNode(a),
+            21 => Fault::NoBrokers(a),
+            22 => Fault::Late,
+            23 => Fault::Move,
+            24 => Fault::StaleStandby(a),
+            _ => Fault::Hasty(a),
         }
     }
 
@@ -121,8 +153,17 @@ impl World {
         let time = self.dice.between(pause / 4, pause * 2);
         self.after(time, Event::Nemesis);
         let fault = self.some_fault();
+        self.begin_for_a_while(fault)
+    }
+
+    /// Begins a fault, and has it mended later.
+    pub fn begin_for_a_while(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.healed {
+            return Ok(());
+        }
         let lasts = match fault {
             Fault::Pause(_) => self.dice.between(200, 8_000) * MS,
+            Fault::StaleStandby(_) => self.dice.between(5_000, 10_000) * MS,
             _ => self.dice.between(50, 6_000) * MS,
         };
         if self.begin(fault)? {
@@ -139,6 +180,12 @@ impl World {
     fn begin(&mut self, fault: Fault) -> Result<bool, Violation> {
         let count = self.nodes.len();
         match fault {
+            Fault::LoseNode(index) => {
+                let voters = &self.group.voters;
+                let others = voters.iter().filter(|voter| **voter != index && self.nodes[**voter].up);
+                let quorum_stays = others.count() * 2 > voters.len();
+                return Ok(quorum_stays && self.may_lose_disk(index)? && self.lose_node(index));
+            }
             Fault::Kill(index) => {
                 if !self.nodes[index].up {
                     return Ok(false);
@@ -175,6 +222,11 @@ impl World {
             Fault::Loss => self.loss = self.dice.between(2, 20),
             Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
             Fault::FullDisk(index) => self.nodes[index].full = true,
+            Fault::NoBrokers(index) => self.nodes[index].reads_nothing = true,
+            Fault::Move => return self.move_some_shard(None),
+            Fault::StaleStandby(index) => return self.make_stale(index),
+            Fault::Hasty(index) => return Ok(self.tell_to_leave_and_stay(index)),
+            Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
             Fault::Corrupt => return self.corrupt(),
             Fault::ClockJump(index) => {
@@ -183,25 +235,7 @@ impl World {
             }
             Fault::ClockDrift(index) => self.nodes[index].rate = self.dice.between(60, 160),
             Fault::BrokersDown => self.topic.down = true,
-            Fault::Truncate => {
-                let partition = self.dice.below(self.topic.logs.len());
-                let high = self.topic.logs[partition].high();
-                let from = high.saturating_sub(self.dice.between(1, 25));
-                // Who was told where to begin, and has committed nothing since, has no epoch to compare.
-                let pipes = self.group.tip().list::<tidemill_core::catalog::Pipe>(&[])?;
-                for pipe in pipes.iter().filter(|pipe| pipe.source.kafka().is_some()) {
-                    let places = self.group.tip().partitions_of(pipe.id)?;
-                    let place = places.into_iter().find(|p| p.partition.0 as usize == partition);
-                    if let Some(p) = place.filter(|p| p.source_epoch.is_none() && p.offset.0 > from) {
-                        self.topic.blind.push((partition, from..p.offset.0));
-                    }
-                }
-                self.topic.truncate(partition, from);
-                // Sometimes it has grown again before anybody looks.
-                if self.dice.one_in(2) {
-                    (0..self.dice.between(10, 60)).for_each(|_| self.topic.append(partition, false));
-                }
-            }
+            Fault::Truncate => self.cut_some_log()?,
             Fault::Expire => {
                 let partition = self.dice.below(self.topic.logs.len());
                 let log = &self.topic.logs[partition];
@@ -249,6 +283,8 @@ impl World {
             Fault::Loss => self.loss = 0,
             Fault::SlowDisk(index) => self.nodes[index].sync = 5 * MS,
             Fault::FullDisk(index) => self.nodes[index].full = false,
+            Fault::NoBrokers(index) | Fault::StaleStandby(index) => self.nodes[index].reads_nothing = false,
+            Fault::Late => self.late = 0,
             Fault::ClockDrift(index) => self.nodes[index].rate = 100,
             Fault::BrokersDown => self.topic.down = false,
             Fault::ClockJump(_)
@@ -257,7 +293,10 @@ impl World {
             | Fault::Expire
             | Fault::Compact
             | Fault::Recreate
-            | Fault::Grow => {}
+            | Fault::Grow
+            | Fault::LoseNode(_)
+            | Fault::Move
+            | Fault::Hasty(_) => {}
         }
         Ok(())
     }
@@ -267,18 +306,18 @@ impl World {
         self.nemesis.healed_at = self.now;
         self.cut.clear();
         self.slow.clear();
-        self.loss = 0;
+        (self.loss, self.late) = (0, 0);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
             self.start(index)?;
             let node = &mut self.nodes[index];
-            (node.sync, node.full, node.rate) = (5 * MS, false, 100);
+            (node.sync, node.full, node.rate, node.reads_nothing) = (5 * MS, false, 100, false);
         }
         Ok(())
     }
 
-    fn kill(&mut self, index: usize) {
+    pub fn kill(&mut self, index: usize) {
         if self.nodes[index].up {
             self.nodes[index].crash(&self.group);
             if self.group.leader == Some(index) {
@@ -291,70 +330,12 @@ impl World {
         if !std::mem::take(&mut self.nodes[index].paused) {
             return;
         }
+        // Who waited there to ask is served first, by what was known before.
+        self.after(1, Event::AskAt(index));
         // What has come meanwhile, and what was due, all at once.
         for event in std::mem::take(&mut self.nodes[index].deferred) {
             self.after(10, event);
         }
-    }
-
-    /// A node loses its disk for part files, if everything on it is elsewhere too. Its process ends, and comes back.
-    fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
-        let state = self.group.tip();
-        let me = self.nodes[index].holder();
-        for shard in state.list::<Shard>(&[])? {
-            for copies in state.copies_of(shard.id)? {
-                if self.sound_elsewhere(&copies, index) < 1 || copies.holders.iter().filter(|h| **h != me).count() < 1 {
-                    return Ok(false);
-                }
-            }
-        }
-        // One disk at a time, and the others must be there: what is on its way to them may be nowhere else.
-        if self.now < 6 * SECOND || self.nodes.iter().any(|node| !node.up || !node.broken.is_empty()) {
-            return Ok(false);
-        }
-        self.kill(index);
-        let disk = DiskId(self.dice.id());
-        let node = &mut self.nodes[index];
-        node.stored.clear();
-        node.broken.clear();
-        node.disk = disk;
-        Ok(true)
-    }
-
-    /// How many disks but that of `index` have the file as it was written.
-    fn sound_elsewhere(&self, copies: &Copies, index: usize) -> usize {
-        let sound = |other: &&tidemill_core::catalog::Holder| {
-            let node = &self.nodes[other.node.0 as usize - 1];
-            let kept = node.stored.get(&copies.part);
-            node.index != index && node.disk == other.disk && kept.is_some_and(|kept| kept.durable && !kept.broken)
-        };
-        copies.holders.iter().filter(sound).count()
-    }
-
-    /// Bytes change in a file that another disk has too.
-    fn corrupt(&mut self) -> Result<bool, Violation> {
-        let state = self.group.tip();
-        let mut all = Vec::new();
-        for shard in state.list::<Shard>(&[])? {
-            all.extend(state.copies_of(shard.id)?);
-        }
-        let Some(copies) = self.dice.pick(&all).cloned() else {
-            return Ok(false);
-        };
-        let Some(holder) = self.dice.pick(&copies.holders).copied() else {
-            return Ok(false);
-        };
-        let index = holder.node.0 as usize - 1;
-        if self.sound_elsewhere(&copies, index) < 2 || self.nodes[index].disk != holder.disk {
-            return Ok(false);
-        }
-        let node = &mut self.nodes[index];
-        if let Some(kept) = node.stored.get_mut(&copies.part) {
-            kept.broken = true;
-            node.broken.insert(copies.part);
-            return Ok(true);
-        }
-        Ok(false)
     }
 }
 
@@ -380,5 +361,11 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Compact => "compaction",
         Fault::Recreate => "topic recreated",
         Fault::Grow => "partition growth",
+        Fault::LoseNode(_) => "lost node",
+        Fault::NoBrokers(_) => "no brokers for a node",
+        Fault::Late => "late proposals",
+        Fault::Move => "moved shard",
+        Fault::StaleStandby(_) => "stale standby",
+        Fault::Hasty(_) => "hasty leave",
     }
 }

@@ -6,15 +6,19 @@ use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
-use crate::task::{Task, Wish};
-use crate::time::{MS, SECOND, Time};
+use crate::task::{Answer, Task};
+use crate::time::{MS, Time};
+use crate::wal::Wal;
 use crate::world::{World, tell};
+use crate::writer::Logging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
-use tidemill_core::command::{Outcome, ReplicaOf, SetHoldings};
+use tidemill_core::command::Outcome;
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, ShardId, SpanKey, Version};
+use tidemill_core::{
+    BootId, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
+};
 
 /// How often a node says that it lives.
 const BEAT: Time = 200 * MS;
@@ -23,15 +27,15 @@ const SUPERVISE: Time = 100 * MS;
 /// How often its tasks go on.
 const WORK: Time = 30 * MS;
 /// How often its keeper looks.
-const KEEP: Time = 500 * MS;
-/// How long a node may hear of no manager before it stops all tasks.
-const ALONE: Time = 5 * SECOND;
+pub(crate) const KEEP: Time = 500 * MS;
 
 /// What a request of a node was for.
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
     Commit(ShardId, Epoch, CommitId),
     Stop(ShardId, Epoch, SpanKey),
+    /// Rows of a writer are passed over: the program that waits for it.
+    Gap(ShardId, (PipeId, PartitionId), (usize, u64)),
     Manage,
     Keep,
     Operate,
@@ -51,8 +55,13 @@ pub(crate) struct Kept {
 pub(crate) struct Node {
     pub index: usize,
     pub id: NodeId,
+    pub name: String,
     pub up: bool,
     pub paused: bool,
+    /// Whether it is not admitted yet.
+    pub joining: bool,
+    /// Whether it was removed, or lost with all that it had: it never comes back.
+    pub gone: bool,
     /// The run of the process.
     pub boot: u64,
     pub instance: InstanceId,
@@ -78,14 +87,25 @@ pub(crate) struct Node {
     /// Files that we have taken from its disk.
     pub broken: BTreeSet<PartId>,
     pub full: bool,
+    /// Whether it does not reach the brokers.
+    pub reads_nothing: bool,
     /// How long a sync takes at most.
     pub sync: Time,
+    /// What of its memtables survives its process.
+    pub wal: Wal,
+    /// How often that was lost with a disk, and when it was last.
+    pub wipes: u64,
+    pub wiped_at: Time,
+    /// Rows that are being written to the log.
+    pub logging: BTreeMap<u64, Logging>,
+    /// Partitions of writers that stay closed until what was decided about them is known here.
+    pub held: BTreeMap<u64, (ShardId, (PipeId, PartitionId))>,
     pub deferred: Vec<Event>,
     pub waiting: BTreeMap<u64, Purpose>,
     pub decides_at: Time,
-    swept: Time,
+    pub swept: Time,
     /// The state by which its tasks were last reconciled.
-    supervised: Option<usize>,
+    pub supervised: Option<usize>,
 }
 
 impl Node {
@@ -93,8 +113,11 @@ impl Node {
         Self {
             index,
             id: NodeId(index as u64 + 1),
+            name: format!("n{}", index + 1),
             up: true,
             paused: false,
+            joining: false,
+            gone: false,
             boot: 1,
             instance: InstanceId(dice.id()),
             disk: DiskId(dice.id()),
@@ -112,7 +135,13 @@ impl Node {
             stored: BTreeMap::new(),
             broken: BTreeSet::new(),
             full: false,
+            reads_nothing: false,
             sync: 5 * MS,
+            wal: Wal::default(),
+            wipes: 0,
+            wiped_at: 0,
+            logging: BTreeMap::new(),
+            held: BTreeMap::new(),
             deferred: Vec::new(),
             waiting: BTreeMap::new(),
             decides_at: 0,
@@ -155,6 +184,9 @@ impl Node {
         self.supervised = None;
         self.waiting.clear();
         self.stored.retain(|_, kept| kept.durable);
+        self.wal.crash();
+        self.logging.clear();
+        self.held.clear();
         self.applied = self.synced;
         self.state = group.state(self.synced);
     }
@@ -165,7 +197,7 @@ impl World {
     pub fn start(&mut self, index: usize) -> Result<(), Violation> {
         let now = self.now;
         let node = &mut self.nodes[index];
-        if node.up {
+        if node.up || node.joining || node.gone {
             return Ok(());
         }
         (node.up, node.heard_at, node.contact) = (true, now, now);
@@ -179,12 +211,20 @@ impl World {
             );
             return Err(Violation::new("same log, same state", what));
         }
+        if self.mutant == Some(Mutant::StartsByDeleting) {
+            let state = self.nodes[index].state.clone();
+            self.nodes[index].stored.retain(|part, _| {
+                let named = |copies: &Copies| copies.part == *part;
+                let all = state.all::<Copies>(&[]).unwrap_or_default();
+                all.iter().any(|copies| named(copies))
+            });
+        }
         self.begin_duties(index);
         Ok(())
     }
 
     pub fn begin_duties(&mut self, index: usize) {
-        for duty in [Duty::Beat, Duty::Supervise, Duty::Work, Duty::Keep] {
+        for duty in [Duty::Beat, Duty::Supervise, Duty::Work, Duty::Keep, Duty::Offer] {
             let time = self.dice.between(1, 20_000);
             let boot = self.nodes[index].boot;
             self.after(time, Event::Duty(index, boot, duty));
@@ -192,7 +232,7 @@ impl World {
     }
 
     /// Does `duty` again after `time` by the clock of the node.
-    fn again(&mut self, index: usize, duty: Duty, time: Time) {
+    pub fn again(&mut self, index: usize, duty: Duty, time: Time) {
         let node = &self.nodes[index];
         let (boot, time) = (node.boot, time * 100 / node.rate.max(1));
         self.after(time, Event::Duty(index, boot, duty));
@@ -204,8 +244,10 @@ impl World {
                 self.again(index, duty, BEAT);
                 let node = &self.nodes[index];
                 let boot = node.boot_id();
+                let led = node.tasks.values().filter_map(|task| Some((task.shard, task.epoch?)));
+                let led = led.collect();
                 if let Some((_, leader)) = node.leader {
-                    self.send(index, leader, Body::Beat(boot));
+                    self.send(index, leader, Body::Beat(boot, led));
                 }
                 Ok(())
             }
@@ -238,6 +280,15 @@ impl World {
                 self.again(index, duty, KEEP);
                 self.keep(index)
             }
+            Duty::Logged(number) => {
+                self.logged(index, number);
+                Ok(())
+            }
+            Duty::Release(number) => {
+                self.release(index, number);
+                Ok(())
+            }
+            Duty::Offer => self.offer(index),
             Duty::GiveUp(request) => {
                 self.answer(index, request, None);
                 Ok(())
@@ -257,90 +308,17 @@ impl World {
         }
     }
 
-    /// Starts and ends tasks by what the catalog says.
-    fn supervise(&mut self, index: usize) -> Result<(), Violation> {
-        let flush_age = self.flush_age;
-        let node = &mut self.nodes[index];
-        if self.now >= node.contact + ALONE {
-            node.tasks.clear();
-            node.supervised = None;
-            return Ok(());
-        }
-        if node.supervised == Some(node.applied) && !node.tasks.values().any(|task| task.ended || task.wants_more()) {
-            return Ok(());
-        }
-        node.supervised = Some(node.applied);
-        let state = node.state.clone();
-        let known = state.get::<tidemill_core::catalog::Node>(&node.id)?;
-        let known = known.is_some_and(|known| known.boot == Some(node.boot_id()));
-        let mut wanted = BTreeMap::new();
-        for shard in state.list::<Shard>(&[])? {
-            if known && shard.leader == Some(node.id) {
-                wanted.insert(shard.id, shard.epoch);
-            }
-        }
-        node.tasks
-            .retain(|shard, task| wanted.get(shard) == Some(&task.epoch) && !task.ended);
-        let pipes = state.list::<Pipe>(&[])?;
-        for (shard, epoch) in wanted {
-            let mut of_shard = Vec::new();
-            for pipe in pipes.iter().filter(|pipe| pipe.table == shard.table) {
-                let mut partitions = state.partitions_of(pipe.id)?;
-                partitions.retain(|p| p.shard == shard);
-                of_shard.push((pipe.clone(), partitions));
-            }
-            let task = node
-                .tasks
-                .entry(shard)
-                .or_insert_with(|| Task::new(shard, epoch, flush_age));
-            task.reconcile(&of_shard);
-        }
-        Ok(())
-    }
-
-    /// Does what a task wants done.
-    pub fn grant(&mut self, index: usize, shard: ShardId, wishes: Vec<Wish>) {
-        let Some(epoch) = self.nodes[index].tasks.get(&shard).map(|task| task.epoch) else {
-            return;
-        };
-        for wish in wishes {
-            match wish {
-                Wish::Put(part) => {
-                    let state = self.nodes[index].state.clone();
-                    let replicas = state
-                        .get::<Shard>(&shard)
-                        .ok()
-                        .flatten()
-                        .map_or(vec![], |shard| shard.replicas);
-                    for replica in replicas {
-                        let to = replica.node.0 as usize - 1;
-                        self.send(index, to, Body::Put(part));
-                    }
-                }
-                Wish::Commit(commit) => {
-                    let purpose = Purpose::Commit(shard, epoch, commit.commit);
-                    self.propose(index, purpose, Command::CommitPart(commit));
-                }
-                Wish::Stop(stop) => {
-                    let purpose = Purpose::Stop(shard, epoch, stop.key);
-                    self.propose(index, purpose, Command::StopPartition(stop));
-                }
-                Wish::Acknowledge(awaiting) => self.acknowledged(awaiting),
-            }
-        }
-    }
-
     /// A message arrives at a node that runs.
     pub fn take(&mut self, message: Message) -> Result<(), Violation> {
         let Message { from, to, body } = message;
         match body {
-            Body::Beat(boot) => {
+            Body::Beat(boot, led) => {
                 let now = self.now;
                 let sender = &self.nodes[from];
                 let (disk, instance) = (sender.disk, sender.instance);
                 let node = &mut self.nodes[to];
                 if let Some(manager) = &mut node.manager {
-                    manager.hear(from, now, boot, disk, instance);
+                    manager.hear(from, now, boot, disk, instance, led);
                     self.send(to, from, Body::Heard);
                 }
             }
@@ -360,7 +338,7 @@ impl World {
             Body::Fetched(part) => self.put(to, part, None),
             Body::Pin { query, shard } => {
                 let task = self.nodes[to].tasks.get(&shard).filter(|task| !task.ended);
-                let pin = task.map(|task| (task.epoch, task.pin()));
+                let pin = task.and_then(Task::pin);
                 self.send(to, from, Body::Pinned { query, shard, pin });
             }
             Body::Pinned { query, shard, pin } => self.pinned(query, shard, pin)?,
@@ -378,7 +356,15 @@ impl World {
                 shard,
                 first,
                 rows,
-            } => self.append(to, client, request, shard, first, &rows),
+            } => self.append(to, (client, request), shard, first, rows),
+            Body::PassGap {
+                client,
+                request,
+                shard,
+                from,
+                to: end,
+            } => self.pass_gap(to, (client, request), shard, from, end),
+            Body::Offer { shard, acks, pieces } => self.take_offer(to, shard, acks, pieces),
         }
         Ok(())
     }
@@ -391,7 +377,7 @@ impl World {
         match purpose {
             Purpose::Commit(shard, epoch, commit) => {
                 let wishes = self.with_hands(index, |node, hands| {
-                    let task = node.tasks.get_mut(&shard).filter(|task| task.epoch == epoch);
+                    let task = node.tasks.get_mut(&shard).filter(|task| task.epoch == Some(epoch));
                     task.map(|task| task.decided(commit, outcome, hands))
                         .unwrap_or_default()
                 });
@@ -399,8 +385,17 @@ impl World {
             }
             Purpose::Stop(shard, epoch, key) => {
                 let task = self.nodes[index].tasks.get_mut(&shard);
-                if let Some(task) = task.filter(|task| task.epoch == epoch) {
+                if let Some(task) = task.filter(|task| task.epoch == Some(epoch)) {
                     task.stop_decided(key, outcome.is_some());
+                }
+            }
+            Purpose::Gap(shard, place, from) => {
+                // Not before it is known here what was decided: what is taken then is taken for the life behind the gap.
+                self.nodes[index].held.insert(request, (shard, place));
+                self.release(index, request);
+                if let Some(outcome) = outcome {
+                    let answer = if outcome.is_ok() { Answer::Passed } else { Answer::Retry };
+                    self.reply(index, from, answer);
                 }
             }
             Purpose::Manage => {
@@ -412,108 +407,9 @@ impl World {
         }
     }
 
-    /// A file comes to a disk.
-    fn put(&mut self, index: usize, part: PartId, asked: Option<usize>) {
-        let mutant = self.mutant;
-        let node = &mut self.nodes[index];
-        if node.full {
-            return;
-        }
-        let (boot, holder) = (node.boot, node.holder());
-        match node.stored.get_mut(&part) {
-            Some(kept) if kept.broken => *kept = Kept::default(),
-            _ => _ = node.stored.entry(part).or_default(),
-        }
-        let time = node.sync_time(&mut self.dice);
-        if mutant == Some(Mutant::AcknowledgesBeforeFsync)
-            && let Some(to) = asked
-        {
-            self.send(index, to, Body::HasPut { part, holder });
-        }
-        self.after(time, Event::Duty(index, boot, Duty::Synced(part, asked)));
-    }
-
-    /// Copies what is missing, says what is there, and deletes what nobody needs.
-    fn keep(&mut self, index: usize) -> Result<(), Violation> {
-        let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].holder());
-        let known = state.get::<tidemill_core::catalog::Node>(&me.node)?;
-        if known.is_none_or(|known| known.disk != Some(me.disk)) {
-            return Ok(());
-        }
-        let (mut holds, mut lost) = (Vec::new(), Vec::new());
-        for shard in state.list::<Shard>(&[])? {
-            let Some(replica) = shard.replica(me.node).copied() else {
-                continue;
-            };
-            let mut missing = 0;
-            for copies in state.copies_of(shard.id)? {
-                let kept = self.nodes[index].stored.get(&copies.part).copied();
-                let is_there = kept.is_some_and(|kept| kept.durable && !kept.broken);
-                if copies.on(me) {
-                    if kept.is_none_or(|kept| kept.broken) {
-                        lost.push((shard.id, copies.part, "it is damaged".to_owned()));
-                    }
-                    continue;
-                }
-                missing += 1;
-                if is_there {
-                    holds.push((shard.id, copies.part));
-                } else if let Some(source) = self.dice.pick(&copies.holders).copied() {
-                    let from = source.node.0 as usize - 1;
-                    self.send(index, from, Body::Fetch(copies.part));
-                }
-            }
-            if missing == 0 && replica.state == ReplicaState::Copying {
-                let of = ReplicaOf {
-                    shard: shard.id,
-                    node: me.node,
-                };
-                self.propose(index, Purpose::Keep, Command::CompleteReplica(of));
-            }
-        }
-        if !holds.is_empty() || !lost.is_empty() {
-            let seen = Version(self.nodes[index].applied as u64);
-            let holdings = SetHoldings {
-                disk: me,
-                seen,
-                holds,
-                lost,
-            };
-            self.propose(index, Purpose::Keep, Command::SetHoldings(holdings));
-        }
-        if self.now >= self.nodes[index].swept + 3 * SECOND {
-            self.nodes[index].swept = self.now;
-            self.sweep(index)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes files that no commit can name any more, by a linearizable state.
-    fn sweep(&mut self, index: usize) -> Result<(), Violation> {
-        let Some(leader) = self.group.leader.filter(|leader| self.has_majority(*leader)) else {
-            return Ok(());
-        };
-        if !(self.hears(index, leader) && self.hears(leader, index)) {
-            return Ok(());
-        }
-        let state = self.group.tip();
-        let me = self.nodes[index].id;
-        let there: Vec<PartId> = self.nodes[index].stored.keys().copied().collect();
-        for part in there {
-            let Some((of, epoch)) = self.files.get(&part).map(|contents| contents.of) else {
-                continue;
-            };
-            let shard = state.get::<Shard>(&of)?;
-            let keeps = shard.as_ref().is_some_and(|shard| shard.replica(me).is_some());
-            let young = self.mutant == Some(Mutant::YoungFilesAreDeleted);
-            let gone = match state.get::<Copies>(&(of, part))? {
-                Some(_) => !keeps,
-                None => young || shard.is_none_or(|shard| shard.epoch > epoch),
-            };
-            if gone {
-                self.nodes[index].stored.remove(&part);
-            }
-        }
-        Ok(())
+    /// How far the log of the group is, if a node can know that now.
+    pub fn read_index(&self, index: usize) -> Option<usize> {
+        let leader = self.group.leader.filter(|leader| self.has_majority(*leader))?;
+        self.talk(index, leader).then(|| self.group.committed())
     }
 }

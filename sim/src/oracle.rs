@@ -1,14 +1,17 @@
 //! What must hold, whatever happens: checked after every command, at every query, and at the end.
 
+use crate::client::TOPIC;
 use crate::source::{RecordId, Slot, Topic};
 use crate::task::{Files, PinnedLane, Row};
+use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::CommitPart;
 use tidemill_core::invariants::{check_state, check_step};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
-use tidemill_core::{Epoch, ShardId, Version};
+use tidemill_core::{Epoch, ShardId};
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +44,53 @@ impl From<ViewError> for Violation {
     }
 }
 
+/// Rows of which a program was told that they are there.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// What the program had asked for.
+    pub acks: Acks,
+    /// Which node has said so, and in which epoch it led.
+    pub node: usize,
+    /// See there.
+    pub epoch: Option<Epoch>,
+    /// The shard.
+    pub shard: ShardId,
+    /// How often its log had been lost by then.
+    pub wipes: u64,
+    /// The number of the first.
+    pub first: u64,
+    /// The rows.
+    pub rows: Vec<RecordId>,
+}
+
+/// A row that was acknowledged before it was committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Early {
+    /// By whom.
+    pub node: usize,
+    /// Of which shard.
+    pub shard: ShardId,
+    /// In which epoch that one led.
+    pub epoch: Option<Epoch>,
+    /// When.
+    pub at: Time,
+    /// How often the log of that node had been lost by then.
+    pub wipes: u64,
+    /// Whether it was in the log.
+    pub logged: bool,
+    /// Whether it is counted as lost.
+    pub passed: bool,
+}
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    /// Committed rows that a finished query has shown, and that nobody has deleted since.
-    seen: BTreeSet<RecordId>,
+    /// Committed rows that a finished query has shown, and that nobody has deleted since, in order.
+    seen: Vec<RecordId>,
     /// Rows that a program was told are committed.
     acknowledged: BTreeSet<RecordId>,
+    /// Rows that a program was told are in a log, or in memory.
+    pub early: BTreeMap<RecordId, Early>,
     /// Records that operators had skipped or deleted; they may be missing.
     pub given_up: BTreeSet<RecordId>,
     leaders: BTreeMap<(ShardId, Epoch), tidemill_core::NodeId>,
@@ -61,6 +104,10 @@ pub struct Answer<'a> {
     pub pins: &'a BTreeMap<ShardId, (Epoch, Vec<PinnedLane>)>,
     /// Whether rows in memory are used that are committed by now: broken on purpose.
     pub uncut: bool,
+    /// Whether nobody compares epochs: broken on purpose.
+    pub serves: bool,
+    /// When it was asked.
+    pub begun: Time,
 }
 
 impl Oracle {
@@ -77,7 +124,7 @@ impl Oracle {
         if let Some(broken) = found {
             return Err(Violation::new(broken.invariant, broken.found));
         }
-        for shard in after.list::<Shard>(&[])? {
+        for shard in after.all::<Shard>(&[])? {
             let Some(leader) = shard.leader else { continue };
             let known = *self.leaders.entry((shard.id, shard.epoch)).or_insert(leader);
             if known != leader {
@@ -100,7 +147,7 @@ impl Oracle {
         files: &Files,
         topic: &Topic,
     ) -> Result<(), Violation> {
-        let shard = before.get::<Shard>(&commit.shard)?;
+        let shard = before.find::<Shard>(&commit.shard)?;
         if shard.is_none_or(|shard| shard.epoch != commit.epoch || shard.leader.is_none()) {
             let what = format!("a commit of epoch {} is taken for shard {}", commit.epoch, commit.shard);
             return Err(Violation::new("OWN-1", what));
@@ -112,7 +159,7 @@ impl Oracle {
             .collect();
         for span in &commit.spans {
             let (key, start) = (span.key, span.start);
-            let p = before.get::<SourcePartition>(&(key.pipe, key.partition))?;
+            let p = before.find::<SourcePartition>(&(key.pipe, key.partition))?;
             if p.is_none_or(|p| p.offset != start || p.incarnation != key.incarnation) {
                 return Err(Violation::new(
                     "OFF-1",
@@ -145,8 +192,14 @@ impl Oracle {
     /// # Errors
     /// DUR-1: that row.
     pub fn check_acknowledged(&self, state: &MemView, files: &Files) -> Result<(), Violation> {
-        let ids: BTreeSet<RecordId> = committed_rows(state, files)?.iter().map(|row| row.id).collect();
-        match self.acknowledged.iter().find(|id| !ids.contains(id)) {
+        let ids = sorted(&committed_rows(state, files)?);
+        // What was acknowledged earlier is there, or counted as lost, and never both.
+        let wrong = |(id, early): &(&RecordId, &Early)| ids.binary_search(id).is_ok() == early.passed;
+        if let Some((id, early)) = self.early.iter().find(wrong) {
+            let what = format!("row {id} was acknowledged, {early:?}, and is there: {}", early.passed);
+            return Err(Violation::new("DUR-1", what));
+        }
+        match self.acknowledged.iter().find(|id| ids.binary_search(id).is_err()) {
             Some(id) => Err(Violation::new(
                 "DUR-1",
                 format!("row {id} was acknowledged and is missing"),
@@ -177,16 +230,16 @@ impl Oracle {
     ) -> Result<Option<usize>, Violation> {
         let committed = committed_rows(answer.state, files)?;
         let mut shown: Vec<Row> = committed.iter().filter(|row| !row.rejected).copied().collect();
-        for shard in answer.state.list::<Shard>(&[])? {
+        for shard in answer.state.all::<Shard>(&[])? {
             let Some((epoch, lanes)) = answer.pins.get(&shard.id) else {
                 return Ok(None);
             };
-            if *epoch != shard.epoch {
+            if *epoch != shard.epoch && !answer.serves {
                 return Ok(None);
             }
             for lane in lanes {
                 let place = (lane.key.pipe, lane.key.partition);
-                let Some(p) = answer.state.get::<SourcePartition>(&place)? else {
+                let Some(p) = answer.state.find::<SourcePartition>(&place)? else {
                     continue;
                 };
                 if p.incarnation != lane.key.incarnation {
@@ -205,19 +258,45 @@ impl Oracle {
             }
         }
         let ids = distinct(&shown)?;
-        if let Some(id) = ids.intersection(aborted).next() {
+        if let Some(id) = ids.iter().find(|id| aborted.contains(id)) {
             return Err(Violation::new(
                 "phantom",
                 format!("record {id} was never committed to the source"),
             ));
         }
-        let now: BTreeSet<RecordId> = committed.iter().map(|row| row.id).collect();
-        if let Some(id) = self.seen.iter().find(|id| !now.contains(id)) {
+        self.check_early(answer, &ids)?;
+        let now = sorted(&committed);
+        let mut there = now.iter().peekable();
+        let mut is_there = |id: &RecordId| {
+            while there.next_if(|there| *there < id).is_some() {}
+            there.peek() == Some(&id)
+        };
+        if let Some(id) = self.seen.iter().find(|id| !is_there(id)) {
             let what = format!("record {id} was there and is missing now");
             return Err(Violation::new("QRY-1", what));
         }
         self.seen = now;
         Ok(Some(ids.len()))
+    }
+
+    /// QRY-1: what a leader has acknowledged from its log before somebody asked is shown as long as it leads.
+    fn check_early(&self, answer: &Answer<'_>, shown: &[RecordId]) -> Result<(), Violation> {
+        let shards = answer.state.all::<Shard>(&[])?;
+        for (id, early) in &self.early {
+            let leads = |shard: &Arc<Shard>| {
+                let leader = shard.leader.map(|leader| leader.0 as usize - 1);
+                leader == Some(early.node) && Some(shard.epoch) == early.epoch
+            };
+            let promised = early.logged && !early.passed && early.at < answer.begun;
+            if promised
+                && shards.iter().filter(|shard| shard.id == early.shard).any(leads)
+                && shown.binary_search(id).is_err()
+            {
+                let what = format!("row {id} is not shown, and its leader has acknowledged it: {early:?}");
+                return Err(Violation::new("QRY-1", what));
+            }
+        }
+        Ok(())
     }
 
     /// The end, when all is well again: every record that can be read is there once, and what was acknowledged.
@@ -227,6 +306,7 @@ impl Oracle {
     pub fn finish(&self, state: &MemView, files: &Files, topic: &Topic) -> Result<u64, Violation> {
         let rows = committed_rows(state, files)?;
         let ids = distinct(&rows)?;
+        let has = |id: RecordId| ids.binary_search(&id).is_ok();
         let rejected: BTreeSet<RecordId> = rows.iter().filter(|row| row.rejected).map(|row| row.id).collect();
         for (partition, log) in topic.logs.iter().enumerate() {
             for offset in log.low..log.high() {
@@ -237,16 +317,16 @@ impl Oracle {
                 }
                 match log.slot(offset) {
                     Some(Slot::Record { id, bad }) => {
-                        if !ids.contains(&id) && !self.given_up.contains(&id) && !topic.excused.contains(&id) {
+                        if !has(id) && !self.given_up.contains(&id) && !topic.excused.contains(&id) {
                             let what = format!("record {id} at offset {offset} of partition {partition} is missing");
                             return Err(Violation::new("lost", what));
                         }
-                        if ids.contains(&id) && bad != rejected.contains(&id) {
+                        if has(id) && bad != rejected.contains(&id) {
                             let what = format!("record {id} is bad: {bad}, and was taken for the other");
                             return Err(Violation::new("lost", what));
                         }
                     }
-                    Some(Slot::Aborted(id)) if ids.contains(&id) => {
+                    Some(Slot::Aborted(id)) if has(id) => {
                         let what = format!("record {id} at offset {offset} of partition {partition} was aborted");
                         return Err(Violation::new("phantom", what));
                     }
@@ -259,32 +339,41 @@ impl Oracle {
     }
 }
 
-/// The ids of `rows`, each of which must be there once.
-fn distinct(rows: &[Row]) -> Result<BTreeSet<RecordId>, Violation> {
-    let mut ids = BTreeSet::new();
-    match rows.iter().find(|row| !ids.insert(row.id)) {
-        Some(row) => Err(Violation::new(
-            "duplicate",
-            format!("record {} is there twice, once as {row:?}", row.id),
-        )),
+fn sorted(rows: &[Row]) -> Vec<RecordId> {
+    let mut ids: Vec<RecordId> = rows.iter().map(|row| row.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The ids of all committed rows, in order.
+///
+/// # Errors
+/// See [`committed_rows`].
+pub fn committed_ids(state: &MemView, files: &Files) -> Result<Vec<RecordId>, Violation> {
+    Ok(sorted(&committed_rows(state, files)?))
+}
+
+/// The ids of `rows` in order, each of which must be there once.
+fn distinct(rows: &[Row]) -> Result<Vec<RecordId>, Violation> {
+    let ids = sorted(rows);
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            let row = rows.iter().rfind(|row| row.id == pair[0]);
+            let what = format!("record {} is there twice, once as {row:?}", pair[0]);
+            Err(Violation::new("duplicate", what))
+        }
         None => Ok(ids),
     }
 }
 
 /// The rows and rejects that are committed in `state`, without those that were deleted.
 pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violation> {
+    let (parts, rejects) = (state.all::<Part>(&[])?, state.all::<RejectPart>(&[])?);
+    let parts = parts.iter().map(|p| (&p.file, p.version, p.shard));
+    let all = parts.chain(rejects.iter().map(|p| (&p.file, p.version, p.shard)));
+    let (tables, pipes) = (state.all::<Table>(&[])?, state.all::<Pipe>(&[])?);
     let mut rows = Vec::new();
-    let parts = state
-        .list::<Part>(&[])?
-        .into_iter()
-        .map(|p| (p.file, p.version, p.shard));
-    let rejects = state
-        .list::<RejectPart>(&[])?
-        .into_iter()
-        .map(|p| (p.file, p.version, p.shard));
-    let tables = state.list::<Table>(&[])?;
-    let pipes = state.list::<Pipe>(&[])?;
-    for (file, version, shard) in parts.chain(rejects) {
+    for (file, version, shard) in all {
         let Some(contents) = files.get(&file.id) else {
             return Err(Violation::new("CAT-1", format!("nobody has written {}", file.path)));
         };
@@ -295,10 +384,15 @@ pub fn committed_rows(state: &MemView, files: &Files) -> Result<Vec<Row>, Violat
             ));
         }
         let deletions = tables.iter().filter(|t| t.id == shard.table).flat_map(|t| &t.deleted);
-        let deletions: Vec<&DeletedRows> = deletions.filter(|d| d.version >= Version(version.0)).collect();
+        let deletions: Vec<&DeletedRows> = deletions.filter(|d| d.version >= version).collect();
+        if deletions.is_empty() {
+            rows.extend_from_slice(&contents.rows);
+            continue;
+        }
         let is_deleted = |row: &Row| {
             let pipe = pipes.iter().find(|pipe| pipe.id == row.pipe);
-            let topic = pipe.map_or("", |pipe| pipe.source.topic());
+            // Rows know their topic by name, whatever became of their pipe.
+            let topic = pipe.map_or(TOPIC, |pipe| pipe.source.topic());
             deletions.iter().any(|d| {
                 let from = d.from.get(&row.partition);
                 d.topic == topic && from.is_some_and(|from| row.offset >= from.0)

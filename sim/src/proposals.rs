@@ -1,17 +1,13 @@
 //! From a proposal to a command that has happened, and who leads the group meanwhile.
 
-use crate::client::REPAIR;
-use crate::event::{Body, Duty, Event};
+use crate::event::{Body, Duty, Event, Message};
 use crate::group::Pending;
 use crate::node::{Node, Purpose};
 use crate::oracle::Violation;
-use crate::source::{Loss, Slot};
 use crate::time::{MS, Time};
 use crate::world::{World, tell};
-use tidemill_core::catalog::{CatalogQuestions, Copies, Shard, SourcePartition};
 use tidemill_core::command::Outcome;
-use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{Command, PartId, Proposal, ShardId};
+use tidemill_core::{Command, Proposal};
 
 /// How long a proposal is waited for.
 const DECIDE: Time = 1_500 * MS;
@@ -23,6 +19,9 @@ impl World {
     pub fn propose(&mut self, index: usize, purpose: Purpose, command: Command) {
         self.requests += 1;
         let request = self.requests;
+        // What a keeper says is late rather often: meanwhile its node may have to give up what it says it has.
+        let odds = if matches!(purpose, Purpose::Keep) { 1 } else { self.late };
+        let late = self.late > 0 && self.dice.one_in(odds + 1);
         let node = &mut self.nodes[index];
         let at_ms = (self.now / MS) as i64 + node.wall_ms;
         let proposal = Box::new(Proposal::new(at_ms, command));
@@ -30,7 +29,14 @@ impl World {
         let boot = node.boot;
         match node.leader {
             Some((_, leader)) => {
-                self.send(index, leader, Body::Propose { request, proposal });
+                let body = Body::Propose { request, proposal };
+                if late {
+                    let time = self.dice.between(500, 12_000) * MS;
+                    let (from, to) = (index, leader);
+                    self.after(time, Event::Deliver(Message { from, to, body }));
+                } else {
+                    self.send(index, leader, body);
+                }
                 self.after(DECIDE, Event::Duty(index, boot, Duty::GiveUp(request)));
             }
             None => self.after(100 * MS, Event::Duty(index, boot, Duty::GiveUp(request))),
@@ -104,89 +110,16 @@ impl World {
         }
         let leader = self.group.leader;
         for index in 0..self.nodes.len() {
-            if leader.is_some_and(|leader| self.hears(leader, index)) {
+            if leader.is_some_and(|leader| self.hears(leader, index)) && self.group.has(index) {
                 let boot = self.nodes[index].boot;
                 let time = self.dice.between(200, 15_000);
                 self.after(time, Event::Apply(index, boot, decided.version));
             }
         }
-        let oldest = self.nodes.iter().map(|node| node.synced.min(node.applied)).min();
+        let living = self.nodes.iter().filter(|node| !node.gone && !node.joining);
+        let oldest = living.map(|node| node.synced.min(node.applied)).min();
         self.group.forget_before(oldest.unwrap_or_default());
         Ok(decided.outcome)
-    }
-
-    /// What the world knows of a command, and the catalog does not.
-    fn check_command(&mut self, command: &Command, before: &MemView, after: &MemView) -> Result<(), Violation> {
-        match command {
-            Command::CommitPart(commit) => {
-                for file in commit.files() {
-                    self.check_held(commit.shard, file.id, after)?;
-                }
-                self.oracle.check_commit(commit, before, &self.files, &self.topic)?;
-            }
-            Command::AddReplica(of) | Command::CompleteReplica(of) => {
-                let ready = after.get::<Shard>(&of.shard)?;
-                if ready.is_some_and(|shard| shard.ready_replicas().any(|node| node == of.node)) {
-                    for copies in after.copies_of(of.shard)? {
-                        self.check_held(of.shard, copies.part, after)?;
-                    }
-                }
-            }
-            Command::SetHoldings(holdings) => {
-                for (shard, part) in &holdings.holds {
-                    self.check_held(*shard, *part, after)?;
-                }
-            }
-            Command::ResetOffsets(reset) => {
-                let Some(pipe) = before.pipe_named(&reset.name)? else {
-                    return Ok(());
-                };
-                // Whoever asks at the moment may see what was before.
-                self.queries.clear();
-                self.oracle.forget_seen();
-                for target in &reset.targets {
-                    let place = (pipe.id, target.partition);
-                    let Some(old) = before.get::<SourcePartition>(&place)? else {
-                        continue;
-                    };
-                    let partition = target.partition.0 as usize;
-                    let log = self.topic.logs.get(partition);
-                    let (from, to) = (old.offset.0, target.to.map_or(0, |to| to.0));
-                    for slot in (from..to).filter_map(|offset| log.and_then(|log| log.slot(offset))) {
-                        if let Slot::Record { id, .. } = slot {
-                            self.oracle.given_up.insert(id);
-                        }
-                    }
-                    // An operator who says where to go on takes the log as it is: that it was cut before, and what has grown
-                    // there below, nobody is asked. A repair has to know.
-                    let cut = self.topic.read(partition, from, old.source_epoch, None, 0);
-                    if let (Err(Loss::Truncated { diverged, .. }), true) = (cut, reset.because != REPAIR) {
-                        self.topic.blind.push((partition, diverged..to));
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// CAT-1: a disk that the catalog names for a file has it, whole and synced, unless we have broken it ourselves.
-    fn check_held(&self, shard: ShardId, part: PartId, state: &MemView) -> Result<(), Violation> {
-        let Some(copies) = state.get::<Copies>(&(shard, part))? else {
-            return Ok(());
-        };
-        for holder in &copies.holders {
-            let node = &self.nodes[holder.node.0 as usize - 1];
-            if node.disk != holder.disk {
-                continue;
-            }
-            let kept = node.stored.get(&part);
-            if kept.is_none_or(|kept| !kept.durable && !kept.broken) && !node.broken.contains(&part) {
-                let what = format!("node {} is said to hold {part}, and has {kept:?}", holder.node);
-                return Err(Violation::new("CAT-1", what));
-            }
-        }
-        Ok(())
     }
 
     pub fn tend_group(&mut self) -> Result<(), Violation> {
@@ -210,7 +143,7 @@ impl World {
         if let Some(leader) = healthy {
             let term = self.group.term;
             for index in 0..count {
-                if !self.hears(leader, index) {
+                if !self.hears(leader, index) || !self.group.has(index) {
                     continue;
                 }
                 let node = &mut self.nodes[index];
@@ -245,9 +178,10 @@ impl World {
         let candidates: Vec<usize> = (0..count)
             .filter(|index| {
                 let node = &self.nodes[*index];
-                let agrees = |other: &usize| self.talk(*index, *other) && silent(&self.nodes[*other], 400 * MS);
-                let votes = (0..count).filter(agrees).count();
-                node.up && !node.paused && silent(node, node.patience) && votes * 2 > count
+                let voters = &self.group.voters;
+                let agrees = |other: &&usize| self.talk(*index, **other) && silent(&self.nodes[**other], 400 * MS);
+                let may = voters.contains(index) && node.up && !node.paused && silent(node, node.patience);
+                may && voters.iter().filter(agrees).count() * 2 > voters.len()
             })
             .collect();
         let Some(winner) = self.dice.pick(&candidates).copied() else {
@@ -256,7 +190,7 @@ impl World {
         self.elect(winner)
     }
 
-    fn elect(&mut self, winner: usize) -> Result<(), Violation> {
+    pub fn elect(&mut self, winner: usize) -> Result<(), Violation> {
         self.group.term += 1;
         self.group.leader = Some(winner);
         let (term, now) = (self.group.term, self.now);

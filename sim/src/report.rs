@@ -10,6 +10,28 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What must have happened in a sum that proves something, beside all kinds of faults.
+const ACTS: [&str; 18] = [
+    "alter pipe",
+    "alter table",
+    "create pipe",
+    "drain or resume a node",
+    "drop pipe",
+    "log lost with a disk",
+    "log replayed",
+    "node joins",
+    "node removed",
+    "pause or resume",
+    "repair",
+    "reset",
+    "rows missing after an acknowledgement",
+    "rows of a program out of a log",
+    "rows of a source out of a log",
+    "rows passed over",
+    "standby takes over",
+    "voters change",
+];
+
 /// What came of many runs.
 #[derive(Clone, Debug, Default)]
 pub struct Sum {
@@ -76,7 +98,12 @@ impl Sum {
         sum.queries += tally.queries;
         sum.records += tally.records;
         sum.rows += tally.rows;
-        for (into, from) in [(&mut sum.faults, &tally.faults), (&mut sum.acts, &tally.acts)] {
+        let counts = [
+            (&mut sum.faults, &tally.faults),
+            (&mut sum.acts, &tally.acts),
+            (&mut sum.acked, &tally.acked),
+        ];
+        for (into, from) in counts {
             for (name, count) in from {
                 *into.entry(*name).or_default() += count;
             }
@@ -91,9 +118,11 @@ impl Sum {
             ("refusals", t.refusals > 0),
             ("queries", t.queries > 0),
             ("faults of all kinds", t.faults.len() == crate::nemesis::KINDS),
-            ("acts of all kinds", t.acts.len() == 4),
+            ("rows acknowledged at every level", t.acked.len() == 3),
         ];
-        there.iter().filter(|(_, is)| !is).map(|(name, _)| *name).collect()
+        let missing = there.iter().filter(|(_, is)| !is).map(|(name, _)| *name);
+        let acts = ACTS.iter().filter(|act| !t.acts.contains_key(**act)).copied();
+        missing.chain(acts).collect()
     }
 }
 
@@ -119,6 +148,7 @@ impl std::fmt::Display for Sum {
             each.collect::<Vec<_>>().join(", ")
         };
         writeln!(f, "faults: {}", list(&t.faults))?;
-        write!(f, "operators: {}", list(&t.acts))
+        writeln!(f, "rows of programs acknowledged: {}", list(&t.acked))?;
+        write!(f, "acts: {}", list(&t.acts))
     }
 }

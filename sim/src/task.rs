@@ -3,19 +3,27 @@
 //! A model of `ingest/src/task.rs`, `writer.rs` and `storage/src/memtable.rs`, with their rules in their order. What it
 //! leaves out is how rows look, how files are written, and how long anything takes.
 
+mod direct;
 mod flush;
 mod lane;
+mod standby;
+
+pub use direct::{Answer, Awaiting, Incoming, Taken};
+pub use lane::Piece;
 
 use crate::mutant::Mutant;
-use crate::source::{Loss, RecordId, Topic};
+use crate::source::{Loss, RecordId, Slot, Topic};
 use crate::time::{MS, Time};
+use crate::wal::Wal;
 use flush::Stage;
-use lane::{Lane, Piece};
-use std::collections::{BTreeMap, VecDeque};
-use tidemill_core::catalog::{Pipe, PipeState, SourcePartition};
+use lane::Lane;
+use standby::Tail;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tidemill_core::catalog::{Pipe, PipeState, SourcePartition, Table, WalMode, Writer};
 use tidemill_core::command::{CommitPart, StopPartition};
 use tidemill_core::stop::StopReason;
-use tidemill_core::{Counts, Epoch, Offset, PartId, PartitionId, PipeId, ShardId, Span, SpanKey};
+use tidemill_core::{Epoch, Offset, PartId, PartitionId, PipeId, ShardId, SpanKey};
 
 /// The most slots that are read at a time.
 const RUN: usize = 12;
@@ -54,17 +62,15 @@ pub struct PinnedLane {
     pub rows: Vec<Row>,
 }
 
-/// A program that waits for its rows to be committed.
-#[derive(Clone, Copy, Debug)]
-pub struct Awaiting {
-    /// The program.
-    pub client: usize,
-    /// Its request.
-    pub request: u64,
-    /// Its partition.
-    pub place: (PipeId, PartitionId),
-    /// The number behind the last of its rows.
-    pub end: u64,
+/// What the catalog says of a pipe that fills the table.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The pipe.
+    pub pipe: Arc<Pipe>,
+    /// Its partitions of this shard.
+    pub partitions: Vec<Arc<SourcePartition>>,
+    /// The programs that write to it, if it is theirs.
+    pub writers: Vec<Arc<Writer>>,
 }
 
 /// What a task wants done.
@@ -76,8 +82,8 @@ pub enum Wish {
     Commit(CommitPart),
     /// A stop decided.
     Stop(StopPartition),
-    /// A program told that its rows are committed up to there.
-    Acknowledge(Awaiting),
+    /// A program told what came of its rows.
+    Answer((usize, u64), Answer),
 }
 
 /// Files that tasks have written, by id: what was put is what is there.
@@ -88,18 +94,30 @@ pub type Files = BTreeMap<PartId, Contents>;
 pub struct Task {
     /// The shard.
     pub shard: ShardId,
-    /// The epoch in which it leads.
-    pub epoch: Epoch,
+    /// The epoch in which it leads; none while it stands by.
+    pub epoch: Option<Epoch>,
     /// Whether it was fenced.
     pub ended: bool,
+    /// How many histories it has begun with what was in the log, since somebody looked.
+    pub replayed: u64,
     lanes: BTreeMap<(PipeId, PartitionId), Lane>,
     stage: Stage,
     stops: VecDeque<(SpanKey, StopReason)>,
     stopping: Option<(StopPartition, Time)>,
     hurry: bool,
+    /// Everything is committed soon, once.
+    hurry_once: bool,
     dropped: bool,
     flush_age: Time,
+    /// Whether its table has a write-ahead log.
+    logs: bool,
     awaiting: Vec<Awaiting>,
+    /// Partitions of writers that stay closed for the moment.
+    held: BTreeSet<(PipeId, PartitionId)>,
+    /// Histories that only a log can continue, with the leader epoch of the source at what is committed.
+    expired: BTreeMap<SpanKey, Option<i32>>,
+    tail: Tail,
+    pipes: BTreeMap<PipeId, Arc<Pipe>>,
 }
 
 /// What a task may use for a moment.
@@ -110,6 +128,12 @@ pub struct Hands<'h> {
     pub topic: &'h Topic,
     /// All files.
     pub files: &'h mut Files,
+    /// The log of the node.
+    pub wal: &'h mut Wal,
+    /// Whether the disk of the node is full.
+    pub full: bool,
+    /// Whether the node does not reach the brokers.
+    pub reads_nothing: bool,
     /// Ids that nobody else has.
     pub id: &'h mut dyn FnMut() -> u128,
     /// How it is broken, if it is.
@@ -117,67 +141,105 @@ pub struct Hands<'h> {
 }
 
 impl Task {
-    /// A task that has read nothing.
-    pub fn new(shard: ShardId, epoch: Epoch, flush_age: Time) -> Self {
+    /// A task that has read nothing; without an epoch it stands by.
+    pub fn new(shard: ShardId, epoch: Option<Epoch>, flush_age: Time) -> Self {
         Self {
             shard,
             epoch,
             ended: false,
+            replayed: 0,
             lanes: BTreeMap::new(),
             stage: Stage::Idle,
             stops: VecDeque::new(),
             stopping: None,
             hurry: false,
+            hurry_once: false,
             dropped: false,
             flush_age,
+            logs: false,
             awaiting: Vec::new(),
+            held: BTreeSet::new(),
+            expired: BTreeMap::new(),
+            tail: Tail::default(),
+            pipes: BTreeMap::new(),
         }
     }
 
-    /// Makes it read what the catalog says: the pipes into its table, each with its partitions of this shard.
-    pub fn reconcile(&mut self, wanted: &[(Pipe, Vec<SourcePartition>)]) {
-        let stays = |p: &&SourcePartition| p.stop.as_ref().is_none_or(|stop| !stop.reason.drops_what_was_read());
-        let running = |pipe: &Pipe| pipe.state != PipeState::Paused;
-        let kept: Vec<&SourcePartition> = wanted
-            .iter()
-            .filter(|(pipe, _)| running(pipe))
-            .flat_map(|(_, partitions)| partitions.iter().filter(stays))
-            .collect();
-        self.lanes
-            .retain(|place, _| kept.iter().any(|p| (p.pipe, p.partition) == *place));
+    /// Makes it read what the catalog says: the pipes into its table that are not paused, each with its partitions of this shard.
+    pub fn reconcile(&mut self, table: &Table, wanted: Vec<Wanted>, hands: &mut Hands<'_>) {
+        self.logs = table.settings.wal == WalMode::Local;
+        let wanted = match self.epoch {
+            Some(_) => wanted,
+            None => self.worth_tailing(wanted, hands.now),
+        };
+        let open: BTreeSet<SpanKey> = self.lanes.values().map(|lane| lane.key).collect();
+        let stays = |p: &&Arc<SourcePartition>| p.stop.as_ref().is_none_or(|stop| !stop.reason.drops_what_was_read());
+        let kept = wanted.iter().flat_map(|w| w.partitions.iter().filter(stays));
+        let kept: BTreeSet<_> = kept.map(|p| (p.pipe, p.partition)).collect();
+        self.lanes.retain(|place, _| kept.contains(place));
         (self.hurry, self.dropped) = (false, false);
-        for (pipe, partitions) in wanted.iter().filter(|(pipe, _)| running(pipe)) {
-            let quiet = pipe.state != PipeState::Running;
-            for p in partitions {
-                let place = (p.pipe, p.partition);
-                let reads = !quiet && p.stop.is_none() && !p.is_complete() && pipe.source.kafka().is_some();
-                match self.lanes.get_mut(&place).filter(|lane| lane.key == p.key()) {
-                    Some(lane) if quiet => {
-                        lane.reads = false;
-                        self.hurry |= lane.from < lane.to;
-                    }
-                    Some(lane) if reads && !self.stops.iter().any(|(key, _)| *key == lane.key) => {
-                        let stops_here = self.stopping.as_ref().is_some_and(|(stop, _)| stop.key == lane.key);
-                        lane.reads = !stops_here;
-                        lane.topic = lane.topic.or(p.topic);
-                    }
-                    Some(lane) => lane.reads = false,
-                    None if quiet || p.stop.is_some() => {}
-                    None => {
-                        let lane = Lane {
-                            key: p.key(),
-                            from: p.offset.0,
-                            to: p.offset.0,
-                            fresh: vec![],
-                            frozen: vec![],
-                            topic: p.topic,
-                            epoch: p.source_epoch,
-                            reads,
-                        };
-                        self.lanes.insert(place, lane);
-                    }
-                }
+        self.expired.clear();
+        for wanted in wanted {
+            let pipe = wanted.pipe.clone();
+            if pipe.source.kafka().is_none() {
+                self.admit(&wanted, table.shards, &open, hands);
+                continue;
             }
+            if self.epoch.is_some() {
+                self.keep_expired(&wanted, &open, hands);
+            }
+            if pipe.state != PipeState::Running {
+                self.hurry |= open.iter().any(|key| key.pipe == pipe.id);
+                let of_pipe = self.lanes.values_mut().filter(|lane| lane.key.pipe == pipe.id);
+                of_pipe.for_each(|lane| lane.reads = false);
+                continue;
+            }
+            for p in &wanted.partitions {
+                self.read_on(p, &open, hands);
+            }
+        }
+    }
+
+    /// Has a partition of a pipe that runs read, if it may be.
+    fn read_on(&mut self, p: &SourcePartition, open: &BTreeSet<SpanKey>, hands: &mut Hands<'_>) {
+        let reads = p.stop.is_none() && !p.is_complete();
+        if reads && !open.contains(&p.key()) {
+            self.open(p, true, hands);
+        }
+        let stopping = self.stopping.as_ref().map(|(stop, _)| stop.key);
+        let lane = self.lanes.get_mut(&(p.pipe, p.partition));
+        if let Some(lane) = lane.filter(|lane| lane.key == p.key()) {
+            let found = self.stops.iter().any(|(key, _)| *key == lane.key) || stopping == Some(lane.key);
+            lane.reads = reads && !found;
+            lane.topic = lane.topic.or(p.topic);
+        }
+    }
+
+    /// Begins a history, with what the log has of it.
+    fn open(&mut self, p: &SourcePartition, shows: bool, hands: &mut Hands<'_>) {
+        let mut lane = Lane::opened(p, shows);
+        if self.epoch.is_some() {
+            let (pieces, unused) = hands.wal.recover(self.shard, p.key(), p.offset);
+            self.replayed += u64::from(!pieces.is_empty());
+            for mut piece in pieces {
+                piece.at = hands.now;
+                lane.append(piece);
+            }
+            // Before new offsets are appended, so that what is left over never fills a hole among them.
+            hands.wal.forget(&unused);
+        }
+        self.lanes.insert((p.pipe, p.partition), lane);
+    }
+
+    /// Keeps open what has expired: only a log can continue it.
+    fn keep_expired(&mut self, wanted: &Wanted, open: &BTreeSet<SpanKey>, hands: &mut Hands<'_>) {
+        for p in wanted.partitions.iter().filter(|p| p.has_expired()) {
+            if !open.contains(&p.key()) {
+                self.open(p, true, hands);
+            }
+            self.expired.insert(p.key(), p.source_epoch);
+            let lane = self.lanes.get(&(p.pipe, p.partition));
+            self.hurry |= lane.is_some_and(|lane| lane.from < lane.to);
         }
     }
 
@@ -193,26 +255,47 @@ impl Task {
             return wishes;
         }
         self.read(hands);
-        self.stop(hands.now, &mut wishes);
+        if self.epoch.is_none() {
+            return wishes;
+        }
+        self.stop(hands.now, hands.mutant, &mut wishes);
         if matches!(self.stage, Stage::Idle) && self.is_due(hands.now) {
             self.cut(hands, &mut wishes);
         }
         self.carry_on(hands, &mut wishes);
+        self.answer_awaiting(&mut wishes);
         wishes
     }
 
     fn read(&mut self, hands: &mut Hands<'_>) {
-        for lane in self.lanes.values_mut().filter(|lane| lane.reads && !hands.topic.down) {
+        let epoch = self.epoch;
+        let to_log = epoch.filter(|_| self.logs);
+        let mut lost = Vec::new();
+        for lane in self
+            .lanes
+            .values_mut()
+            .filter(|lane| lane.reads && !hands.topic.down && !hands.reads_nothing)
+        {
             // Memory is bounded: so is what is read ahead.
-            if lane.to - lane.from > 60 {
+            if lane.to - lane.from > 60 || (to_log.is_some() && hands.full) {
                 continue;
             }
             let partition = lane.key.partition.0 as usize;
             let known = lane.topic.filter(|_| hands.mutant != Some(Mutant::OtherTopicIsRead));
-            let epoch = lane.epoch.filter(|_| hands.mutant != Some(Mutant::CutLogIsRead));
-            match hands.topic.read(partition, lane.to, epoch, known, RUN) {
+            let compared = lane.epoch.filter(|_| hands.mutant != Some(Mutant::CutLogIsRead));
+            match hands.topic.read(partition, lane.to, compared, known, RUN) {
                 Ok(slots) if slots.is_empty() => {}
-                Ok(slots) => lane.take(&slots, hands),
+                Ok(slots) if hands.mutant == Some(Mutant::GapsWedge) && slots.contains(&Slot::Gone) => {
+                    lane.reads = false
+                }
+                Ok(slots) => {
+                    let piece = lane.decode(&slots, hands);
+                    if let Some(epoch) = to_log {
+                        hands.wal.append(self.shard, epoch, piece.clone());
+                        hands.wal.sync();
+                    }
+                    lane.append(piece);
+                }
                 Err(loss) => {
                     lane.reads = false;
                     if hands.mutant == Some(Mutant::ResetsToEarliest)
@@ -221,24 +304,22 @@ impl Task {
                         lane.pass_over(earliest, hands.now);
                         continue;
                     }
-                    let reason = match loss {
-                        Loss::Expired { earliest } => StopReason::Expired {
-                            earliest: Offset(earliest),
-                        },
-                        Loss::Truncated { diverged, epoch } => StopReason::Truncated {
-                            diverged: Some(Offset(diverged)),
-                            epoch,
-                        },
-                        Loss::EndBelow { end } => StopReason::EndBelow { end: Offset(end) },
-                        Loss::Recreated(topic) => StopReason::TopicRecreated { topic, known_end: None },
-                    };
-                    self.stops.push_back((lane.key, reason));
+                    lost.push((lane.key, reason(loss)));
                 }
+            }
+        }
+        for (key, reason) in lost {
+            // A standby's place is not the leader's: whoever leads finds what is to be found at the committed offset.
+            if epoch.is_none() || reason.drops_what_was_read() {
+                self.lanes.remove(&(key.pipe, key.partition));
+            }
+            if epoch.is_some() {
+                self.stops.push_back((key, reason));
             }
         }
     }
 
-    fn stop(&mut self, now: Time, wishes: &mut Vec<Wish>) {
+    fn stop(&mut self, now: Time, mutant: Option<Mutant>, wishes: &mut Vec<Wish>) {
         if let Some((stop, again_at)) = &mut self.stopping {
             if *again_at <= now {
                 *again_at = now + 2_000 * MS;
@@ -260,7 +341,11 @@ impl Task {
             return;
         }
         self.stops.pop_front();
-        let stop = StopPartition { key, reason };
+        let stop = StopPartition {
+            key,
+            epoch: self.epoch.filter(|_| mutant != Some(Mutant::StopsAreNotFenced)),
+            reason,
+        };
         self.stopping = Some((stop.clone(), now + 2_000 * MS));
         wishes.push(Wish::Stop(stop));
     }
@@ -272,76 +357,30 @@ impl Task {
         }
     }
 
-    /// What is not committed, as a query sees it.
-    pub fn pin(&self) -> Vec<PinnedLane> {
+    /// What is not committed, as a query sees it; nothing while it stands by.
+    pub fn pin(&self) -> Option<(Epoch, Vec<PinnedLane>)> {
         let pin = |lane: &Lane| {
-            let pieces = lane.frozen.iter().chain(&lane.fresh);
+            let pieces = lane.frozen.iter().chain(&lane.fresh).filter(|_| lane.shows);
             PinnedLane {
                 key: lane.key,
                 from: lane.from,
                 rows: pieces.flat_map(|piece| piece.rows.iter().copied()).collect(),
             }
         };
-        // Rows of programs are not shown before they are committed.
-        self.lanes
-            .values()
-            .filter(|lane| lane.is_of_source())
-            .map(pin)
-            .collect()
+        Some((self.epoch?, self.lanes.values().map(pin).collect()))
     }
+}
 
-    /// Takes rows of a program from number `first` on, and remembers who waits for them; nothing if they do not follow what is
-    /// there.
-    pub fn write(&mut self, first: u64, ids: &[RecordId], who: Awaiting, hands: &mut Hands<'_>) -> Option<Vec<Wish>> {
-        let lane = self
-            .lanes
-            .get_mut(&who.place)
-            .filter(|lane| !self.ended && first <= lane.to)?;
-        let again = hands.mutant == Some(Mutant::RepeatedRowsAreTaken);
-        let known = if again { 0 } else { (lane.to - first) as usize };
-        let start = lane.to;
-        let new: Vec<Row> = ids
-            .iter()
-            .skip(known)
-            .enumerate()
-            .map(|(i, id)| Row {
-                pipe: who.place.0,
-                partition: who.place.1,
-                offset: start + i as u64,
-                id: *id,
-                rejected: false,
-            })
-            .collect();
-        let mut wishes = Vec::new();
-        if !new.is_empty() {
-            let span = Span {
-                key: lane.key,
-                start: Offset(start),
-                end: Offset(start + new.len() as u64),
-                counts: Counts::stored(new.len() as u64),
-                topic: None,
-                source_epoch: None,
-            };
-            lane.to = span.end.0;
-            lane.fresh.push(Piece {
-                span,
-                rows: new,
-                at: hands.now,
-            });
-        }
-        if hands.mutant == Some(Mutant::AcknowledgesBeforeCommit) {
-            wishes.push(Wish::Acknowledge(who));
-        } else {
-            self.awaiting.push(who);
-            self.acknowledge(&mut wishes);
-        }
-        Some(wishes)
-    }
-
-    fn acknowledge(&mut self, wishes: &mut Vec<Wish>) {
-        let lanes = &self.lanes;
-        let done = |a: &Awaiting| lanes.get(&a.place).is_some_and(|lane| lane.from >= a.end);
-        wishes.extend(self.awaiting.iter().filter(|a| done(a)).map(|a| Wish::Acknowledge(*a)));
-        self.awaiting.retain(|a| !done(a) && lanes.contains_key(&a.place));
+fn reason(loss: Loss) -> StopReason {
+    match loss {
+        Loss::Expired { earliest } => StopReason::Expired {
+            earliest: Offset(earliest),
+        },
+        Loss::Truncated { diverged, epoch } => StopReason::Truncated {
+            diverged: Some(Offset(diverged)),
+            epoch,
+        },
+        Loss::EndBelow { end } => StopReason::EndBelow { end: Offset(end) },
+        Loss::Recreated(topic) => StopReason::TopicRecreated { topic, known_end: None },
     }
 }

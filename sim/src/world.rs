@@ -3,7 +3,7 @@
 //! Whatever happens is an event with a time; events of the same time go in the order in which they were made. All choices come
 //! from one [`Dice`], and nothing depends on the order of a hash map or on the machine, so a seed is a history.
 
-use crate::client::{Client, Query};
+use crate::client::{Query, SHARDS};
 use crate::dice::Dice;
 use crate::event::{Body, Event, Message, Scheduled};
 use crate::group::Group;
@@ -14,9 +14,11 @@ use crate::oracle::{Oracle, Violation};
 use crate::source::Topic;
 use crate::task::{Files, Hands};
 use crate::time::{MS, Time};
+use crate::writer::Client;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::Hasher;
+use tidemill_core::catalog::SourcePartition;
 use xxhash_rust::xxh3::Xxh3;
 
 /// How often the group looks whether it has a leader.
@@ -45,6 +47,8 @@ pub struct Tally {
     pub records: u64,
     /// Rows in the table at the end.
     pub rows: u64,
+    /// Rows of programs that were acknowledged, by level.
+    pub acked: BTreeMap<&'static str, u64>,
     /// A hash of the whole history.
     pub digest: u64,
 }
@@ -73,11 +77,25 @@ pub(crate) struct World {
     pub slow: BTreeMap<(usize, usize), Time>,
     /// One message of so many is lost; 0 if none is.
     pub loss: u64,
+    /// One proposal of so many travels for long; 0 if none does.
+    pub late: u64,
     /// What happened, line by line, if anybody wants to know.
     pub told: Option<Vec<String>>,
     pub healed: bool,
     pub done: bool,
     pub flush_age: Time,
+    /// How many nodes there were in the beginning, and shall be in the end.
+    pub founders: usize,
+    /// When a node was last lost, or told to leave.
+    pub shrunk_at: Time,
+    /// Where the pipe was when it was dropped.
+    pub left: Vec<SourcePartition>,
+    /// When operators last asked for the pipe to be created again.
+    pub created_at: Time,
+    /// Whether the pipe asks for a hot standby, as operators said last.
+    pub hot: bool,
+    /// Whether the table has a log although nobody needs it.
+    pub logs: bool,
     history: Xxh3,
 }
 
@@ -98,14 +116,18 @@ impl World {
         let nodes = if dice.one_in(4) { 5 } else { 3 };
         let nodes: Vec<Node> = (0..nodes).map(|index| Node::new(index, &mut dice)).collect();
         let partitions = dice.between(2, 5) as usize;
-        let clients = (0..dice.between(0, 3)).map(|_| Client::new(&mut dice)).collect();
+        let clients = (0..dice.between(0, 4))
+            .map(|_| Client::new(&mut dice, SHARDS))
+            .collect();
         let nemesis = Nemesis::new(&mut dice);
         let flush_age = dice.between(100, 2_500) * MS;
+        let (hot, logs) = (dice.one_in(2), dice.one_in(3));
         Self {
             now: 0,
             queue: BinaryHeap::new(),
             made: 0,
-            group: Group::new(),
+            group: Group::of(nodes.len()),
+            founders: nodes.len(),
             nodes,
             topic: Topic::new(partitions),
             files: Files::new(),
@@ -119,10 +141,16 @@ impl World {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             loss: 0,
+            late: 0,
             told: tells.then(Vec::new),
             healed: false,
             done: false,
             flush_age,
+            shrunk_at: 0,
+            left: Vec::new(),
+            created_at: 0,
+            hot,
+            logs,
             history: Xxh3::new(),
             dice,
         }
@@ -216,9 +244,23 @@ impl World {
             }
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
+            Event::LoseLeader(shard) => self.lose_leader(shard),
+            Event::Stay(node) => {
+                self.stay(node);
+                Ok(())
+            }
             Event::Operate => self.operate(),
+            Event::Join(index) => self.ask_to_join(index),
             Event::Ask => self.ask(),
+            Event::AskAt(node) => self.ask_at(node),
             Event::Write(client) => self.write(client),
+            Event::Reply {
+                client,
+                request,
+                node,
+                epoch,
+                answer,
+            } => self.replied((client, request), node, epoch, answer),
             Event::Settle => self.settle(),
         }
     }
@@ -235,8 +277,9 @@ impl World {
 
     /// Whether a node reaches a majority.
     pub fn has_majority(&self, index: usize) -> bool {
-        let reached = (0..self.nodes.len()).filter(|other| self.talk(index, *other)).count();
-        reached * 2 > self.nodes.len()
+        let voters = &self.group.voters;
+        let reached = voters.iter().filter(|other| self.talk(index, **other)).count();
+        voters.contains(&index) && reached * 2 > voters.len()
     }
 
     /// Sends a message. It may be late, or never arrive.
@@ -266,14 +309,21 @@ impl World {
             ..
         } = self;
         let mut id = || dice.id();
+        let node = &mut nodes[index];
+        let mut wal = std::mem::take(&mut node.wal);
         let mut hands = Hands {
             now: *now,
             topic,
             files,
+            wal: &mut wal,
+            full: node.full,
+            reads_nothing: node.reads_nothing,
             id: &mut id,
             mutant: *mutant,
         };
-        act(&mut nodes[index], &mut hands)
+        let done = act(node, &mut hands);
+        node.wal = wal;
+        done
     }
 
     fn produce(&mut self) {

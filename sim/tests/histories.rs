@@ -27,6 +27,9 @@ fn behaviours_that_are_broken_on_purpose_are_noticed() {
         Mutant::UnknownIsTakenForDone,
         Mutant::OffsetsGoAhead,
         Mutant::PinsAreNotCut,
+        Mutant::AcknowledgesBeforeLogSync,
+        Mutant::MemtableIsDroppedEarly,
+        Mutant::LostNodeKeepsItsId,
     ];
     for mutant in quick {
         let caught = (1..30).any(|seed| run(seed, Some(mutant)).is_err());

@@ -183,6 +183,18 @@ pub(super) fn stale_epoch(shard: &Shard, given: Epoch) -> Refusal {
     }
 }
 
+/// Refuses what whoever led `shard` in `given` says, if that term is over.
+pub(super) fn check_term(state: &Overlay<'_>, shard: ShardId, given: Option<Epoch>) -> Result<(), super::Stop> {
+    let Some(given) = given else {
+        return Ok(());
+    };
+    let shard = state.get::<Shard>(&shard)?.ok_or(Refusal::NoShard(shard))?;
+    if shard.epoch != given || shard.leader.is_none() {
+        return Err(stale_epoch(&shard, given).into());
+    }
+    Ok(())
+}
+
 /// Ends the terms of office of `node` in all its shards. What it had in memory is gone, so it stands by no more either.
 pub(super) fn depose(state: &mut Overlay<'_>, at: At, node: NodeId, because: String) -> Result<(), super::Stop> {
     for mut shard in state.list::<Shard>(&[])? {

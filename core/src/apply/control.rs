@@ -4,6 +4,7 @@
 //! same step: a commit that was under way is refused then, whoever holds it. A life that ends leaves its
 //! ledger behind. Partitions that a command does not name are not touched.
 
+use super::cluster::check_term;
 use super::deletion::{delete_rows, forget_skips};
 use super::events::note;
 use super::{At, Stop, Verdict, definitions, writers};
@@ -55,6 +56,8 @@ pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition)
     let Some(mut partition) = partition.filter(|p| p.incarnation == c.key.incarnation) else {
         return Err(changed(&pipe, c.key.partition));
     };
+    // A leader that was deposed measures by what it had read itself, and the next may have committed beyond that.
+    check_term(state, partition.shard, c.epoch)?;
     if partition.stop.is_some() {
         return Ok(Response::Unchanged);
     }

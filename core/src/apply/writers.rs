@@ -1,5 +1,6 @@
 //! Programs that write rows themselves: admitting them, and ending them with an exact account.
 
+use super::cluster::check_term;
 use super::events::note;
 use super::{At, Stop, Verdict, control, definitions};
 use crate::catalog::*;
@@ -161,6 +162,8 @@ pub(super) fn pass_gap(state: &mut Overlay<'_>, at: At, c: &PassGap) -> Verdict 
     let table = definitions::table_of(state, writer.table)?;
     let partition = partition_in(state, &table, &writer, c.shard)?;
     let mut partition = partition.ok_or(Refusal::NoWriter(c.writer))?;
+    // Whoever leads by now may have what was missing, and more behind it.
+    check_term(state, partition.shard, c.epoch)?;
     if partition.offset != c.from || c.to <= c.from {
         return Err(Refusal::Definition(format!(
             "the next row of writer {} in shard {} is number {}, not {}",

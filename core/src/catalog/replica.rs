@@ -113,6 +113,11 @@ impl Copies {
         }
     }
 
+    /// Whether these are copies of `file`.
+    pub fn are_of(&self, file: &PartFile) -> bool {
+        (self.part, self.bytes, self.checksum) == (file.id, file.bytes, file.checksum) && self.path == file.path
+    }
+
     /// Whether `disk` is among the holders.
     pub fn on(&self, disk: Holder) -> bool {
         self.holders.contains(&disk)

@@ -202,6 +202,7 @@ fn step(world: &mut World, i: usize, act: Act) {
             let outcome = world.apply(Command::PassGap(PassGap {
                 writer: writer.id,
                 shard: 0,
+                epoch: None,
                 from: Offset(from),
                 to: Offset(from + width),
             }));
@@ -234,7 +235,11 @@ fn step(world: &mut World, i: usize, act: Act) {
                 return;
             };
             key.incarnation = Incarnation(key.incarnation.0.saturating_sub(behind));
-            let outcome = world.apply(Command::StopPartition(StopPartition { key, reason }));
+            let outcome = world.apply(Command::StopPartition(StopPartition {
+                key,
+                epoch: None,
+                reason,
+            }));
             assert_eq!(outcome.is_ok(), behind == 0, "{outcome:?}");
         }
         Act::Reset {

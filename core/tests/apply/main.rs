@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod fences;
 mod hostile;
 mod replicas;
 mod rules;

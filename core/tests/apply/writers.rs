@@ -179,6 +179,7 @@ fn a_gap_is_passed_where_it_is_and_ends_the_life_of_what_was_before() {
         Command::PassGap(PassGap {
             writer: writer.id,
             shard: 0,
+            epoch: None,
             from: Offset(from),
             to: Offset(to),
         })

@@ -219,6 +219,8 @@ impl WritesService {
         let pass = Command::PassGap(PassGap {
             writer: writer.id,
             shard: asked.shard,
+            // Only this task holds the partition.
+            epoch: task.epoch(),
             from: expected,
             to: Offset(asked.to),
         });

@@ -1,5 +1,6 @@
 //! From what was read to a commit: cut, put onto disks, proposed until it is decided.
 
+use super::lane::epoch_after;
 use super::{Contents, Hands, Row, Task, Wish};
 use crate::mutant::Mutant;
 use crate::time::{MS, Time};
@@ -55,18 +56,22 @@ impl Task {
     pub(super) fn is_due(&self, now: Time) -> bool {
         let mut fresh = self.lanes.values().flat_map(|lane| &lane.fresh);
         let awaited = !self.awaiting.is_empty();
-        fresh.any(|piece| self.hurry || awaited || piece.at + self.flush_age <= now)
+        fresh.any(|piece| self.hurry || self.hurry_once || awaited || piece.at + self.flush_age <= now)
     }
 
     pub(super) fn cut(&mut self, hands: &mut Hands<'_>, wishes: &mut Vec<Wish>) {
         for lane in self.lanes.values_mut() {
             lane.frozen = std::mem::take(&mut lane.fresh);
         }
+        self.hurry_once = false;
         self.recut(hands, wishes);
     }
 
     /// Makes files of what is frozen, and has them put.
     fn recut(&mut self, hands: &mut Hands<'_>, wishes: &mut Vec<Wish>) {
+        let Some(epoch) = self.epoch else {
+            return;
+        };
         let mut spans: Vec<Span> = Vec::new();
         let mut rows = Vec::new();
         let mut rejects: BTreeMap<PipeId, Vec<Row>> = BTreeMap::new();
@@ -110,14 +115,14 @@ impl Task {
             let id = PartId((hands.id)());
             let file = PartFile {
                 id,
-                path: format!("{}/{}/{id}", self.shard, self.epoch),
+                path: format!("{}/{epoch}/{id}", self.shard),
                 rows: rows.len() as u64,
                 bytes: rows.len() as u64,
                 checksum: id.0 as u64,
                 partition_value: None,
                 ranges: vec![],
             };
-            let of = (self.shard, self.epoch);
+            let of = (self.shard, epoch);
             hands.files.insert(id, Contents { of, rows });
             wishes.push(Wish::Put(id));
             files.push((pipe, file));
@@ -126,7 +131,10 @@ impl Task {
     }
 
     pub(super) fn carry_on(&mut self, hands: &mut Hands<'_>, wishes: &mut Vec<Wish>) {
-        let (shard, epoch, now) = (self.shard, self.epoch, hands.now);
+        let (shard, now) = (self.shard, hands.now);
+        let Some(epoch) = self.epoch else {
+            return;
+        };
         match &mut self.stage {
             Stage::Idle => {}
             Stage::Putting {
@@ -166,6 +174,7 @@ impl Task {
                         asked: true,
                         again_at: now,
                     };
+                    self.forget_too_early(hands);
                 } else if *put_at + PUT_AGAIN <= now {
                     *put_at = now;
                     wishes.extend(files.iter().map(|(_, file)| Wish::Put(file.id)));
@@ -182,6 +191,31 @@ impl Task {
                     wishes.push(Wish::Commit((**commit).clone()));
                 }
             }
+        }
+    }
+
+    /// The outstanding cut is in committed parts: its pieces go.
+    fn forget_cut(&mut self) {
+        for lane in self.lanes.values_mut() {
+            if let Some(last) = lane.frozen.last() {
+                lane.from = last.span.end.0;
+                lane.before = epoch_after(lane.before, &lane.frozen);
+                lane.frozen.clear();
+            }
+        }
+    }
+
+    /// What must not be done before a commit is known to be there: broken on purpose.
+    fn forget_too_early(&mut self, hands: &mut Hands<'_>) {
+        if hands.mutant == Some(Mutant::TrimsBeforeCommit) {
+            for ((pipe, partition), lane) in &self.lanes {
+                if let Some(last) = lane.frozen.last() {
+                    hands.wal.trim((self.shard, *pipe, *partition), lane.key, last.span.end);
+                }
+            }
+        }
+        if hands.mutant == Some(Mutant::MemtableIsDroppedEarly) {
+            self.forget_cut();
         }
     }
 
@@ -214,6 +248,15 @@ impl Task {
         }
         let known = match outcome {
             None if hands.mutant == Some(Mutant::UnknownIsTakenForDone) => Ok(()),
+            None if hands.mutant == Some(Mutant::FilesAreWrittenAgain) => {
+                // With what has come meanwhile, under the same name.
+                let fresh = self.lanes.values().flat_map(|lane| &lane.fresh);
+                let more: Vec<Row> = fresh.flat_map(|piece| piece.rows.iter().copied()).collect();
+                let file = files.first().and_then(|(_, file)| hands.files.get_mut(&file.id));
+                file.into_iter().for_each(|file| file.rows.extend_from_slice(&more));
+                (*asked, *again_at) = (false, hands.now + AGAIN);
+                return wishes;
+            }
             None => {
                 (*asked, *again_at) = (false, hands.now + AGAIN);
                 return wishes;
@@ -225,12 +268,8 @@ impl Task {
         match known {
             Ok(()) => {
                 self.stage = Stage::Idle;
-                for lane in self.lanes.values_mut() {
-                    let committed = lane.frozen.last().map(|piece| piece.span.end.0);
-                    lane.from = committed.unwrap_or(lane.from);
-                    lane.frozen.clear();
-                }
-                self.acknowledge(&mut wishes);
+                self.forget_cut();
+                self.answer_awaiting(&mut wishes);
             }
             Err(Refusal::Spans(refused)) => {
                 let keys: Vec<SpanKey> = refused.iter().map(|(key, _)| *key).collect();

@@ -1,17 +1,66 @@
-//! What a task has read of one partition, and not committed.
+//! What a task has of one partition, and not committed.
 
 use super::{Hands, Row};
 use crate::mutant::Mutant;
 use crate::source::{RecordId, Slot};
 use crate::time::Time;
+use tidemill_core::catalog::SourcePartition;
 use tidemill_core::{Counts, Offset, Span, SpanKey, TopicId};
 
-/// A run that was read.
+/// A run that was read, or rows that a program wrote.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub struct Piece {
+    /// What it passes over.
     pub span: Span,
+    /// What is in it.
     pub rows: Vec<Row>,
+    /// When it came.
     pub at: Time,
+}
+
+impl Piece {
+    /// What of it is at or above `offset`; nothing if its counts cannot be divided there exactly.
+    pub fn starting_at(&self, offset: u64) -> Option<Piece> {
+        if offset == self.span.start.0 {
+            return Some(self.clone());
+        }
+        let rows: Vec<Row> = self.rows.iter().filter(|row| row.offset >= offset).copied().collect();
+        let rejected = rows.iter().filter(|row| row.rejected).count() as u64;
+        let stored = rows.len() as u64 - rejected;
+        let neither = (self.span.end.0 - offset).checked_sub(stored + rejected)?;
+        let all = self.span.counts;
+        let (filtered, absent) = match (all.filtered, all.absent) {
+            (0, _) => (0, neither),
+            (_, 0) => (neither, 0),
+            _ if neither == 0 => (0, 0),
+            (filtered, absent) if neither == filtered + absent => (filtered, absent),
+            _ => return None,
+        };
+        let counts = Counts {
+            delivered: stored + rejected + filtered,
+            absent,
+            stored,
+            rejected,
+            filtered,
+            rows: stored,
+        };
+        let span = Span {
+            start: Offset(offset),
+            counts,
+            ..self.span
+        };
+        Some(Piece {
+            span,
+            rows,
+            at: self.at,
+        })
+    }
+}
+
+/// The leader epoch of the source behind `pieces`, which follow on a record of the epoch `before`.
+pub(super) fn epoch_after(before: Option<i32>, pieces: &[Piece]) -> Option<i32> {
+    let newest = pieces.iter().rev().find_map(|piece| piece.span.source_epoch);
+    newest.or(before)
 }
 
 /// What is not committed of one partition.
@@ -20,19 +69,36 @@ pub(super) struct Lane {
     pub key: SpanKey,
     pub from: u64,
     pub to: u64,
+    /// The leader epoch of the source at the record before `from`.
+    pub before: Option<i32>,
     pub fresh: Vec<Piece>,
     pub frozen: Vec<Piece>,
     pub topic: Option<TopicId>,
     pub epoch: Option<i32>,
     pub reads: bool,
+    /// Whether its rows are shown before they are committed.
+    pub shows: bool,
 }
 
 impl Lane {
-    pub fn is_of_source(&self) -> bool {
-        self.topic.is_some()
+    /// A history that begins where the catalog says.
+    pub fn opened(p: &SourcePartition, shows: bool) -> Self {
+        Self {
+            key: p.key(),
+            from: p.offset.0,
+            to: p.offset.0,
+            before: p.source_epoch,
+            fresh: vec![],
+            frozen: vec![],
+            topic: p.topic,
+            epoch: p.source_epoch,
+            reads: false,
+            shows,
+        }
     }
 
-    pub fn take(&mut self, slots: &[Slot], hands: &Hands<'_>) {
+    /// What the slots are that come next.
+    pub fn decode(&self, slots: &[Slot], hands: &Hands<'_>) -> Piece {
         let start = self.to;
         let (mut rows, mut counts) = (Vec::new(), Counts::default());
         for (i, slot) in slots.iter().enumerate() {
@@ -59,27 +125,38 @@ impl Lane {
             }
         }
         let end = start + slots.len() as u64;
-        let epoch = hands
-            .topic
-            .logs
-            .get(self.key.partition.0 as usize)
-            .map(|log| log.epoch_of(end - 1));
+        let log = hands.topic.logs.get(self.key.partition.0 as usize);
         let span = Span {
             key: self.key,
             start: Offset(start),
             end: Offset(end),
             counts,
             topic: Some(hands.topic.id),
-            source_epoch: epoch,
+            source_epoch: log.map(|log| log.epoch_of(end - 1)),
         };
-        self.to = end;
-        self.epoch = epoch.or(self.epoch);
-        self.topic = self.topic.or(Some(hands.topic.id));
-        self.fresh.push(Piece {
+        Piece {
             span,
             rows,
             at: hands.now,
-        });
+        }
+    }
+
+    /// Takes what continues it.
+    pub fn append(&mut self, piece: Piece) {
+        self.to = piece.span.end.0;
+        self.epoch = piece.span.source_epoch.or(self.epoch);
+        self.topic = self.topic.or(piece.span.topic);
+        self.fresh.push(piece);
+    }
+
+    /// Forgets the pieces that lie below the committed offset; one that lies across stays until the next commit has passed it.
+    pub fn release_below(&mut self, offset: u64) {
+        let below = self.fresh.partition_point(|piece| piece.span.end.0 <= offset);
+        let gone: Vec<Piece> = self.fresh.drain(..below).collect();
+        if let Some(last) = gone.last() {
+            self.from = last.span.end.0;
+            self.before = epoch_after(self.before, &gone);
+        }
     }
 
     /// What a client does that is told `auto.offset.reset = earliest`: it goes on where there is something, and says nothing.

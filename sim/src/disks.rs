@@ -1,0 +1,82 @@
+//! What happens to disks, as far as replication is there to stand it.
+
+use crate::oracle::Violation;
+use crate::time::SECOND;
+use crate::world::World;
+use tidemill_core::DiskId;
+use tidemill_core::catalog::{Copies, Shard};
+use tidemill_core::view::{CatalogRead, Key};
+
+impl World {
+    /// Whether everything on the disk of a node is elsewhere too.
+    pub fn may_lose_disk(&self, index: usize) -> Result<bool, Violation> {
+        let state = self.group.tip();
+        let me = self.nodes[index].holder();
+        for shard in state.all::<Shard>(&[])? {
+            for copies in state.all::<Copies>(&shard.id.bytes())? {
+                if self.sound_elsewhere(&copies, index) < 1 || copies.holders.iter().filter(|h| **h != me).count() < 1 {
+                    return Ok(false);
+                }
+            }
+        }
+        // One disk at a time, and the others must be there: what is on its way to them may be nowhere else.
+        let whole = |node: &crate::node::Node| node.gone || (node.up && node.broken.is_empty());
+        Ok(self.now >= 6 * SECOND && !self.nodes[index].gone && self.nodes.iter().all(whole))
+    }
+
+    /// A node loses its disk for part files. Its process ends, and comes back.
+    pub fn wipe(&mut self, index: usize) -> Result<bool, Violation> {
+        if !self.may_lose_disk(index)? {
+            return Ok(false);
+        }
+        self.kill(index);
+        let disk = DiskId(self.dice.id());
+        let node = &mut self.nodes[index];
+        node.stored.clear();
+        node.broken.clear();
+        node.disk = disk;
+        if self.dice.one_in(2) {
+            let node = &mut self.nodes[index];
+            node.wal.wipe();
+            (node.wipes, node.wiped_at) = (node.wipes + 1, self.now);
+            *self.tally.acts.entry("log lost with a disk").or_default() += 1;
+        }
+        Ok(true)
+    }
+
+    /// How many disks but that of `index` have the file as it was written.
+    fn sound_elsewhere(&self, copies: &Copies, index: usize) -> usize {
+        let sound = |other: &&tidemill_core::catalog::Holder| {
+            let node = &self.nodes[other.node.0 as usize - 1];
+            let kept = node.stored.get(&copies.part);
+            node.index != index && node.disk == other.disk && kept.is_some_and(|kept| kept.durable && !kept.broken)
+        };
+        copies.holders.iter().filter(sound).count()
+    }
+
+    /// Bytes change in a file that another disk has too.
+    pub fn corrupt(&mut self) -> Result<bool, Violation> {
+        let state = self.group.tip();
+        let mut all = Vec::new();
+        for shard in state.all::<Shard>(&[])? {
+            all.extend(state.all::<Copies>(&shard.id.bytes())?);
+        }
+        let Some(copies) = self.dice.pick(&all).cloned() else {
+            return Ok(false);
+        };
+        let Some(holder) = self.dice.pick(&copies.holders).copied() else {
+            return Ok(false);
+        };
+        let index = holder.node.0 as usize - 1;
+        if self.sound_elsewhere(&copies, index) < 2 || self.nodes[index].disk != holder.disk {
+            return Ok(false);
+        }
+        let node = &mut self.nodes[index];
+        if let Some(kept) = node.stored.get_mut(&copies.part) {
+            kept.broken = true;
+            node.broken.insert(copies.part);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}

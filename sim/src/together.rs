@@ -1,0 +1,178 @@
+//! Faults that bring about something only together: logs that are cut while their readers stand still, shards that move, nodes that
+//! leave and stay after all.
+
+use crate::event::Event;
+use crate::nemesis::Fault;
+use crate::node::Purpose;
+use crate::oracle::Violation;
+use crate::time::MS;
+use crate::world::World;
+use std::sync::Arc;
+use tidemill_core::catalog::{CatalogQuestions, NodeIntent, NodeState, Shard, SourcePartition};
+use tidemill_core::command::{AssignLeader, SetNodeIntent};
+use tidemill_core::stop::StopReason;
+use tidemill_core::view::CatalogRead;
+use tidemill_core::{Command, NodeId, ShardId};
+
+impl World {
+    /// A broker that lacks the newest records leads.
+    pub fn cut_some_log(&mut self) -> Result<(), Violation> {
+        let partition = self.dice.below(self.topic.logs.len());
+        let high = self.topic.logs[partition].high();
+        // One that has been cut, and waits for its repair, is cut deeper rather often, and has grown beyond when it is repaired.
+        let again = self.stopped_partition()?.filter(|_| self.dice.one_in(2));
+        let (partition, from, grows) = match again {
+            Some((partition, diverged)) => {
+                let from = diverged.saturating_sub(self.dice.between(1, 12));
+                (partition, from, true)
+            }
+            None => {
+                let from = high.saturating_sub(self.dice.between(1, 25));
+                (partition, from, self.dice.one_in(2))
+            }
+        };
+        self.cut_log(partition, from)?;
+        if grows {
+            (0..self.dice.between(15, 60)).for_each(|_| self.topic.append(partition, false));
+        }
+        Ok(())
+    }
+
+    fn cut_log(&mut self, partition: usize, from: u64) -> Result<(), Violation> {
+        let left = self.left.iter();
+        let mut left = left.filter(|p| p.partition.0 as usize == partition && p.offset.0 > from);
+        if let Some(p) = left.next() {
+            // Nobody reads: whoever does next is told where to begin.
+            self.topic.blind.push((partition, from..p.offset.0));
+        }
+        // Who was told where to begin, and has committed nothing since, has no epoch to compare.
+        let tip = self.group.tip();
+        for pipe in tip.all::<tidemill_core::catalog::Pipe>(&[])? {
+            let places = tip.partitions_of(pipe.id)?;
+            let mut places = places.into_iter().filter(|p| p.partition.0 as usize == partition);
+            let place = places.next().filter(|_| pipe.source.kafka().is_some());
+            if let Some(p) = place.filter(|p| p.source_epoch.is_none() && p.offset.0 > from) {
+                self.topic.blind.push((partition, from..p.offset.0));
+            }
+        }
+        self.topic.truncate(partition, from);
+        Ok(())
+    }
+
+    /// A manager takes a leader for one that stands still. It goes to a node that may lead, but not to `not`.
+    pub fn move_some_shard(&mut self, not: Option<(ShardId, NodeId)>) -> Result<bool, Violation> {
+        let tip = self.group.tip();
+        let shards = tip.all::<Shard>(&[])?;
+        let wanted = |shard: &&Arc<Shard>| shard.leader.is_some() && not.is_none_or(|(id, _)| id == shard.id);
+        let shards: Vec<_> = shards.iter().filter(wanted).collect();
+        let (Some(shard), Some(manager)) = (self.dice.pick(&shards).copied(), self.group.leader) else {
+            return Ok(false);
+        };
+        let mut able = Vec::new();
+        for node in shard.ready_replicas() {
+            let known = tip.find::<tidemill_core::catalog::Node>(&node)?;
+            let ready = known.is_some_and(|known| known.state == NodeState::Ready);
+            if ready && shard.leader != Some(node) && not.is_none_or(|(_, not)| not != node) {
+                able.push(node);
+            }
+        }
+        let Some(to) = self.dice.pick(&able).copied() else {
+            return Ok(false);
+        };
+        let command = Command::AssignLeader(AssignLeader {
+            shard: shard.id,
+            replaces: shard.epoch,
+            leader: Some(to),
+            because: "it stands still".into(),
+        });
+        self.propose(manager, Purpose::Operate, command);
+        Ok(true)
+    }
+
+    /// A standby does not reach the brokers; the log is cut below what it has read, and grows; a leader that has not read that
+    /// leads, commits and is lost.
+    pub fn make_stale(&mut self, index: usize) -> Result<bool, Violation> {
+        let (tip, me) = (self.group.tip(), self.nodes[index].id);
+        let shards = tip.all::<Shard>(&[])?;
+        let Some(shard) = shards.iter().find(|shard| shard.standby == Some(me)) else {
+            return Ok(false);
+        };
+        let all = tip.all::<SourcePartition>(&[])?;
+        let mine = |p: &&Arc<SourcePartition>| p.shard == shard.id && p.topic.is_some() && p.stop.is_none();
+        let mine: Vec<_> = all.iter().filter(mine).collect();
+        let Some(p) = self.dice.pick(&mine).copied() else {
+            return Ok(false);
+        };
+        let n = p.partition.0 as usize;
+        let Some(high) = self
+            .topic
+            .logs
+            .get(n)
+            .map(|log| log.high())
+            .filter(|high| *high > p.offset.0 + 2)
+        else {
+            return Ok(false);
+        };
+        self.nodes[index].reads_nothing = true;
+        let from = self.dice.between(p.offset.0, high);
+        self.cut_log(n, from)?;
+        (0..self.dice.between(15, 40)).for_each(|_| self.topic.append(n, false));
+        self.move_some_shard(Some((shard.id, me)))?;
+        let time = self.flush_age + self.dice.between(200, 1_500) * MS;
+        self.after(time, Event::LoseLeader(shard.id));
+        Ok(true)
+    }
+
+    /// Who leads a shard is killed.
+    pub fn lose_leader(&mut self, shard: ShardId) -> Result<(), Violation> {
+        let tip = self.group.tip();
+        let leader = tip.find::<Shard>(&shard)?.and_then(|shard| shard.leader);
+        match leader.filter(|_| !self.healed) {
+            Some(leader) => self.begin_for_a_while(Fault::Kill(leader.0 as usize - 1)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn tell_to_leave_and_stay(&mut self, index: usize) -> bool {
+        let Some(at) = self.some_node() else {
+            return false;
+        };
+        if self.nodes[index].gone || self.nodes[index].joining || !self.may_shrink() {
+            return false;
+        }
+        let node = self.nodes[index].id;
+        let intent = NodeIntent::Leave;
+        self.propose(
+            at,
+            Purpose::Operate,
+            Command::SetNodeIntent(SetNodeIntent { node, intent }),
+        );
+        let time = self.dice.between(300, 1_500) * MS;
+        self.after(time, Event::Stay(node));
+        true
+    }
+
+    /// An operator thinks better of it.
+    pub fn stay(&mut self, node: NodeId) {
+        if let Some(at) = self.some_node() {
+            let intent = NodeIntent::Serve;
+            self.propose(
+                at,
+                Purpose::Operate,
+                Command::SetNodeIntent(SetNodeIntent { node, intent }),
+            );
+        }
+    }
+
+    /// A partition that has stopped because its log was cut, and where that differs.
+    fn stopped_partition(&mut self) -> Result<Option<(usize, u64)>, Violation> {
+        let all = self.group.tip().all::<SourcePartition>(&[])?;
+        let cut = |p: &Arc<SourcePartition>| match p.stop.as_ref().map(|stop| &stop.reason) {
+            Some(StopReason::Truncated { diverged, .. }) => Some((p.partition.0 as usize, (*diverged)?.0)),
+            _ => None,
+        };
+        let cut = all.iter().filter_map(cut);
+        let cut: Vec<(usize, u64)> = cut.filter(|(n, _)| *n < self.topic.logs.len()).collect();
+        Ok(self.dice.pick(&cut).copied())
+    }
+}
