@@ -1,4 +1,5 @@
-//! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`.
+//! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`, and `/catalog`
+//! (the version of the catalog that is applied here, and the digest of that state: two nodes at the same version must agree).
 
 use crate::heartbeat::Contact;
 use crate::manager::Reports;
@@ -12,6 +13,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use std::future::Future;
 use std::sync::Arc;
+use tidemill_core::view::CatalogRead;
 use tidemill_raft::Catalog;
 use tokio::net::TcpListener;
 
@@ -44,6 +46,7 @@ pub async fn serve(
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/catalog", get(catalog))
         .with_state(pages);
     axum::serve(listener, router).with_graceful_shutdown(until).await
 }
@@ -70,6 +73,17 @@ async fn metrics(State(pages): State<Pages>) -> (StatusCode, String) {
     let text = pages.metrics.text(&pages);
     match text {
         Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+async fn catalog(State(pages): State<Pages>) -> (StatusCode, String) {
+    let state = pages.catalog.snapshot().map_err(|e| e.to_string());
+    match state.and_then(|state| Ok((state.version(), state.digest().map_err(|e| e.to_string())?))) {
+        Ok((version, digest)) => (
+            StatusCode::OK,
+            format!("{{\"version\": {version}, \"digest\": \"{digest:032x}\"}}\n"),
+        ),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
