@@ -43,6 +43,8 @@ cases! {
     an_unclean_election_is_noticed_after_the_log_has_regrown: 3;
     bad_records_halt_when_asked_and_are_replayed_once: 1;
     many_bad_records_block_nothing: 1;
+    idle_partitions_hold_nothing_up: 1;
+    a_hot_partition_starves_nobody: 1;
     what_was_skipped_is_backfilled_exactly: 1;
     rows_that_are_read_again_take_the_place_of_the_old_ones: 1;
     a_log_that_ends_below_the_next_offset_is_noticed: 3;

@@ -182,3 +182,58 @@ pub async fn many_bad_records_block_nothing(stage: &mut Stage) -> Done {
     assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, 6);
     Ok(())
 }
+
+/// Partitions without records hold nothing up: not the commits of the others, not the statement that waits for them, and nobody
+/// takes their task for stuck.
+pub async fn idle_partitions_hold_nothing_up(stage: &mut Stage) -> Done {
+    let mut source = stage.begin(12).await?;
+    source.write_ids(0, 0..10)?;
+    stage.caught_up().await?;
+    let terms = "SELECT sum(epoch) FROM system.shards";
+    let before = stage.ask(terms).await?;
+    // Longer than a task may take that has something to read.
+    for id in 10..30 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        source.write_ids(0, id..=id)?;
+        stage
+            .run(&format!("WAIT FOR OFFSET (0 = {id}) OF PIPE p TIMEOUT '10s'"))
+            .await?;
+    }
+    assert_eq!(stage.ask(terms).await?, before, "a shard has moved");
+    stage.wait("SELECT sum(committed) FROM system.partitions", 30).await?;
+    stage.disturb().await?;
+    // Somebody wakes up at last, in each shard.
+    source.write_ids(7, 30..40)?;
+    source.write_ids(10, 40..50)?;
+    stage.caught_up().await?;
+    assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, (0..50).sum::<i64>());
+    assert_eq!(stage.ask("SELECT count(DISTINCT _partition) FROM t").await?, 3);
+    stage.wait("SELECT sum(lag) FROM system.partitions", 0).await
+}
+
+/// A partition that gets nearly everything does not starve those that are read beside it, in the same shard.
+pub async fn a_hot_partition_starves_nobody(stage: &mut Stage) -> Done {
+    const HOT: u64 = 600_000;
+    let mut source = stage.begin(4).await?;
+    stage.run("ALTER PIPE p PAUSE").await?;
+    source.write_ids(0, 0..HOT)?;
+    source.write_ids(2, HOT..HOT + 100)?;
+    stage.run("ALTER PIPE p RESUME").await?;
+    stage.disturb().await?;
+    let seen = "SELECT CASE WHEN count(*) FILTER (WHERE _partition = 2) = 100 \
+                THEN count(*) FILTER (WHERE _partition = 0) ELSE -1 END FROM t";
+    let began = std::time::Instant::now();
+    let hot = loop {
+        assert!(began.elapsed().as_secs() < 60, "the others are not read at all");
+        // Without an answer, somebody has just died.
+        match stage.ask(seen).await {
+            Ok(-1) | Err(_) => {}
+            Ok(hot) => break hot,
+        }
+    };
+    assert!(hot < HOT as i64, "the others waited until the hot partition was read");
+    stage.caught_up().await?;
+    let all = (0..HOT as i64 + 100).sum::<i64>();
+    assert_eq!(stage.ask("SELECT sum(id) FROM t").await?, all);
+    Ok(())
+}
