@@ -52,13 +52,27 @@ impl ShardLog {
     /// Puts what is logged of `key` from `start` on into `memtable`, where that history must be open there, and says where
     /// it goes on. Also where the table does not ask for a log any more: what is there is as good as read. Blocks.
     ///
+    /// What was read in another leader epoch of the source than what is committed before it is forgotten if the source can be
+    /// read `again`: its log may have been cut in between, and another leader may have committed what lay there before the cut.
+    /// Only the source can tell, and is asked when it is read from `start` on.
+    ///
     /// # Errors
     /// [`WalError::Damaged`] when something of it cannot be read as it was written: that is not passed over.
-    pub fn replay(&self, memtable: &Memtable, key: SpanKey, start: Start) -> Result<Start, WalError> {
+    pub fn replay(&self, memtable: &Memtable, key: SpanKey, start: Start, again: bool) -> Result<Start, WalError> {
         if self.epoch.get().is_none() {
             return Ok(start);
         }
         let Recovered { chunks, unused } = self.wal.recover(self.shard, key, start.offset)?;
+        let read = chunks.first().and_then(|chunk| chunk.span.source_epoch);
+        if again
+            && let Some((read, committed)) = read
+                .zip(start.source_epoch)
+                .filter(|(read, committed)| read != committed)
+        {
+            info!(shard = %self.shard, ?key, read, committed, "the write-ahead log is of another leader epoch: read again");
+            self.begin_anew(key)?;
+            return Ok(start);
+        }
         let mut next = start;
         for chunk in chunks {
             let span = chunk.span;
@@ -166,7 +180,7 @@ mod tests {
             offset: Offset(committed),
             source_epoch: None,
         };
-        let next = world.log.replay(&memtable, KEY, start).unwrap();
+        let next = world.log.replay(&memtable, KEY, start, true).unwrap();
         let pinned = memtable.pin().unwrap();
         assert_eq!(pinned.partitions[0].to, next.offset);
         let offsets = pinned.batches.iter().flat_map(|batch| {
@@ -193,6 +207,27 @@ mod tests {
         // Read again from there on; the rest of the first reading is forgotten.
         world.log.append(&[chunk(5, 8)]).unwrap();
         assert_eq!(begun(&world, 0), (8, Some(8), (0..8).collect()));
+    }
+
+    /// Found by a simulated history: the source's log was cut, a standby that had read before committed old records, and the log of
+    /// the next leader, who had read after, went on behind them: what had grown below was never read.
+    #[test]
+    fn what_was_read_in_another_leader_epoch_is_read_again() {
+        let from = |world: &World, committed: u64, epoch: i32, again: bool| {
+            let memtable = Memtable::new(world.log.shard, Epoch(2));
+            memtable.open_partition(KEY, Offset(committed));
+            let start = Start {
+                offset: Offset(committed),
+                source_epoch: Some(epoch),
+            };
+            world.log.replay(&memtable, KEY, start, again).unwrap().offset.0
+        };
+        let world = world();
+        world.log.append(&[chunk(5, 9), chunk(9, 12)]).unwrap();
+        assert_eq!(from(&world, 5, 9, true), 12, "it is of the same epoch");
+        assert_eq!(from(&world, 5, 8, false), 12, "the source does not have it any more");
+        assert_eq!(from(&world, 5, 8, true), 5);
+        assert_eq!(from(&world, 5, 9, true), 5, "it is forgotten");
     }
 
     #[test]
@@ -223,7 +258,7 @@ mod tests {
             offset: Offset(0),
             source_epoch: None,
         };
-        assert_eq!(log.replay(&memtable, KEY, start).unwrap(), start);
+        assert_eq!(log.replay(&memtable, KEY, start, true).unwrap(), start);
         for chunk in [chunk(0, 4), chunk(4, 9)] {
             log.append(std::slice::from_ref(&chunk)).unwrap();
             memtable.append(chunk).unwrap();

@@ -331,7 +331,7 @@ impl ShardTask {
         assignment.retain_mut(|a| {
             a.start
                 .as_mut()
-                .is_none_or(|start| self.open(a.key, Show::AtOnce, start))
+                .is_none_or(|start| self.open(a.key, Show::AtOnce, start, true))
         });
         self.account.observe(&self.memtable);
         let (id, reads) = (pipe.id, !assignment.is_empty());
@@ -354,9 +354,10 @@ impl ShardTask {
 
     /// Begins a history in the memtable, with what the log has of it; `start` is where the source is to be read from then.
     /// Returns whether that succeeded; if not, it is tried again at the next reconciliation.
-    fn open(&self, key: SpanKey, show: Show, start: &mut Start) -> bool {
+    /// `again` says whether its source can be read again.
+    fn open(&self, key: SpanKey, show: Show, start: &mut Start, again: bool) -> bool {
         self.memtable.open(key, show, start.offset, start.source_epoch);
-        match self.log.replay(&self.memtable, key, *start) {
+        match self.log.replay(&self.memtable, key, *start, again) {
             Ok(next) => *start = next,
             Err(error) => {
                 error!(shard = %self.shard, ?key, "the partition is not opened: {error}");

@@ -5,7 +5,7 @@ use crate::oracle::{Early, Promise, Violation, committed_ids};
 use crate::source::{Loss, Slot};
 use crate::time::{MS, SECOND};
 use crate::world::World;
-use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Shard, SourcePartition, Writer};
+use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Writer};
 use tidemill_core::command::PassGap;
 use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{Command, PartId, ShardId};
@@ -95,6 +95,13 @@ impl World {
             let node = &self.nodes[early.node];
             let lost = node.wipes > early.wipes;
             let has = node.wal.has_row(id);
+            // A node that is removed takes along what nobody has fetched from its log yet (docs/writing.md).
+            let removed = before
+                .find::<Node>(&node.id)?
+                .is_none_or(|node| node.state == NodeState::Removed);
+            if removed {
+                continue;
+            }
             if early.logged && !lost && (!has || calm) {
                 let what = format!(
                     "row {id} was acknowledged from the log of node {}, which was not lost and has it: {has}, and is passed over \

@@ -103,6 +103,8 @@ mutants! {
     LogsAreNotHandedOver,
     /// A standby takes over rows without comparing the leader epochs of the source.
     StandbyIgnoresTheEpoch,
+    /// A log is replayed without comparing the leader epochs of the source.
+    ReplayIgnoresTheEpoch,
     /// A leader that was deposed stops a partition.
     StopsAreNotFenced,
     /// A leader that was deposed passes over a gap.

@@ -219,7 +219,15 @@ impl Task {
     fn open(&mut self, p: &SourcePartition, shows: bool, hands: &mut Hands<'_>) {
         let mut lane = Lane::opened(p, shows);
         if self.epoch.is_some() {
-            let (pieces, unused) = hands.wal.recover(self.shard, p.key(), p.offset);
+            let (mut pieces, mut unused) = hands.wal.recover(self.shard, p.key(), p.offset);
+            let read = pieces.first().and_then(|piece| piece.span.source_epoch);
+            let other = read
+                .zip(p.source_epoch)
+                .is_some_and(|(read, committed)| read != committed);
+            if other && !p.has_expired() && hands.mutant != Some(Mutant::ReplayIgnoresTheEpoch) {
+                hands.wal.drop_lane((self.shard, p.pipe, p.partition));
+                (pieces, unused) = Default::default();
+            }
             self.replayed += u64::from(!pieces.is_empty());
             for mut piece in pieces {
                 piece.at = hands.now;

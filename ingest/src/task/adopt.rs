@@ -52,7 +52,7 @@ impl ShardTask {
                 offset: p.offset,
                 source_epoch: p.source_epoch,
             };
-            if !open.contains(&p.key()) && !self.open(p.key(), Show::AtOnce, &mut start) {
+            if !open.contains(&p.key()) && !self.open(p.key(), Show::AtOnce, &mut start, false) {
                 continue;
             }
             self.expired().insert(p.key(), p.source_epoch);

@@ -49,7 +49,7 @@ impl ShardTask {
                 source_epoch: None,
             };
             // What cannot be opened is not served, and tried again.
-            self.open(p.key(), show, &mut start);
+            self.open(p.key(), show, &mut start, false);
         }
     }
 
