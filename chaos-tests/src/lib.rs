@@ -4,6 +4,7 @@
 //! producer that is not ours and says what Kafka acknowledged; a [`scenario`] puts faults in the way
 //! and checks that the table holds exactly that.
 
+pub mod cell;
 pub mod check;
 pub mod cut;
 pub mod direct;
@@ -12,6 +13,8 @@ pub mod failover;
 pub mod fault;
 pub mod history;
 pub mod load;
+pub mod matrix;
+pub mod monitor;
 pub mod positions;
 pub mod reader;
 pub mod replacing;
@@ -22,4 +25,5 @@ pub mod script;
 pub mod stage;
 pub mod throughput;
 pub mod visibility;
+pub mod workload;
 pub mod world;

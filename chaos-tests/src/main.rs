@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 use std::time::Duration;
-use tidemill_chaos_tests::{direct, failover, replacing, report, saturation, scenario, throughput, visibility};
+use tidemill_chaos_tests::{
+    cell, direct, failover, matrix, replacing, report, saturation, scenario, throughput, visibility,
+};
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -56,6 +58,10 @@ enum Command {
     Throughput(throughput::Options),
     /// Simulate histories of the control plane: many nodes in one thread, faults by seed
     Sim(tidemill_sim::command::Arguments),
+    /// Run some workloads with one kind of fault, and judge their history
+    Cell(cell::Options),
+    /// Run every workload with every kind of fault, cell by cell; goes on where it was cut off
+    Matrix(matrix::Options),
     /// Judge the histories of runs, and write a page for each and one over all
     #[command(
         after_help = "Ends with 0 if every run passed, with 1 if one failed, and with 3 if none failed and one proves nothing."
@@ -130,6 +136,12 @@ async fn main() -> anyhow::Result<()> {
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
         Command::Sim(arguments) => tidemill_sim::command::run(&arguments).map_err(anyhow::Error::msg)?,
+        Command::Cell(options) => {
+            std::process::exit(tokio::task::spawn_blocking(move || cell::judged(&options)).await??)
+        }
+        Command::Matrix(options) => {
+            std::process::exit(tokio::task::spawn_blocking(move || matrix::run(&options)).await??)
+        }
         Command::Check(arguments) => std::process::exit(report::command::run(&arguments)?),
         Command::Raft(arguments) => tidemill_sim_raft::command::run(&arguments).map_err(anyhow::Error::msg)?,
         Command::Saturation { seconds } => {

@@ -33,6 +33,34 @@ pub struct Arguments {
     make_up: Option<u64>,
 }
 
+/// Judges one run, and writes its page; gives how the program has to end.
+///
+/// # Errors
+/// If the page cannot be written.
+pub fn one(folder: &Path) -> anyhow::Result<i32> {
+    let judged = Judged::read(folder);
+    print(&judged);
+    judged.write()?;
+    Ok(match judged.judgement.verdict.word() {
+        "passed" => 0,
+        "failed" => FAILED,
+        _ => UNKNOWN,
+    })
+}
+
+/// Judges all runs in `folder`, and writes a page over them; gives how the program has to end.
+///
+/// # Errors
+/// If a page cannot be written.
+pub fn all(folder: &Path) -> anyhow::Result<i32> {
+    run(&Arguments {
+        folders: vec![folder.to_owned()],
+        index: Some(folder.to_owned()),
+        prove: None,
+        make_up: None,
+    })
+}
+
 /// Does it; gives how the program has to end.
 ///
 /// # Errors

@@ -1,0 +1,227 @@
+//! Operators: statements that change pipes and tables while records flow, and the one who looks after partitions that have stopped.
+
+use super::stage::Stage;
+use super::topics::{self, OPERATED};
+use super::{Work, clerk, readers};
+use crate::history::{Invoked, Process};
+use crate::reader::{number, rows};
+use rand::Rng;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tidemill_client::{Client, ClientError};
+
+/// Rows of the topic that [`create_drop`] reads again and again.
+const STILL: u64 = 600;
+const STILL_TOPIC: &str = "still";
+const STILL_PARTITIONS: u32 = 3;
+
+/// Says statement after statement.
+pub struct Operator {
+    process: Process,
+    client: Client,
+}
+
+impl Operator {
+    /// One who asks node `i` first.
+    ///
+    /// # Errors
+    /// If its address is none.
+    pub fn at(stage: &Stage, i: usize) -> anyhow::Result<Self> {
+        Ok(Self {
+            process: stage.history.process(),
+            client: stage.client(i)?,
+        })
+    }
+
+    /// Runs a statement. Gives why it did not work, if it did not.
+    pub async fn say(&mut self, sql: &str) -> Result<(), ClientError> {
+        let invoked = self.process.invoke("operate", json!({ "sql": sql }), None);
+        match self.client.query(sql).await {
+            Ok(_) => {
+                invoked.ok(json!({ "sql": sql }));
+                Ok(())
+            }
+            Err(error) => {
+                end(invoked, &error);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Ends an operation that changes something: *no* is not *don't know*.
+pub fn end(invoked: Invoked<'_>, error: &ClientError) {
+    match error {
+        ClientError::Config { .. } | ClientError::Invalid { .. } | ClientError::Unavailable { .. } => {
+            invoked.fail(error.to_string());
+        }
+        ClientError::Unknown { .. } | ClientError::Server { .. } => invoked.info(error.to_string()),
+    }
+}
+
+/// Counters into a pipe, and an operator who does all sorts of things to it.
+pub async fn operate(stage: &Stage) -> anyhow::Result<Vec<Work>> {
+    let mut work = topics::counters(stage, OPERATED, 6)?;
+    let operator = Operator::at(stage, 1)?;
+    work.push(Box::pin(meddle(stage.clone(), operator)));
+    Ok(work)
+}
+
+async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
+    let mut chance = stage.chance("operators", 0);
+    let pipe = OPERATED.name;
+    while !stage.is_over() {
+        let sql = match chance.random_range(0..7) {
+            0 | 1 => format!("ALTER PIPE {pipe} PAUSE"),
+            2 => format!("ALTER PIPE {pipe} SET (standby = 'hot')"),
+            3 => format!("ALTER PIPE {pipe} SET (standby = 'cold')"),
+            4 => format!(
+                "ALTER TABLE {pipe} SET (flush_age_ms = {})",
+                chance.random_range(200..3_000)
+            ),
+            5 => format!(
+                "ALTER TABLE {pipe} SET (wal = '{}')",
+                ["off", "local"][chance.random_range(0..2)]
+            ),
+            _ => format!("ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST DELETE ROWS"),
+        };
+        // What was refused or is unknown stands in the history.
+        drop(operator.say(&sql).await);
+        clerk::pause(&stage, Duration::from_millis(chance.random_range(300..2_500))).await;
+        if sql.ends_with("PAUSE") {
+            drop(operator.say(&format!("ALTER PIPE {pipe} RESUME")).await);
+            clerk::pause(&stage, Duration::from_millis(chance.random_range(500..2_000))).await;
+        }
+    }
+    Ok(())
+}
+
+/// A topic that nobody writes to any more.
+pub async fn prepare_create_drop(stage: &Stage) -> anyhow::Result<()> {
+    let replication = stage.replication.to_string();
+    let create = ["topic", "create", STILL_TOPIC, "--partitions", "3", "--replication"];
+    stage.kafka(&[create.as_slice(), &[&replication]].concat()).await?;
+    let producer = super::acked::Acked::start(&stage.brokers, STILL_TOPIC, "")?;
+    // Ids that no other record of the run has.
+    let ids = (0..STILL).map(|n| (1 << 40) + n);
+    let records: Vec<String> = ids
+        .map(|id| json!({ "id": id, "k": "s", "seq": id }).to_string())
+        .collect();
+    let sends = records
+        .iter()
+        .zip(0..)
+        .map(|(record, n)| producer.send(n % STILL_PARTITIONS, None, Some(record)));
+    let mut process = stage.history.process();
+    let invoked = process.invoke("fill", json!({ "topic": STILL_TOPIC, "records": STILL }), None);
+    let said = futures::future::join_all(sends).await;
+    let refused = said.iter().find(|said| !matches!(said, super::acked::Said::Ok(_)));
+    anyhow::ensure!(
+        refused.is_none(),
+        "a record was not taken while nothing was broken: {refused:?}"
+    );
+    invoked.ok(Value::Null);
+    clerk::log(stage, STILL_TOPIC).await
+}
+
+/// Creates a table and a pipe, waits until it holds the whole topic, writes down its rows, and drops both: again and again.
+pub fn create_drop(stage: Stage) -> Work {
+    Box::pin(async move {
+        let mut operator = Operator::at(&stage, 2)?;
+        for generation in 0u64.. {
+            let table = format!("generation{generation}");
+            let columns = "id BIGINT NOT NULL, k VARCHAR, seq BIGINT";
+            let brokers = &stage.brokers;
+            let statements = [
+                format!("CREATE TABLE IF NOT EXISTS {table} ({columns}) WITH (shards = 2, flush_age = '500ms')"),
+                format!(
+                    "CREATE PIPE IF NOT EXISTS {table} INTO {table} FROM KAFKA (brokers = '{brokers}', topic = '{STILL_TOPIC}')"
+                ),
+                format!("WAIT FOR PIPE {table} CAUGHT UP TIMEOUT '20s'"),
+            ];
+            for sql in &statements {
+                insist(&stage, &mut operator, sql).await;
+            }
+            if stage.is_over() {
+                return Ok(());
+            }
+            look_at(&mut operator, &table, generation).await;
+            for sql in [
+                format!("DROP PIPE IF EXISTS {table}"),
+                format!("DROP TABLE IF EXISTS {table}"),
+            ] {
+                insist(&stage, &mut operator, &sql).await;
+            }
+            if stage.is_over() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Asks for all rows of a table whose pipe has caught up with a topic that does not change: no fewer may be there.
+async fn look_at(operator: &mut Operator, table: &str, generation: u64) {
+    let each = STILL / u64::from(STILL_PARTITIONS);
+    let floor: serde_json::Map<_, _> = (0..STILL_PARTITIONS).map(|p| (p.to_string(), json!(each))).collect();
+    // Each table has a reader of its own.
+    let reader = 1_000 + generation;
+    let mut said = json!({ "table": table, "reader": reader, "consistency": "fresh" });
+    let invoked = operator.process.invoke("read", said.clone(), None);
+    match readers::partitions(&operator.client, table).await {
+        Ok(partitions) => {
+            said["floor"] = floor.into();
+            said["partitions"] = partitions;
+            said["version"] = Value::Null;
+            invoked.ok(said);
+        }
+        // A question changes nothing: without an answer it has not happened.
+        Err(error) => invoked.fail(format!("{error:#}")),
+    }
+}
+
+/// Says it until it is done: each of these may be said twice.
+async fn insist(stage: &Stage, operator: &mut Operator, sql: &str) {
+    while !stage.is_over() && operator.say(sql).await.is_err() {
+        clerk::pause(stage, Duration::from_millis(500)).await;
+    }
+}
+
+/// Lets partitions go on that have stopped because their source is not what it was, as whoever is on call would.
+pub async fn look_after_stops(stage: Stage) -> anyhow::Result<()> {
+    let mut operator = Operator::at(&stage, 0)?;
+    let stopped =
+        "SELECT pipe, CAST(\"partition\" AS VARCHAR), stopped FROM system.partitions WHERE stopped IS NOT NULL";
+    while !stage.is_over() {
+        clerk::pause(&stage, Duration::from_secs(1)).await;
+        let Ok(found) = rows(&operator.client, stopped).await else {
+            continue;
+        };
+        for batch in found {
+            for row in 0..batch.num_rows() {
+                let text = |column: usize| arrow::util::display::array_value_to_string(batch.column(column), row);
+                let (pipe, partition, reason) = (text(0)?, text(1)?, text(2)?);
+                let place = json!({ "pipe": pipe, "partition": partition, "reason": reason });
+                stage.history.note("monitor", "stopped", place);
+                go_on(&mut operator, &pipe, &partition, &reason).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `REPAIR`, and where that asks for an offset, everything that the source has, in place of the rows that are there.
+async fn go_on(operator: &mut Operator, pipe: &str, partition: &str, reason: &str) {
+    let repaired = operator
+        .say(&format!("ALTER PIPE {pipe} REPAIR PARTITION ({partition})"))
+        .await;
+    if repaired.is_err() && matches!(reason, "end_below" | "truncated") {
+        let anew = format!("ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST PARTITION ({partition}) DELETE ROWS");
+        drop(operator.say(&anew).await);
+    }
+}
+
+/// How many partitions have stopped.
+pub async fn count_stopped(client: &Client) -> anyhow::Result<i64> {
+    let sql = "SELECT count(*) FROM system.partitions WHERE stopped IS NOT NULL";
+    number(&rows(client, sql).await?, 0)
+}

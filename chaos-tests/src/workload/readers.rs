@@ -1,0 +1,94 @@
+//! Readers that ask all the time: each a session, on a node of its own, with one level of consistency.
+
+use super::Work;
+use super::stage::Stage;
+use crate::reader::rows;
+use anyhow::Context;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tidemill_client::Client;
+use tokio::time::sleep;
+
+/// So many readers of `table`, by turns `fresh` and `committed`.
+pub fn of(stage: &Stage, table: &'static str, count: usize) -> anyhow::Result<Vec<Work>> {
+    let reader = |number: usize| -> anyhow::Result<Work> {
+        let client = stage.client(number)?;
+        let consistency = ["fresh", "committed"][number % 2];
+        client.set("tidemill.consistency", Some(consistency.to_owned()));
+        Ok(Box::pin(read(stage.clone(), client, table, number, consistency)))
+    };
+    (0..count).map(reader).collect()
+}
+
+async fn read(
+    stage: Stage,
+    client: Client,
+    table: &'static str,
+    number: usize,
+    consistency: &'static str,
+) -> anyhow::Result<()> {
+    let mut process = stage.history.process();
+    let node = stage.nodes[number % stage.nodes.len()].clone();
+    while !stage.is_over() {
+        let asked = json!({ "table": table, "reader": number, "consistency": consistency });
+        let invoked = process.invoke("read", asked.clone(), Some(&node));
+        match look(&client, table).await {
+            Ok((floor, partitions)) => {
+                let mut answer = asked;
+                answer["floor"] = floor;
+                answer["partitions"] = partitions;
+                answer["version"] = Value::Null;
+                invoked.ok(answer);
+            }
+            // A question changes nothing: without an answer it has not happened.
+            Err(error) => invoked.fail(format!("{error:#}")),
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// What was committed before the question, and the answer.
+async fn look(client: &Client, table: &str) -> anyhow::Result<(Value, Value)> {
+    let floor = format!("SELECT \"partition\", stored FROM system.partitions WHERE pipe = '{table}'");
+    let floor = pairs(&rows(client, &floor).await?)?;
+    let floor: Map<String, Value> = floor.into_iter().map(|(p, n)| (p.to_string(), n.into())).collect();
+    Ok((floor.into(), partitions(client, table).await?))
+}
+
+/// Rows, distinct offsets and the greatest offset of each partition of a table.
+pub async fn partitions(client: &Client, table: &str) -> anyhow::Result<Value> {
+    let sql =
+        format!("SELECT _partition, count(*), count(DISTINCT _offset), max(_offset) FROM {table} GROUP BY _partition");
+    let mut partitions = Map::new();
+    for batch in rows(client, &sql).await? {
+        let place = batch.column(0).as_primitive::<Int32Type>();
+        let number = |column: usize, row: usize| integer(&batch, column, row);
+        for row in 0..batch.num_rows() {
+            let seen = json!({ "rows": number(1, row)?, "distinct": number(2, row)?, "max_offset": number(3, row)? });
+            partitions.insert(place.value(row).to_string(), seen);
+        }
+    }
+    Ok(partitions.into())
+}
+
+fn integer(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<i64> {
+    let values = batch.column(column).as_primitive_opt::<Int64Type>();
+    Ok(values.context("not a whole number")?.value(row))
+}
+
+/// Two columns of whole numbers.
+pub fn pairs(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, i64>> {
+    let mut pairs = BTreeMap::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            if !batch.column(1).is_null(row) {
+                pairs.insert(integer(batch, 0, row)?, integer(batch, 1, row)?);
+            }
+        }
+    }
+    Ok(pairs)
+}
