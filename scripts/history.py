@@ -84,7 +84,10 @@ class Records:
         old, self.producer = self.producer, None
         if old is not None:
             old.purge()
-            old.flush(2)
+            try:
+                old.flush(2)
+            except KafkaException:
+                pass  # it has failed for good, and says so once more
 
     def delivered(self, number, error, message):
         if error is None:
