@@ -32,7 +32,9 @@ pub async fn pipe(stage: &Stage, name: &str) -> anyhow::Result<()> {
     let rejects = format!("SELECT \"partition\", \"offset\" FROM system.rejected WHERE pipe = '{name}'");
     let mut places = Vec::new();
     for batch in rows(&stage.client(0)?, &rejects).await? {
-        places.extend((0..batch.num_rows()).map(|row| [whole(&batch, 0, row), whole(&batch, 1, row)]));
+        for row in 0..batch.num_rows() {
+            places.push([whole(&batch, 0, row)?, whole(&batch, 1, row)?]);
+        }
     }
     for chunk in chunks(&places) {
         stage.history.note(
@@ -77,19 +79,22 @@ pub async fn rows_of(stage: &Stage, table: &str, topic: &str) -> anyhow::Result<
     let sql = format!("SELECT _partition, _offset, id FROM {table} WHERE _topic = '{topic}'");
     let mut all = Vec::new();
     for batch in rows(&stage.client(0)?, &sql).await? {
-        all.extend((0..batch.num_rows()).map(|row| [0, 1, 2].map(|column| whole(&batch, column, row))));
+        for row in 0..batch.num_rows() {
+            all.push([whole(&batch, 0, row)?, whole(&batch, 1, row)?, whole(&batch, 2, row)?]);
+        }
     }
     all.sort_unstable();
     Ok(all)
 }
 
 /// A whole number of 32 or 64 bits.
-pub fn whole(batch: &RecordBatch, column: usize, row: usize) -> i64 {
+pub fn whole(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<i64> {
     let column = batch.column(column);
-    match column.as_primitive_opt::<Int32Type>() {
-        Some(values) => values.value(row).into(),
-        None => column.as_primitive::<Int64Type>().value(row),
+    if let Some(values) = column.as_primitive_opt::<Int32Type>() {
+        return Ok(values.value(row).into());
     }
+    let values = column.as_primitive_opt::<Int64Type>();
+    Ok(values.context("not a whole number")?.value(row))
 }
 
 /// Writes rows down.
@@ -125,10 +130,9 @@ async fn ledger(stage: &Stage, pipe: &str) -> anyhow::Result<()> {
     let sql = format!("SELECT {terms}, CAST(balanced AS INT) FROM system.ledger WHERE pipe = '{pipe}'");
     for batch in rows(&stage.client(0)?, &sql).await? {
         for row in 0..batch.num_rows() {
-            let mut line =
-                json!({ "pipe": pipe, "table": pipe, "topic": pipe, "balanced": whole(&batch, TERMS.len(), row) == 1 });
+            let mut line = json!({ "pipe": pipe, "table": pipe, "topic": pipe, "balanced": whole(&batch, TERMS.len(), row)? == 1 });
             for (column, term) in TERMS.iter().enumerate() {
-                line[*term] = whole(&batch, column, row).into();
+                line[*term] = whole(&batch, column, row)?.into();
             }
             stage.history.note("monitor", "ledger", line);
         }

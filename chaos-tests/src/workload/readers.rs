@@ -1,11 +1,10 @@
 //! Readers that ask all the time: each a session, on a node of its own, with one level of consistency.
 
 use super::Work;
+use super::clerk::whole;
 use super::stage::Stage;
 use crate::reader::rows;
-use anyhow::Context;
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -65,28 +64,22 @@ pub async fn partitions(client: &Client, table: &str) -> anyhow::Result<Value> {
         format!("SELECT _partition, count(*), count(DISTINCT _offset), max(_offset) FROM {table} GROUP BY _partition");
     let mut partitions = Map::new();
     for batch in rows(client, &sql).await? {
-        let place = batch.column(0).as_primitive::<Int32Type>();
-        let number = |column: usize, row: usize| integer(&batch, column, row);
+        let number = |column: usize, row: usize| whole(&batch, column, row);
         for row in 0..batch.num_rows() {
             let seen = json!({ "rows": number(1, row)?, "distinct": number(2, row)?, "max_offset": number(3, row)? });
-            partitions.insert(place.value(row).to_string(), seen);
+            partitions.insert(whole(&batch, 0, row)?.to_string(), seen);
         }
     }
     Ok(partitions.into())
 }
 
-fn integer(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<i64> {
-    let values = batch.column(column).as_primitive_opt::<Int64Type>();
-    Ok(values.context("not a whole number")?.value(row))
-}
-
 /// Two columns of whole numbers.
-pub fn pairs(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, i64>> {
+fn pairs(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, i64>> {
     let mut pairs = BTreeMap::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
             if !batch.column(1).is_null(row) {
-                pairs.insert(integer(batch, 0, row)?, integer(batch, 1, row)?);
+                pairs.insert(whole(batch, 0, row)?, whole(batch, 1, row)?);
             }
         }
     }

@@ -95,7 +95,9 @@ pub async fn collect(stage: &Stage) -> anyhow::Result<()> {
             let sql = format!("SELECT n FROM {table} WHERE writer = {number} ORDER BY n");
             let mut found = Vec::new();
             for batch in rows(&stage.client(0)?, &sql).await? {
-                found.extend((0..batch.num_rows()).map(|row| clerk::whole(&batch, 0, row)));
+                for row in 0..batch.num_rows() {
+                    found.push(clerk::whole(&batch, 0, row)?);
+                }
             }
             let line = json!({ "table": table, "writer": number, "acks": level, "rows": found });
             stage.history.note("monitor", "rows", line);
