@@ -126,8 +126,9 @@ impl Workload {
             Workload::Growth => clerk::pipe(stage, topics::GROWING.name).await,
             Workload::Operators => clerk::pipe(stage, topics::OPERATED.name).await,
             Workload::Writers => writers::collect(stage).await,
+            Workload::CreateDrop => clerk::pipe(stage, operators::STILL_TOPIC).await,
             // What they were told is all that there is to know.
-            Workload::Registers | Workload::CreateDrop => Ok(()),
+            Workload::Registers => Ok(()),
         }
     }
 
@@ -139,12 +140,14 @@ impl Workload {
             Workload::Compacted => &[topics::COMPACTED.name],
             Workload::Growth => &[topics::GROWING.name],
             Workload::Operators => &[topics::OPERATED.name],
-            Workload::Writers | Workload::Registers | Workload::CreateDrop => &[],
+            Workload::CreateDrop => &[operators::STILL_TOPIC],
+            Workload::Writers | Workload::Registers => &[],
         }
     }
 
     /// The topic that faults of the log are for, if it has one.
     pub fn topic(self) -> Option<&'static str> {
-        self.pipes().first().copied()
+        // What nobody writes any more must stay as it is, so that it is known what a table filled from it has to hold.
+        self.pipes().first().copied().filter(|_| self != Workload::CreateDrop)
     }
 }

@@ -47,7 +47,7 @@ pub async fn pipe(stage: &Stage, name: &str) -> anyhow::Result<()> {
 }
 
 /// What an independent client reads in a topic.
-pub async fn log(stage: &Stage, topic: &str) -> anyhow::Result<()> {
+async fn log(stage: &Stage, topic: &str) -> anyhow::Result<()> {
     let mut command = Command::new(checkout().join("scripts/events"));
     command.args(["history", "dump", "--brokers", &stage.brokers, "--topic", topic]);
     command.stdout(Stdio::piped()).kill_on_drop(true);
@@ -75,7 +75,7 @@ pub async fn log(stage: &Stage, topic: &str) -> anyhow::Result<()> {
 }
 
 /// Partition, offset and id of every row.
-pub async fn rows_of(stage: &Stage, table: &str, topic: &str) -> anyhow::Result<Vec<[i64; 3]>> {
+async fn rows_of(stage: &Stage, table: &str, topic: &str) -> anyhow::Result<Vec<[i64; 3]>> {
     let sql = format!("SELECT _partition, _offset, id FROM {table} WHERE _topic = '{topic}'");
     let mut all = Vec::new();
     for batch in rows(&stage.client(0)?, &sql).await? {
@@ -98,7 +98,7 @@ pub fn whole(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<i
 }
 
 /// Writes rows down.
-pub fn write_rows(stage: &Stage, table: &str, topic: &str, rows: &[[i64; 3]]) {
+fn write_rows(stage: &Stage, table: &str, topic: &str, rows: &[[i64; 3]]) {
     for chunk in chunks(rows) {
         stage.history.note(
             "monitor",

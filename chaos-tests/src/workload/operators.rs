@@ -12,7 +12,8 @@ use tidemill_client::{Client, ClientError};
 
 /// Rows of the topic that [`create_drop`] reads again and again.
 const STILL: u64 = 600;
-const STILL_TOPIC: &str = "still";
+/// The topic, and a table with its pipe that stay.
+pub const STILL_TOPIC: &str = "still";
 const STILL_PARTITIONS: u32 = 3;
 
 /// Says statement after statement.
@@ -120,7 +121,8 @@ pub async fn prepare_create_drop(stage: &Stage) -> anyhow::Result<()> {
         "a record was not taken while nothing was broken: {refused:?}"
     );
     invoked.ok(Value::Null);
-    clerk::log(stage, STILL_TOPIC).await
+    topics::create_table(stage, STILL_TOPIC, "").await?;
+    topics::create_pipe(stage, STILL_TOPIC, "").await
 }
 
 /// Creates a table and a pipe, waits until it holds the whole topic, writes down its rows, and drops both: again and again.

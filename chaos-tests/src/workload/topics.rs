@@ -79,7 +79,7 @@ pub async fn prepare(stage: &Stage, topic: Topic) -> anyhow::Result<()> {
 }
 
 /// Creates the pipe from a topic that is new: for a moment, some brokers do not know it yet.
-async fn create_pipe(stage: &Stage, name: &str, options: &str) -> anyhow::Result<()> {
+pub async fn create_pipe(stage: &Stage, name: &str, options: &str) -> anyhow::Result<()> {
     let brokers = &stage.brokers;
     let create =
         format!("CREATE PIPE {name} INTO {name} FROM KAFKA (brokers = '{brokers}', topic = '{name}'{options})");
