@@ -4,7 +4,8 @@ use super::conformance::{check, check_objects};
 use super::disk::flip;
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,11 +66,16 @@ impl Faulty {
             return Ok(());
         };
         let target = folder.join(path);
-        if check_path(path).is_err() || target.exists() {
+        if check_path(path).is_err() {
             return Ok(());
         }
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::write(&target, &bytes[..bytes.len() / 2]).unwrap();
+        // Only where nothing is, decided in one step: no crash cuts short what another call has finished meanwhile.
+        match File::create_new(&target) {
+            Ok(mut file) => file.write_all(&bytes[..bytes.len() / 2]).unwrap(),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => panic!("{}: {error}", target.display()),
+        }
         Err(StoreError::Io {
             action: "write",
             path: path.to_owned(),
@@ -393,7 +399,6 @@ async fn damage_of_every_kind_is_noticed() {
             file.set_len(99_999).unwrap();
         }),
         ("grown", |f| {
-            use std::io::Write;
             let mut file = fs::File::options().append(true).open(f.join("a")).unwrap();
             file.write_all(b"x").unwrap();
         }),
