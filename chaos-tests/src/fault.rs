@@ -8,6 +8,7 @@
 
 mod brokers;
 pub mod clock;
+mod combined;
 mod damage;
 pub mod disk;
 mod disks;
@@ -92,6 +93,7 @@ enum Needed {
     Clocks,
     Brokers,
     NetworkAndBrokers,
+    Everything,
 }
 
 faults! {
@@ -144,6 +146,8 @@ faults! {
     DeleteRecords "delete-records" Nothing "The records of a topic before some offset, often before the last one, are deleted.";
     RecreateTopic "recreate-topic" Nothing "A topic is deleted and created again.";
     GrowTopic "grow-topic" Nothing "A topic gets one to three more partitions.";
+
+    Combined "combined" Everything "Three faults at once: of processes, links, disks and clocks, and brokers, one each of three of these.";
 }
 
 impl Fault {
@@ -151,11 +155,12 @@ impl Fault {
     pub fn needs(self) -> Needs {
         let needed = self.needed();
         Needs {
-            network: matches!(needed, Needed::Network | Needed::NetworkAndBrokers) || self == Self::CutBrokers,
-            disks: needed == Needed::Disks,
-            clocks: needed == Needed::Clocks,
+            network: matches!(needed, Needed::Network | Needed::NetworkAndBrokers | Needed::Everything)
+                || self == Self::CutBrokers,
+            disks: matches!(needed, Needed::Disks | Needed::Everything),
+            clocks: matches!(needed, Needed::Clocks | Needed::Everything),
             brokers: match needed {
-                Needed::Brokers | Needed::NetworkAndBrokers => 3,
+                Needed::Brokers | Needed::NetworkAndBrokers | Needed::Everything => 3,
                 _ => 1,
             },
         }
@@ -165,7 +170,7 @@ impl Fault {
     pub fn calls_for_repair(self) -> bool {
         matches!(
             self,
-            Self::UncleanElection | Self::Retention | Self::DeleteRecords | Self::RecreateTopic
+            Self::UncleanElection | Self::Retention | Self::DeleteRecords | Self::RecreateTopic | Self::Combined
         )
     }
 

@@ -2,7 +2,7 @@
 //! cut off at any time and goes on where it was.
 
 use crate::fault::Fault;
-use crate::report;
+use crate::report::{self, record};
 use crate::workload::Workload;
 use anyhow::{Context, bail, ensure};
 use rand::rngs::StdRng;
@@ -35,6 +35,9 @@ pub struct Options {
     /// Begins no cell after so many minutes
     #[arg(long)]
     pub minutes: Option<u64>,
+    /// What came of cells is kept in this file, with a table beside it; what has passed there is not run again
+    #[arg(long)]
+    pub record: Option<PathBuf>,
     /// Says which cells there are, and which have ended
     #[arg(long)]
     pub list: bool,
@@ -52,8 +55,15 @@ pub struct Cell {
 impl Cell {
     /// Its name, and that of its folder.
     pub fn name(&self) -> String {
-        let names: Vec<&str> = self.workloads.iter().map(|workload| workload.name()).collect();
-        format!("{}-{}", self.fault.name(), names.join("+"))
+        format!("{}-{}", self.fault.name(), self.names().join("+"))
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.workloads.iter().map(|workload| workload.name()).collect()
+    }
+
+    fn has_passed(&self, record: &record::Record) -> bool {
+        record.is_of(&self.names(), self.fault.name()) && record.verdict == "passed"
     }
 }
 
@@ -83,10 +93,11 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
     if cells.is_empty() {
         bail!("no cell has a name with {}", options.only.join(" or "));
     }
+    let kept = options.record.as_deref().map(record::read).transpose()?.unwrap_or_default();
     for (number, cell) in cells.iter().enumerate() {
         let folder = options.out.join(cell.name());
         // The page is written last.
-        let ended = folder.join(report::PAGE).exists();
+        let ended = folder.join(report::PAGE).exists() || kept.iter().any(|record| cell.has_passed(record));
         if options.list {
             println!("{} {}", if ended { "ended" } else { "open " }, cell.name());
             continue;
@@ -106,6 +117,9 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
         }
         let at = Instant::now();
         run_cell(options, cell, &folder)?;
+        if let Some(path) = &options.record {
+            record::keep(path, record::Record::read(&folder)?)?;
+        }
         println!(
             "== {}/{} {} in {} s",
             number + 1,
@@ -114,7 +128,7 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
             at.elapsed().as_secs()
         );
     }
-    if options.list {
+    if options.list || std::fs::read_dir(&options.out)?.next().is_none() {
         return Ok(0);
     }
     report::command::all(&options.out)
@@ -125,7 +139,6 @@ fn run_cell(options: &Options, cell: &Cell, folder: &Path) -> anyhow::Result<()>
     if folder.exists() {
         std::fs::remove_dir_all(folder)?;
     }
-    let workloads: Vec<&str> = cell.workloads.iter().map(|workload| workload.name()).collect();
     let seed = cell.name().bytes().fold(options.seed, |seed, byte| {
         seed.wrapping_mul(31).wrapping_add(u64::from(byte)) % 1_000_000_007
     });
@@ -134,7 +147,7 @@ fn run_cell(options: &Options, cell: &Cell, folder: &Path) -> anyhow::Result<()>
     command.args([
         "cell",
         "--workloads",
-        &workloads.join(","),
+        &cell.names().join(","),
         "--fault",
         cell.fault.name(),
     ]);

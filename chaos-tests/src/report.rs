@@ -4,6 +4,7 @@
 pub mod command;
 mod index;
 mod page;
+pub mod record;
 mod svg;
 #[cfg(test)]
 mod tests;
@@ -59,11 +60,12 @@ impl Judged {
         said.filter(|name| !name.is_empty()).unwrap_or_else(folder)
     }
 
-    /// Writes its page.
+    /// Writes what came of it, and then its page.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If a file cannot be written.
     pub fn write(&self) -> anyhow::Result<()> {
+        record::Record::of(self).write(&self.folder)?;
         write(&self.folder.join(PAGE), &page::html(self))
     }
 }

@@ -113,7 +113,8 @@ async fn a_broker_that_answers_nobody_is_waited_for() {
         Ok(world.ask(waiting).await? == 0)
     });
     waits.await.unwrap();
-    assert_eq!(world.ask(MOVED).await.unwrap(), 0);
+    let moved = world.tidemill(&["sql", "-c", "SELECT * FROM system.events WHERE kind = 'stuck'"]);
+    assert_eq!(world.ask(MOVED).await.unwrap(), 0, "{}", moved.unwrap());
     assert_eq!(world.ask("SELECT sum(epoch) FROM system.shards").await.unwrap(), before);
     exact(&world, events).await;
 }

@@ -6,7 +6,8 @@
 //! - A node of the catalog that is not in the group becomes a learner. It votes when it has caught up, and when
 //!   that makes the number of voters odd, up to [`MAX_VOTERS`]; all voters that a step brings come at once. Two
 //!   voters survive no more losses than one, four no more than three, so an even number is never made by adding.
-//! - Nobody who stays loses the vote. A node that leaves keeps it until its shards have moved, and others have its parts.
+//! - Nobody who stays loses the vote. A node that leaves keeps it until its shards have moved, and others have its parts, and the
+//!   rows of its log that nobody else has.
 //! - The leader never takes itself out: it makes another node leader, which does that.
 //! - No step is taken after which no majority of the voters would be alive.
 //! - A joint configuration that somebody left behind is finished before anything else is begun.
@@ -31,6 +32,8 @@ pub struct Standing {
     pub leads_shards: bool,
     /// Whether it is to keep files of shards.
     pub keeps_parts: bool,
+    /// Whether its log may hold rows that nobody else has. Of a node that is not heard nothing can be had.
+    pub keeps_rows: bool,
     /// Whether its heartbeats arrive.
     pub alive: bool,
     /// Whether its log is about as long as the leader's.
@@ -46,11 +49,27 @@ impl Standing {
 
     /// Whether it may lose its vote: nothing that it has is needed any more.
     fn may_go(&self) -> bool {
-        self.leaves() && !self.leads_shards && !self.keeps_parts
+        self.leaves() && !self.leads_shards && !self.keeps_parts && !self.keeps_rows
     }
 
     fn may_vote(&self) -> bool {
         self.intent == NodeIntent::Serve && self.state == NodeState::Ready && self.alive && self.caught_up
+    }
+}
+
+/// What the manager hears of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Those whose heartbeats arrive.
+    pub alive: BTreeSet<NodeId>,
+    /// Those that say that others have all that their logs had for them.
+    pub handed_over: BTreeSet<NodeId>,
+}
+
+impl Heard {
+    /// Whether the log of `node` is waited for.
+    pub fn keeps_rows(&self, node: NodeId) -> bool {
+        self.alive.contains(&node) && !self.handed_over.contains(&node)
     }
 }
 
@@ -122,7 +141,9 @@ pub fn next_step(group: &Group) -> Plan {
     let leading = leading.map(|node| format!("node '{}' still leads shards", node.name));
     let keeping = group.nodes.values().find(|node| node.leaves() && node.keeps_parts);
     let keeping = keeping.map(|node| format!("the parts of node '{}' to be copied to others", node.name));
-    waiting.or(leading).or(keeping).map_or(Plan::Settled, Plan::Wait)
+    let holding = group.nodes.values().find(|node| node.leaves() && node.keeps_rows);
+    let holding = holding.map(|node| format!("node '{}' to hand over the rows of its write-ahead log", node.name));
+    waiting.or(leading).or(keeping).or(holding).map_or(Plan::Settled, Plan::Wait)
 }
 
 /// Why `node` cannot be asked to leave now; judged by what can be seen at the moment.
@@ -134,7 +155,8 @@ pub fn may_leave(group: &Group, node: NodeId) -> Result<(), String> {
     if standing.leaves() {
         return Ok(());
     }
-    (standing.intent, standing.leads_shards, standing.keeps_parts) = (NodeIntent::Leave, false, false);
+    standing.intent = NodeIntent::Leave;
+    (standing.leads_shards, standing.keeps_parts, standing.keeps_rows) = (false, false, false);
     let someone = |other: &Standing| !other.leaves() && other.alive && other.state == NodeState::Ready;
     if !after.nodes.values().any(someone) {
         return Err("no other node is ready to take its place".into());

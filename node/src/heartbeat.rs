@@ -1,6 +1,7 @@
 //! Heartbeats: every 200 ms this node tells the manager that it lives and how far its tasks are.
 
 use crate::manager::Reports;
+use crate::stranded::HandOver;
 use crate::supervisor::{Supervisor, TaskReport};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +74,8 @@ pub struct Heart {
     pub contact: Arc<Contact>,
     /// Whether this node wants to give up its shards.
     pub draining: AtomicBool,
+    /// Says whether others have what this node's log had for them.
+    pub hand_over: Arc<HandOver>,
     /// Is told whose records expire soon.
     pub priority: Arc<Priority>,
     /// The oldest version that queries here still read.
@@ -160,6 +163,7 @@ impl Heart {
             draining: self.draining.load(Ordering::Acquire),
             disk: self.disk.map(|disk| disk.to_string()).unwrap_or_default(),
             warehouse: self.warehouse.clone(),
+            handed_over: self.hand_over.is_done(self.supervisor.wal()),
             progress: Some(NodeProgress {
                 memtable_bytes: self.supervisor.memtable_bytes(),
                 rows_per_second,

@@ -200,10 +200,10 @@ impl Manager {
                 Err(error) => warn!("a step of membership has failed: {error}"),
             }
         }
-        if let Some(alive) = self.reports.alive() {
+        if let Some(heard) = self.reports.heard() {
             let catalog = self.catalog.clone();
             term.membership = Some(tokio::spawn(async move {
-                catalog.tend_membership(alive, MEMBERSHIP_STEP).await
+                catalog.tend_membership(heard, MEMBERSHIP_STEP).await
             }));
         }
     }

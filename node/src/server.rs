@@ -318,6 +318,7 @@ impl Running {
             reports: reports.clone(),
             contact: contact.clone(),
             draining: AtomicBool::new(false),
+            hand_over: Arc::default(),
             priority,
             pinned: Box::new(move || pinned.oldest_pinned_version()),
         });
@@ -432,6 +433,7 @@ impl Running {
             self.catalog.clone(),
             self.supervisor.clone(),
             self.progress.connections.clone(),
+            self.heart.hand_over.clone(),
         ));
         ingest.spawn(allocator::give_back(config.memory.limit));
         info!(node = %config.own.name, api = %config.listen.api, http = %config.listen.http, "the node takes part");

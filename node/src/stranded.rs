@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
@@ -27,7 +27,7 @@ use tidemill_proto::api::{AdoptRequest, WriteRequest};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::Chunk;
 use tidemill_storage::schema::declared_schema;
-use tidemill_storage::wal::encode_chunk;
+use tidemill_storage::wal::{Wal, encode_chunk};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
@@ -38,22 +38,59 @@ const PIECE: usize = 4 << 20;
 /// How long a leader may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Whether the log of this node has something to give, so that the node must not be removed yet.
+#[derive(Debug, Default)]
+pub struct HandOver {
+    /// How many appends the log had seen when it was found to have nothing.
+    done_at: Mutex<Option<u64>>,
+}
+
+impl HandOver {
+    fn know(&self, done_at: Option<u64>) {
+        *self.done_at.lock().unwrap_or_else(PoisonError::into_inner) = done_at;
+    }
+
+    /// Whether all was handed over at the last look. What was logged since may have been acknowledged: an acknowledgement
+    /// comes after its append was counted.
+    pub fn is_done(&self, wal: &Wal) -> bool {
+        let done_at = *self.done_at.lock().unwrap_or_else(PoisonError::into_inner);
+        done_at == Some(wal.stats().appends)
+    }
+}
+
 /// Offers what is stranded here, forever.
-pub async fn run(node: NodeId, catalog: Catalog, supervisor: Arc<Supervisor>, connections: Arc<Connections>) {
+pub async fn run(
+    node: NodeId,
+    catalog: Catalog,
+    supervisor: Arc<Supervisor>,
+    connections: Arc<Connections>,
+    hand_over: Arc<HandOver>,
+) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let lanes = supervisor.wal().lanes();
-        if lanes.is_empty() {
-            continue;
-        }
+        let wal = supervisor.wal();
+        // In this order: what is acknowledged later was appended later.
+        let (appends, leads_nothing) = (wal.stats().appends, supervisor.leads_nothing());
+        let lanes = wal.lanes();
         let looked = match catalog.snapshot() {
             Ok(state) => offer(node, &*state, &supervisor, &connections, &lanes).await,
             Err(error) => Err(error.into()),
         };
+        let has_nothing = matches!(looked, Ok(Left::Nothing));
+        hand_over.know((leads_nothing && has_nothing).then_some(appends));
         if let Err(error) = looked {
             warn!("rows that are stranded in the write-ahead log are not offered yet: {error:#}");
         }
     }
+}
+
+/// What a log has that others shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// All of it is in the catalog, or can never be.
+    Nothing,
+    /// It may have rows that are committed nowhere.
+    Rows,
 }
 
 async fn offer(
@@ -62,7 +99,8 @@ async fn offer(
     supervisor: &Supervisor,
     connections: &Connections,
     lanes: &[crate::wal::Lane],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Left> {
+    let mut left = Left::Nothing;
     let mut writers = BTreeMap::new();
     for writer in state.list::<Writer>(&[])? {
         writers.insert((writer.pipe, writer.number), writer);
@@ -79,16 +117,22 @@ async fn offer(
         if writer.is_none() && !place.has_expired() {
             continue;
         }
-        let Some(leader) = shard.leader.filter(|leader| *leader != node) else {
-            continue;
-        };
-        let Some(leader) = state.get::<Node>(&leader)? else {
+        let leader = shard.leader.filter(|leader| *leader != node);
+        let leader = leader.map(|leader| state.get::<Node>(&leader)).transpose()?.flatten();
+        let Some(leader) = leader else {
+            // It has to wait until somebody else leads.
+            left = Left::Rows;
             continue;
         };
         let channel = connections.to(&leader.addresses.api);
         let offered = offer_one(supervisor, channel, *id, &table, writer, &place);
         let taken_by = &leader.name;
-        match tokio::time::timeout(ANSWER, offered).await {
+        let offered = tokio::time::timeout(ANSWER, offered).await;
+        if !matches!(offered, Ok(Ok(0))) {
+            // Also what was taken: it counts when it is committed.
+            left = Left::Rows;
+        }
+        match offered {
             Ok(Ok(0)) => {}
             Ok(Ok(rows)) => {
                 info!(shard = %id, %pipe, %partition, rows, "stranded rows were taken by node '{taken_by}'")
@@ -98,7 +142,7 @@ async fn offer(
             Err(_) => debug!(shard = %id, %pipe, %partition, "no answer about stranded rows"),
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Gives how many rows the leader has taken, or has already.

@@ -118,20 +118,14 @@ impl Supervisor {
         if known {
             wal::trim(self.wal(), state, logged)?;
         }
-        // Drop the ended ones outside the lock: ending a task takes a moment.
-        let mut over = Vec::new();
-        self.tasks().retain(|shard, task| {
+        let is_over = |(shard, task): &(&ShardId, &Arc<ShardTask>)| {
             // Whoever stands by may lead next; whoever led in another epoch, or leads no more, ends.
             let fits = |wanted: &Option<Epoch>| task.epoch().is_none() || task.epoch() == *wanted;
-            let stays = wanted.get(shard).is_some_and(fits) && !task.has_ended();
-            if !stays {
-                over.push(task.clone());
-            }
-            stays
-        });
-        for task in over {
-            task.stop();
-        }
+            !wanted.get(*shard).is_some_and(fits) || task.has_ended()
+        };
+        let over = self.tasks().iter().filter(is_over).map(|(shard, task)| (*shard, task.clone()));
+        let over: BTreeMap<ShardId, Arc<ShardTask>> = over.collect();
+        self.end(over);
         let tables: BTreeSet<TableId> = wanted.keys().map(|shard| shard.table).collect();
         let pipes: Vec<Pipe> = state
             .list::<Pipe>(&[])?
@@ -192,13 +186,24 @@ impl Supervisor {
     }
 
     fn stop_all(&self, why: &str) {
-        let tasks = std::mem::take(&mut *self.tasks());
+        let tasks = self.tasks().clone();
         if !tasks.is_empty() {
             warn!("{why}: {} tasks stop", tasks.len());
         }
-        for task in tasks.values() {
-            task.stop();
-        }
+        self.end(tasks);
+    }
+
+    /// Ends tasks outside the lock: that takes a moment. They are gone when they have ended, not before: see
+    /// [`Self::leads_nothing`].
+    fn end(&self, tasks: BTreeMap<ShardId, Arc<ShardTask>>) {
+        tasks.values().for_each(|task| task.stop());
+        self.tasks().retain(|shard, _| !tasks.contains_key(shard));
+    }
+
+    /// Whether no task here leads. Then nothing is acknowledged here until the next one begins to: one that has ended
+    /// acknowledges nothing, whatever it still logs.
+    pub fn leads_nothing(&self) -> bool {
+        self.tasks().values().all(|task| task.epoch().is_none())
     }
 
     /// Stops reading and commits everything, in all tasks at once; then no task runs any more.

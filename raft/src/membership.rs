@@ -23,7 +23,7 @@ use thiserror::Error;
 use tidemill_core::{
     Command, NodeId, Proposal,
     catalog::{self, NodeState, Shard},
-    membership::{Group, Plan, Standing, Step, next_step},
+    membership::{Group, Heard, Plan, Standing, Step, next_step},
     view::CatalogRead,
 };
 
@@ -39,15 +39,15 @@ pub enum MembershipError {
 }
 
 impl Catalog {
-    /// The group as this node sees it; `None` unless it leads. `alive` are the nodes whose heartbeats arrive.
-    pub fn group(&self, alive: &BTreeSet<NodeId>) -> Result<Option<Group>, ReadError> {
-        Ok(look(self.node(), alive)?.map(|(group, _)| group))
+    /// The group as this node sees it; `None` unless it leads.
+    pub fn group(&self, heard: &Heard) -> Result<Option<Group>, ReadError> {
+        Ok(look(self.node(), heard)?.map(|(group, _)| group))
     }
 
     /// Takes the next step towards the members that the catalog asks for, if there is one and this node leads;
     /// says what it was, or why there is none. A step may take until `limit`.
-    pub async fn tend_membership(&self, alive: BTreeSet<NodeId>, limit: Duration) -> Result<Plan, MembershipError> {
-        let Some((group, based_on)) = look(self.node(), &alive)? else {
+    pub async fn tend_membership(&self, heard: Heard, limit: Duration) -> Result<Plan, MembershipError> {
+        let Some((group, based_on)) = look(self.node(), &heard)? else {
             return Ok(Plan::Settled);
         };
         let plan = next_step(&group);
@@ -64,7 +64,7 @@ impl Catalog {
 }
 
 /// The group, and the position of the membership in it.
-fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Result<Option<(Group, Option<LogId>)>, ReadError> {
+fn look(node: &Node, heard: &Heard) -> Result<Option<(Group, Option<LogId>)>, ReadError> {
     // Copied: Raft waits while they are borrowed, and the catalog is on disk.
     let metrics = node.raft.metrics().borrow_watched().clone();
     let Some(replication) = metrics
@@ -94,7 +94,8 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Result<Option<(Group, Option<L
             intent: known.intent,
             leads_shards: leading.contains(&known.id),
             keeps_parts: keeping.contains(&known.id),
-            alive: own || alive.contains(&known.id),
+            keeps_rows: heard.keeps_rows(known.id),
+            alive: own || heard.alive.contains(&known.id),
             caught_up: own || (matched.is_some() && lacks <= CAUGHT_UP),
             moved: member.is_some_and(|member| known.state != NodeState::Removed && *member != member_of(&known)),
             name: known.name,

@@ -153,12 +153,16 @@ async fn say_up(node: &Arc<Node>) {
     drop(node.submit(command, Duration::from_secs(1)).await);
 }
 
-/// Whether anybody says that this node was removed.
+/// Whether anybody says that this node was removed. Whoever has no log yet asks where it was admitted (`node/src/join.rs`).
 async fn others_say_removed(node: &Arc<Node>) -> bool {
     if node.leads() {
         return false;
     }
-    for (id, member) in node.members() {
+    let mut others: Vec<(u64, Member)> = node.members().into_iter().collect();
+    if others.is_empty() {
+        others.extend(node.world.machines.iter().map(|m| (m.identity().0, m.member())));
+    }
+    for (id, member) in others {
         let instance = node.instance;
         let work = move |other: Arc<Node>| -> futures::future::BoxFuture<'static, Result<bool, Failure>> {
             Box::pin(async move {
@@ -317,6 +321,7 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Option<(Group, Option<LogId>)>
             intent: known.intent,
             leads_shards: leading.contains(&known.id),
             keeps_parts: false,
+            keeps_rows: false,
             alive: own || alive.contains(&known.id),
             caught_up: own || (matched.is_some() && lacks <= CAUGHT_UP),
             moved: member.is_some_and(|member| known.state != NodeState::Removed && *member != member_of(&known)),

@@ -245,12 +245,7 @@ fn leave(world: &Arc<World>) {
     if staying.len() <= 3 {
         return;
     }
-    // One that was admitted and has not got the log yet would never hear of it: it knows nobody whom it could ask.
-    let members: Vec<NodeId> = staying
-        .into_iter()
-        .filter(|node| leader.member(node.0).is_some())
-        .collect();
-    if let Some(node) = world.roll(|dice| dice.pick(&members)) {
+    if let Some(node) = world.roll(|dice| dice.pick(&staying)) {
         world.act("leave");
         let command = Command::SetNodeIntent(SetNodeIntent {
             node,

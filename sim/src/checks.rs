@@ -2,13 +2,13 @@
 
 use crate::client::REPAIR;
 use crate::oracle::{Early, Promise, Violation, committed_ids};
-use crate::source::{Loss, Slot};
+use crate::source::{Loss, RecordId, Slot};
 use crate::time::{MS, SECOND};
 use crate::world::World;
 use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Writer};
 use tidemill_core::command::PassGap;
 use tidemill_core::view::{CatalogRead, Key, MemView};
-use tidemill_core::{Command, PartId, ShardId};
+use tidemill_core::{Command, NodeId, PartId, ShardId};
 
 impl World {
     /// What the world knows of a command, and the catalog does not.
@@ -34,6 +34,7 @@ impl World {
                 }
             }
             Command::PassGap(pass) => self.check_gap(pass, before)?,
+            Command::RemoveNode(id) => self.check_removed(*id, before)?,
             Command::DropPipe(dropped) => self.pipe_is_dropped(&dropped.name, before)?,
             Command::CreatePipe(_) => self.left.clear(),
             Command::ResetOffsets(reset) => {
@@ -95,7 +96,7 @@ impl World {
             let node = &self.nodes[early.node];
             let lost = node.wipes > early.wipes;
             let has = node.wal.has_row(id);
-            // A node that is removed takes along what nobody has fetched from its log yet (docs/writing.md).
+            // A node that is removed while it is not heard takes along what only it has; see `check_removed` for others.
             let removed = before
                 .find::<Node>(&node.id)?
                 .is_none_or(|node| node.state == NodeState::Removed);
@@ -112,6 +113,30 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// DUR-1: a node that is heard is not removed with acknowledged rows in its log that nobody else has.
+    fn check_removed(&mut self, id: NodeId, before: &MemView) -> Result<(), Violation> {
+        let index = id.0 as usize - 1;
+        let manager = self.group.leader.and_then(|leader| self.nodes[leader].manager.as_ref());
+        let heard = manager.map_or(0, |manager| manager.heard_for(index, self.now));
+        // Whoever is heard again after a pause may have been told to go in that pause.
+        if heard < 2 * SECOND {
+            return Ok(());
+        }
+        let committed = committed_ids(before, &self.files)?;
+        let node = &self.nodes[index];
+        let only_there = |(row, early): &(&RecordId, &Early)| {
+            let kept = early.node == index && early.logged && !early.passed && node.wal.has_row(**row);
+            kept && committed.binary_search(row).is_err()
+        };
+        match self.oracle.early.iter().find(only_there) {
+            None => Ok(()),
+            Some((row, early)) => {
+                let what = format!("node {id} is removed, and only its log has row {row}: {early:?}");
+                Err(Violation::new("DUR-1", what))
+            }
+        }
     }
 
     /// What a program was told is remembered; if it is early, it must be in the log.

@@ -6,7 +6,7 @@ use crate::task::{Answer, Piece, PinnedLane};
 use crate::time::Time;
 use tidemill_core::catalog::{Acks, Holder};
 use tidemill_core::command::Outcome;
-use tidemill_core::{BootId, Epoch, NodeId, PartId, Proposal, ShardId};
+use tidemill_core::{BootId, DiskId, Epoch, InstanceId, NodeId, PartId, Proposal, ShardId};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -81,10 +81,22 @@ pub(crate) struct Message {
     pub body: Body,
 }
 
+/// What a node tells the manager.
+#[derive(Clone, Debug)]
+pub(crate) struct Beat {
+    pub boot: BootId,
+    pub disk: DiskId,
+    pub instance: InstanceId,
+    /// The shards that it says it leads.
+    pub led: Vec<(ShardId, Epoch)>,
+    /// Whether others have all that its log had for them.
+    pub handed_over: bool,
+}
+
 /// What it says.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Beat(BootId, Vec<(ShardId, Epoch)>),
+    Beat(Beat),
     Heard,
     Propose {
         request: u64,

@@ -2,6 +2,7 @@
 //!
 //! A model of `node/src/manager.rs`, with its waiting times.
 
+use crate::event::Beat;
 use crate::node::Purpose;
 use crate::oracle::Violation;
 use crate::time::{SECOND, Time};
@@ -13,7 +14,7 @@ use tidemill_core::command::{AddPartitions, AssignLeader, AssignStandby, NodeUp,
 use tidemill_core::placement::{Problem, ShardLoad, place, standby};
 use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{BootId, Command, DiskId, Epoch, InstanceId, NodeId, Offset, PartitionId, ShardId, TableId};
+use tidemill_core::{Command, NodeId, Offset, PartitionId, ShardId, TableId};
 
 /// How long a node may be silent before it is down; and for how long a new manager listens first.
 const SILENT: Time = 3 * SECOND / 2;
@@ -24,11 +25,9 @@ const SETTLED: Time = 5 * SECOND;
 #[derive(Debug)]
 struct Report {
     at: Time,
-    boot: BootId,
-    disk: DiskId,
-    instance: InstanceId,
-    /// The shards that it says it leads.
-    led: Vec<(ShardId, Epoch)>,
+    /// Since when it has been heard without a pause.
+    since: Time,
+    beat: Beat,
 }
 
 /// A term of management.
@@ -58,28 +57,26 @@ impl Manager {
         }
     }
 
-    pub fn hear(
-        &mut self,
-        from: usize,
-        at: Time,
-        boot: BootId,
-        disk: DiskId,
-        instance: InstanceId,
-        led: Vec<(ShardId, Epoch)>,
-    ) {
-        let report = Report {
-            at,
-            boot,
-            disk,
-            instance,
-            led,
-        };
-        self.reports.insert(from, report);
+    pub fn hear(&mut self, from: usize, at: Time, beat: Beat) {
+        let before = self.reports.get(&from).filter(|report| at < report.at + SILENT);
+        let since = before.map_or(at, |report| report.since);
+        self.reports.insert(from, Report { at, since, beat });
     }
 
     /// Whether a node was heard of not long ago.
     pub fn hears(&self, index: usize, now: Time) -> bool {
         self.reports.get(&index).is_some_and(|report| now < report.at + SILENT)
+    }
+
+    /// For how long a node has been heard without a pause.
+    pub fn heard_for(&self, index: usize, now: Time) -> Time {
+        let report = self.reports.get(&index).filter(|_| self.hears(index, now));
+        report.map_or(0, |report| now - report.since)
+    }
+
+    /// Whether a node that is heard says that others have all that its log had for them.
+    pub fn has_handed_over(&self, index: usize) -> bool {
+        self.reports.get(&index).is_some_and(|report| report.beat.handed_over)
     }
 
     pub fn answered(&mut self) {
@@ -127,14 +124,14 @@ impl World {
             let alive = report.filter(|report| now < report.at + SILENT);
             let judged = match alive {
                 Some(report) => {
-                    let known = node.boot == Some(report.boot) && node.disk == Some(report.disk);
+                    let known = node.boot == Some(report.beat.boot) && node.disk == Some(report.beat.disk);
                     (!known || node.state != node.intent.state_when_up()).then(|| {
                         Command::NodeUp(NodeUp {
                             node: node.id,
-                            instance: report.instance,
-                            boot: report.boot,
+                            instance: report.beat.instance,
+                            boot: report.beat.boot,
                             addresses: Addresses::default(),
-                            disk: Some(report.disk),
+                            disk: Some(report.beat.disk),
                             warehouse: None,
                         })
                     })
@@ -216,7 +213,7 @@ impl World {
                     .reports
                     .get(&(id.0 as usize - 1))
                     .filter(|r| now < r.at + SILENT);
-                report.is_some_and(|r| nodes.iter().any(|node| node.id == *id && node.boot == Some(r.boot)))
+                report.is_some_and(|r| nodes.iter().any(|node| node.id == *id && node.boot == Some(r.beat.boot)))
             };
             if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
                 shard.standby = shard.standby.filter(heard);
@@ -258,7 +255,7 @@ impl World {
                 .leader
                 .and_then(|leader| manager.reports.get(&(leader.0 as usize - 1)));
             let report = report.filter(|report| self.now < report.at + SILENT);
-            let is_led = report.is_some_and(|report| report.led.contains(&(shard.id, shard.epoch)));
+            let is_led = report.is_some_and(|report| report.beat.led.contains(&(shard.id, shard.epoch)));
             // A leader that has not been started again yet may be the one whose log has the rows.
             if change.to.is_some() && !is_led {
                 continue;

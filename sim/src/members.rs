@@ -192,16 +192,17 @@ impl World {
         for node in state.all::<Known>(&[])? {
             let at = index_of(node.id);
             let forgets = self.mutant == Some(Mutant::KeeperIsRemoved);
-            let alive = self.nodes[index]
-                .manager
-                .as_ref()
-                .is_some_and(|m| m.hears(at, self.now));
+            let hasty = self.mutant == Some(Mutant::LogHolderIsRemoved);
+            let manager = self.nodes[index].manager.as_ref();
+            let alive = manager.is_some_and(|m| m.hears(at, self.now));
+            let handed_over = manager.is_some_and(|m| m.has_handed_over(at));
             let standing = Standing {
                 name: node.name.clone(),
                 state: node.state,
                 intent: node.intent,
                 leads_shards: shards.iter().any(|shard| shard.leader == Some(node.id)),
                 keeps_parts: !forgets && shards.iter().any(|shard| shard.replica(node.id).is_some()),
+                keeps_rows: alive && !hasty && !handed_over,
                 alive: alive || at == index,
                 caught_up: self.nodes[at].applied + CAUGHT_UP >= self.group.committed(),
                 moved: false,

@@ -113,6 +113,8 @@ mutants! {
     LostNodeKeepsItsId,
     /// A node is removed although it keeps files that the others do not have.
     KeeperIsRemoved,
+    /// A node is removed although its log has acknowledged rows that nobody else has.
+    LogHolderIsRemoved,
     /// A pipe that is dropped leaves its partitions behind.
     DroppedPipeLeavesPartitions,
     /// A pipe that is created again begins at the beginning, whatever was read before.

@@ -75,12 +75,13 @@ pub(crate) struct Nemesis {
 }
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
-/// nodes come and go, and to leaders.
-const THEMES: [&[usize]; 4] = [
+/// nodes come and go, to leaders, to standbys, and what a leader says when it is none any more.
+const THEMES: [&[usize]; 5] = [
     &[0, 2, 15, 16, 21, 23],
     &[0, 8, 10, 11, 20, 22, 25],
     &[0, 1, 2, 3, 4, 9, 22, 23],
     &[15, 23, 24],
+    &[0, 2, 15, 22, 23],
 ];
 
 impl Nemesis {

@@ -1,7 +1,7 @@
 //! A node: its process, its disk, its tasks, and what it does again and again.
 
 use crate::dice::Dice;
-use crate::event::{Body, Duty, Event, Message};
+use crate::event::{Beat, Body, Duty, Event, Message};
 use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
@@ -81,6 +81,8 @@ pub(crate) struct Node {
     pub patience: Time,
     /// When a manager last answered.
     pub contact: Time,
+    /// How often its log was written when it was last found to have nothing for others.
+    pub handed_over: Option<u64>,
     pub manager: Option<Manager>,
     pub tasks: BTreeMap<ShardId, Task>,
     pub stored: BTreeMap<PartId, Kept>,
@@ -130,6 +132,7 @@ impl Node {
             heard_at: 0,
             patience: dice.between(400, 800) * MS,
             contact: 0,
+            handed_over: None,
             manager: None,
             tasks: BTreeMap::new(),
             stored: BTreeMap::new(),
@@ -201,6 +204,7 @@ impl World {
             return Ok(());
         }
         (node.up, node.heard_at, node.contact) = (true, now, now);
+        node.handed_over = None;
         let from = node.applied;
         tell!(self, "n{} starts at #{from}", index + 1);
         let (found, wanted) = self.group.replay(from, self.mutant)?;
@@ -243,11 +247,16 @@ impl World {
             Duty::Beat => {
                 self.again(index, duty, BEAT);
                 let node = &self.nodes[index];
-                let boot = node.boot_id();
                 let led = node.tasks.values().filter_map(|task| Some((task.shard, task.epoch?)));
-                let led = led.collect();
+                let beat = Beat {
+                    boot: node.boot_id(),
+                    disk: node.disk,
+                    instance: node.instance,
+                    led: led.collect(),
+                    handed_over: node.handed_over == Some(node.wal.appends()),
+                };
                 if let Some((_, leader)) = node.leader {
-                    self.send(index, leader, Body::Beat(boot, led));
+                    self.send(index, leader, Body::Beat(beat));
                 }
                 Ok(())
             }
@@ -312,13 +321,11 @@ impl World {
     pub fn take(&mut self, message: Message) -> Result<(), Violation> {
         let Message { from, to, body } = message;
         match body {
-            Body::Beat(boot, led) => {
+            Body::Beat(beat) => {
                 let now = self.now;
-                let sender = &self.nodes[from];
-                let (disk, instance) = (sender.disk, sender.instance);
                 let node = &mut self.nodes[to];
                 if let Some(manager) = &mut node.manager {
-                    manager.hear(from, now, boot, disk, instance, led);
+                    manager.hear(from, now, beat);
                     self.send(to, from, Body::Heard);
                 }
             }

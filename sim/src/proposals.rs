@@ -19,8 +19,9 @@ impl World {
     pub fn propose(&mut self, index: usize, purpose: Purpose, command: Command) {
         self.requests += 1;
         let request = self.requests;
-        // What a keeper says is late rather often: meanwhile its node may have to give up what it says it has.
-        let odds = if matches!(purpose, Purpose::Keep) { 1 } else { self.late };
+        // What is only true at the moment is late rather often: what a disk has, where a partition stops, what nobody has.
+        let momentary = matches!(command, Command::PassGap(_) | Command::StopPartition(_)) || matches!(purpose, Purpose::Keep);
+        let odds = if momentary { 1 } else { self.late };
         let late = self.late > 0 && self.dice.one_in(odds + 1);
         let node = &mut self.nodes[index];
         let at_ms = (self.now / MS) as i64 + node.wall_ms;

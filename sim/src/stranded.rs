@@ -19,10 +19,9 @@ impl World {
     /// Offers what is in the log of a node to those that lead its shards now.
     pub fn offer(&mut self, index: usize) -> Result<(), Violation> {
         self.again(index, Duty::Offer, OFFER);
-        if self.mutant == Some(Mutant::LogsAreNotHandedOver) {
-            return Ok(());
-        }
-        let (state, me) = (self.nodes[index].state.clone(), self.nodes[index].id);
+        let node = &self.nodes[index];
+        let (state, me, appends) = (node.state.clone(), node.id, node.wal.appends());
+        let mut done = node.tasks.values().all(|task| task.epoch.is_none());
         for (id, pipe, partition) in self.nodes[index].wal.places() {
             let (Some(shard), Some(table)) = (state.find::<Shard>(&id)?, state.find::<Table>(&id.table)?) else {
                 continue;
@@ -37,12 +36,14 @@ impl World {
                 continue;
             }
             let Some(leader) = shard.leader.filter(|leader| *leader != me) else {
+                done = false;
                 continue;
             };
             let (pieces, _) = self.nodes[index].wal.recover(id, p.key(), p.offset);
-            if pieces.is_empty() {
+            if pieces.is_empty() || self.mutant == Some(Mutant::LogsAreNotHandedOver) {
                 continue;
             }
+            done = false;
             let acks = writer.map(|writer| writer.acks);
             let to = leader.0 as usize - 1;
             self.send(
@@ -55,6 +56,7 @@ impl World {
                 },
             );
         }
+        self.nodes[index].handed_over = done.then_some(appends);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A fault under way: what has to be mended, in which order, and what has to be said about it.
 
 use super::Fault;
-use super::{brokers, damage, disks, process};
+use super::{brokers, combined, damage, disks, process};
 use crate::history::{self, History};
 use crate::world::World;
 use anyhow::Context;
@@ -40,6 +40,8 @@ pub(super) enum After {
     PreferredLeaders,
     /// A topic has no such setting any more.
     Unset(String, &'static str),
+    /// Another fault ends.
+    End(Box<Running>),
     /// What has gone of a topic since these were its earliest offsets.
     TellExpired(String, Vec<(u32, u64)>),
 }
@@ -96,6 +98,7 @@ async fn mend(after: After, world: &mut World, history: &History) -> anyhow::Res
         After::JoinAnew(node) => damage::join_anew(world, node).await?,
         After::StartOrJoinAnew(node) => damage::start_or_join_anew(world, node).await?,
         After::Replaced(old, child) => process::replaced(world, old, child).await?,
+        After::End(running) => Box::pin(running.end(world)).await?,
         After::StartBroker(broker) => brokers::start(world, broker)?,
         After::PreferredLeaders => brokers::prefer(world).await?,
         After::Unset(topic, settings) => brokers::unset(world, &topic, settings)?,
@@ -163,6 +166,7 @@ impl<'a> Stroke<'a> {
             CorruptParts | TruncateParts | CorruptWal | TruncateWal | CorruptRaftLog | WipeDisk => damage::strike(self),
             KillBroker | PauseBroker | MoveLeaders | UncleanElection | Retention | DeleteRecords | RecreateTopic
             | GrowTopic => brokers::strike(self).await,
+            Combined => combined::strike(self).await,
         }
     }
 }

@@ -15,6 +15,7 @@ fn well(id: u64) -> Standing {
         intent: NodeIntent::Serve,
         leads_shards: false,
         keeps_parts: false,
+        keeps_rows: false,
         alive: true,
         caught_up: true,
         moved: false,
@@ -97,6 +98,11 @@ fn a_leaving_node_loses_its_vote_when_its_shards_have_moved_then_its_life() {
     assert_eq!(
         next_step(&keeping),
         Plan::Wait("the parts of node 'n3' to be copied to others".into())
+    );
+    let holding = drained.clone().with(3, |node| node.keeps_rows = true);
+    assert_eq!(
+        next_step(&holding),
+        Plan::Wait("node 'n3' to hand over the rows of its write-ahead log".into())
     );
     let leading = drained.clone().with(3, |node| node.leads_shards = true);
     assert_eq!(next_step(&leading), Plan::Wait("node 'n3' still leads shards".into()));

@@ -1,11 +1,12 @@
 //! What the nodes said of themselves: soft, in the memory of whoever is the manager.
 
 use super::SILENT;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
+use tidemill_core::membership::Heard;
 use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, PartitionRate, ProgressReply};
 use tracing::info;
@@ -36,6 +37,7 @@ pub(super) struct Report {
     /// Empty if it does not say.
     pub(super) warehouse: String,
     pub(super) draining: bool,
+    pub(super) handed_over: bool,
     pub(super) progress: NodeProgress,
     pub(super) at: Instant,
 }
@@ -61,6 +63,7 @@ impl Reports {
             disk,
             warehouse: beat.warehouse,
             draining: beat.draining,
+            handed_over: beat.handed_over,
             progress: beat.progress.unwrap_or_default(),
             at: Instant::now(),
         };
@@ -150,12 +153,16 @@ impl Reports {
     }
 
     /// Who is heard; `None` while that is not known, since this node is not the manager or has only just become it.
-    pub fn alive(&self) -> Option<BTreeSet<NodeId>> {
+    pub fn heard(&self) -> Option<Heard> {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         since.filter(|since| since.elapsed() >= SILENT)?;
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = heard.iter().filter(|(_, report)| report.at.elapsed() < SILENT);
-        Some(alive.map(|(node, _)| *node).collect())
+        let handed_over = alive.clone().filter(|(_, report)| report.handed_over);
+        Some(Heard {
+            alive: alive.map(|(node, _)| *node).collect(),
+            handed_over: handed_over.map(|(node, _)| *node).collect(),
+        })
     }
 
     /// How long until the next node is silent for too long, if nothing more is heard of it.

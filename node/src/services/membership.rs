@@ -159,11 +159,11 @@ impl MembershipService {
         let state = self.state().await?;
         let node = known(&*state, id)?;
         if node.intent != intent {
-            let alive = self
+            let heard = self
                 .reports
-                .alive()
+                .heard()
                 .ok_or_else(|| later("the manager has just taken office"))?;
-            let group = self.catalog.group(&alive).map_err(|e| later(&e.to_string()))?;
+            let group = self.catalog.group(&heard).map_err(|e| later(&e.to_string()))?;
             let group = group.ok_or_else(|| later("this node is not the manager any more"))?;
             let possible = match intent {
                 NodeIntent::Serve => Ok(()),

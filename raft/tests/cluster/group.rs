@@ -10,7 +10,7 @@ use tidemill_core::{
     BootId, Command, InstanceId, NodeId, Outcome, Proposal, Response, Version,
     catalog::{Addresses, Node, NodeIntent, NodeState, Table, TableSettings},
     command::{AddNode, CreateTable, NodeUp, SetNodeIntent, SetNodeState},
-    membership::Plan,
+    membership::{Heard, Plan},
     schema::{Column, ColumnType},
     view::CatalogRead,
 };
@@ -207,7 +207,7 @@ impl Group {
             .running
             .iter()
             .find(|(_, r)| r.catalog.leadership().borrow().is_self)?;
-        block_on(manager.catalog.tend_membership(alive, Duration::from_secs(3))).ok()
+        block_on(manager.catalog.tend_membership(heard(alive), Duration::from_secs(3))).ok()
     }
 
     /// Says once who is up and who is down; gives those that are up.
@@ -275,7 +275,7 @@ impl Group {
                 .running
                 .iter()
                 .find(|(_, r)| r.catalog.leadership().borrow().is_self)?;
-            let group = leading.catalog.group(&all).unwrap()?;
+            let group = leading.catalog.group(&heard(all.clone())).unwrap()?;
             let there = |id: &NodeId| group.nodes[id].state == NodeState::Ready && group.nodes[id].caught_up;
             (before == Plan::Settled && all.iter().all(there)).then_some(())
         });
@@ -391,6 +391,14 @@ impl Group {
 fn is_part(catalog: &Catalog) -> bool {
     let founded = async { tokio::time::timeout(Duration::from_millis(5), catalog.wait_founded()).await };
     block_on(founded).is_ok_and(|founded| founded.is_ok())
+}
+
+/// Heartbeats of nodes whose logs hold nothing.
+pub fn heard(alive: BTreeSet<NodeId>) -> Heard {
+    Heard {
+        handed_over: alive.clone(),
+        alive,
+    }
 }
 
 /// The handle is used from outside of the runtime of Raft here.

@@ -1,6 +1,6 @@
 //! Nodes come and go: learner, voter, removed; with crashes in between, and with what must be refused.
 
-use crate::group::{Group, PATIENCE, block_on, create, eventually, remove, tokio_timeout};
+use crate::group::{Group, PATIENCE, block_on, create, eventually, heard, remove, tokio_timeout};
 use std::{collections::BTreeSet, time::Duration};
 use tidemill_core::{
     NodeId, Refusal, Response,
@@ -168,7 +168,7 @@ fn a_change_that_a_lost_leader_left_half_done_is_finished_by_the_next() {
         let alive = group.running.values().map(|r| r.catalog.node_id()).collect();
         // Cut short, perhaps between the two halves of a change.
         drop(block_on(
-            manager.tend_membership(alive, Duration::from_millis(1 + 3 * round)),
+            manager.tend_membership(heard(alive), Duration::from_millis(1 + 3 * round)),
         ));
         drop(manager);
         group.kill(leader);
@@ -201,7 +201,7 @@ fn a_joint_configuration_that_was_left_behind_is_finished() {
             2 => drop(group.judge()),
             _ => drop(group.manage()),
         }
-        let seen = group.catalog(1).group(&all).unwrap()?;
+        let seen = group.catalog(1).group(&heard(all.clone())).unwrap()?;
         let able = |id: &NodeId| seen.nodes[id].state == NodeState::Ready && seen.nodes[id].caught_up;
         (seen.learners.len() == 2 && all.iter().all(able)).then_some(())
     });
@@ -211,19 +211,19 @@ fn a_joint_configuration_that_was_left_behind_is_finished() {
     let step = block_on(
         group
             .catalog(1)
-            .tend_membership(all.clone(), Duration::from_millis(500)),
+            .tend_membership(heard(all.clone()), Duration::from_millis(500)),
     );
     assert!(step.is_err(), "{step:?}");
-    assert!(group.catalog(1).group(&all).unwrap().unwrap().joint);
+    assert!(group.catalog(1).group(&heard(all.clone())).unwrap().unwrap().joint);
     group.kill(1);
     for number in 1..=3 {
         group.start(number);
     }
     let number = group.leader();
-    assert!(group.catalog(number).group(&all).unwrap().unwrap().joint);
+    assert!(group.catalog(number).group(&heard(all.clone())).unwrap().unwrap().joint);
     group.create(number, "joint");
     group.settle();
-    let seen = group.catalog(group.leader()).group(&all).unwrap().unwrap();
+    let seen = group.catalog(group.leader()).group(&heard(all.clone())).unwrap().unwrap();
     assert!(!seen.joint && seen.voters == all, "{seen:?}");
     group.create(2, "done");
     group.same_everywhere();

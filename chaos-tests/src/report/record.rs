@@ -1,0 +1,209 @@
+//! What is kept of runs when their histories are not: a line of JSON for each, and a table of all of them. A matrix goes on from
+//! such a file on whatever machine.
+
+use super::{Judged, Line, duration, write};
+use crate::check::outcome::grouped;
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// What came of a run, in the folder of the run.
+pub const VERDICT: &str = "verdict.json";
+
+/// What is kept of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was asked of the cluster.
+    pub workloads: String,
+    /// What was done to it.
+    pub fault: String,
+    /// Decides what was left to chance.
+    pub seed: u64,
+    /// Of what build.
+    pub version: String,
+    /// What came of it, in one word.
+    pub verdict: String,
+    /// What is wrong or unknown, in short; or how much there was.
+    pub detail: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// How often something was broken.
+    pub faults: usize,
+    /// What each checker has looked at and measured.
+    pub says: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// What is kept of a run that was judged.
+    pub fn of(judged: &Judged) -> Self {
+        let line = Line::of(judged, &judged.folder);
+        let outcomes = judged.judgement.outcomes.iter();
+        Self {
+            workloads: line.workloads,
+            fault: line.fault,
+            seed: line.seed,
+            version: judged.run.as_ref().map_or_else(String::new, |run| run.meta.version.clone()),
+            verdict: line.verdict.to_owned(),
+            detail: line.detail,
+            took_ms: line.took_ms,
+            faults: judged.run.as_ref().map_or(0, |run| run.facts.faults.len()),
+            says: outcomes
+                .filter(|outcome| outcome.word() != "nothing")
+                .map(|outcome| (outcome.name.to_owned(), outcome.summary()))
+                .collect(),
+        }
+    }
+
+    /// What was kept in the folder of a run.
+    ///
+    /// # Errors
+    /// If there is nothing, or it cannot be read.
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(VERDICT);
+        let text = std::fs::read(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is no verdict", path.display()))
+    }
+
+    /// Puts it into the folder of the run.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        write(&folder.join(VERDICT), &(serde_json::to_string_pretty(self)? + "\n"))
+    }
+
+    /// Whether it is of these workloads and this fault.
+    pub fn is_of(&self, workloads: &[&str], fault: &str) -> bool {
+        self.workloads == workloads.join(" + ") && self.fault == fault
+    }
+}
+
+/// All records of a file, one in each line; none if there is no file.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let parse = |(at, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("{}:{} is no record", path.display(), at + 1))
+    };
+    text.lines().enumerate().map(parse).collect()
+}
+
+/// Puts one among those of a file, instead of what was there of the same cell, and writes the table beside it.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn keep(path: &Path, record: Record) -> anyhow::Result<()> {
+    let mut records = read(path)?;
+    let same = |other: &Record| (&other.fault, &other.workloads) == (&record.fault, &record.workloads);
+    match records.iter_mut().find(|other| same(other)) {
+        Some(other) => *other = record,
+        None => records.push(record),
+    }
+    let lines: Result<Vec<String>, _> = records.iter().map(serde_json::to_string).collect();
+    write(path, &(lines?.join("\n") + "\n"))?;
+    write(&path.with_extension("md"), &table(&records))
+}
+
+/// The table: a row for each fault, a column for each group of workloads.
+pub fn table(records: &[Record]) -> String {
+    let count = |verdict: &str| records.iter().filter(|record| record.verdict == verdict).count();
+    let took: u64 = records.iter().map(|record| record.took_ms).sum();
+    let faults: usize = records.iter().map(|record| record.faults).sum();
+    let groups: BTreeSet<&str> = records.iter().map(|record| record.workloads.as_str()).collect();
+    let mut out = format!(
+        "# Every workload under every fault\n\nWritten by `scripts/chaos matrix`, which goes on with what is open here; what is broken and what is asked says \
+         [chaos.md](chaos.md). Real nodes, a real Kafka, three of each.\n\n{} cells: {} passed, {} failed, {} unknown. {} faults in {}.\n\n| |",
+        records.len(),
+        count("passed"),
+        count("failed"),
+        count("unknown"),
+        grouped(faults as u64),
+        duration(took)
+    );
+    let mut row = |cells: &mut dyn Iterator<Item = String>| {
+        for cell in cells {
+            _ = write!(out, " {} |", cell.replace('|', "\\|"));
+        }
+        out += "\n|";
+    };
+    row(&mut groups.iter().map(|group| (*group).to_owned()));
+    row(&mut std::iter::repeat_n("---".to_owned(), groups.len() + 1));
+    let mut seen = BTreeSet::new();
+    for fault in records.iter().map(|record| record.fault.as_str()).filter(|fault| seen.insert(*fault)) {
+        let of = |group: &&str| records.iter().find(|r| r.fault == fault && r.workloads == *group);
+        let cells = groups.iter().map(|group| of(group).map_or_else(|| "–".to_owned(), cell));
+        row(&mut std::iter::once(fault.to_owned()).chain(cells));
+    }
+    out.truncate(out.trim_end_matches('|').len());
+    out
+}
+
+fn cell(record: &Record) -> String {
+    let recovery = record.says.get("recovery").cloned().unwrap_or_default();
+    format!("**{}**: {}; {recovery}; seed {}", record.verdict, record.detail, record.seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(fault: &str, workloads: &str, verdict: &str) -> Record {
+        Record {
+            workloads: workloads.into(),
+            fault: fault.into(),
+            seed: 7,
+            version: "0.1.0".into(),
+            verdict: verdict.into(),
+            detail: "12 rows, 3 faults".into(),
+            took_ms: 90_000,
+            faults: 3,
+            says: [("recovery".to_owned(), "well again after 4.2 s".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn a_cell_that_is_run_again_takes_the_place_of_what_was_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("matrix.jsonl");
+        assert_eq!(read(&path).unwrap(), []);
+        keep(&path, record("kill", "counter + transactions", "unknown")).unwrap();
+        keep(&path, record("kill", "growth", "passed")).unwrap();
+        keep(&path, record("cut", "growth", "passed")).unwrap();
+        keep(&path, record("kill", "counter + transactions", "passed")).unwrap();
+        let kept = read(&path).unwrap();
+        assert_eq!(kept.len(), 3);
+        assert!(kept[0].is_of(&["counter", "transactions"], "kill") && kept[0].verdict == "passed");
+        let page = std::fs::read_to_string(folder.path().join("matrix.md")).unwrap();
+        assert!(page.contains("3 cells: 3 passed, 0 failed, 0 unknown. 9 faults in 4 min 30 s."), "{page}");
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(
+            rows,
+            [
+                "| | counter + transactions | growth |",
+                "| --- | --- | --- |",
+                "| kill | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 |",
+                "| cut | – | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 |",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_record_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("matrix.jsonl");
+        keep(&path, record("kill", "growth", "passed")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap() + "{}\n";
+        std::fs::write(&path, text).unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("matrix.jsonl:2 is no record"), "{error}");
+    }
+}
