@@ -93,7 +93,12 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
     if cells.is_empty() {
         bail!("no cell has a name with {}", options.only.join(" or "));
     }
-    let kept = options.record.as_deref().map(record::read).transpose()?.unwrap_or_default();
+    let kept = options
+        .record
+        .as_deref()
+        .map(record::read)
+        .transpose()?
+        .unwrap_or_default();
     for (number, cell) in cells.iter().enumerate() {
         let folder = options.out.join(cell.name());
         // The page is written last.

@@ -143,7 +143,11 @@ pub fn next_step(group: &Group) -> Plan {
     let keeping = keeping.map(|node| format!("the parts of node '{}' to be copied to others", node.name));
     let holding = group.nodes.values().find(|node| node.leaves() && node.keeps_rows);
     let holding = holding.map(|node| format!("node '{}' to hand over the rows of its write-ahead log", node.name));
-    waiting.or(leading).or(keeping).or(holding).map_or(Plan::Settled, Plan::Wait)
+    waiting
+        .or(leading)
+        .or(keeping)
+        .or(holding)
+        .map_or(Plan::Settled, Plan::Wait)
 }
 
 /// Why `node` cannot be asked to leave now; judged by what can be seen at the moment.

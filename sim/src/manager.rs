@@ -213,7 +213,11 @@ impl World {
                     .reports
                     .get(&(id.0 as usize - 1))
                     .filter(|r| now < r.at + SILENT);
-                report.is_some_and(|r| nodes.iter().any(|node| node.id == *id && node.boot == Some(r.beat.boot)))
+                report.is_some_and(|r| {
+                    nodes
+                        .iter()
+                        .any(|node| node.id == *id && node.boot == Some(r.beat.boot))
+                })
             };
             if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
                 shard.standby = shard.standby.filter(heard);

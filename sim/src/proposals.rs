@@ -20,7 +20,8 @@ impl World {
         self.requests += 1;
         let request = self.requests;
         // What is only true at the moment is late rather often: what a disk has, where a partition stops, what nobody has.
-        let momentary = matches!(command, Command::PassGap(_) | Command::StopPartition(_)) || matches!(purpose, Purpose::Keep);
+        let momentary =
+            matches!(command, Command::PassGap(_) | Command::StopPartition(_)) || matches!(purpose, Purpose::Keep);
         let odds = if momentary { 1 } else { self.late };
         let late = self.late > 0 && self.dice.one_in(odds + 1);
         let node = &mut self.nodes[index];

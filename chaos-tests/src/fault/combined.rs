@@ -10,9 +10,27 @@ use serde_json::json;
 /// or are emptied, have cells of their own.
 const KINDS: [&[Fault]; 4] = [
     &[Kill, Pause, Terminate],
-    &[Cut, CutOneWay, Isolate, Split, Loss, Delay, Jitter, HalfOpen, Resets, Duplication],
     &[
-        SlowSync, FailingSync, PowerCut, DiskFull, ReadErrors, CorruptParts, ClockJump, ClockDrift,
+        Cut,
+        CutOneWay,
+        Isolate,
+        Split,
+        Loss,
+        Delay,
+        Jitter,
+        HalfOpen,
+        Resets,
+        Duplication,
+    ],
+    &[
+        SlowSync,
+        FailingSync,
+        PowerCut,
+        DiskFull,
+        ReadErrors,
+        CorruptParts,
+        ClockJump,
+        ClockDrift,
     ],
     &[KillBroker, PauseBroker, DeleteRecords, GrowTopic],
 ];

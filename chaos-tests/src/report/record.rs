@@ -45,7 +45,10 @@ impl Record {
             workloads: line.workloads,
             fault: line.fault,
             seed: line.seed,
-            version: judged.run.as_ref().map_or_else(String::new, |run| run.meta.version.clone()),
+            version: judged
+                .run
+                .as_ref()
+                .map_or_else(String::new, |run| run.meta.version.clone()),
             verdict: line.verdict.to_owned(),
             detail: line.detail,
             took_ms: line.took_ms,
@@ -138,9 +141,15 @@ pub fn table(records: &[Record]) -> String {
     row(&mut groups.iter().map(|group| (*group).to_owned()));
     row(&mut std::iter::repeat_n("---".to_owned(), groups.len() + 1));
     let mut seen = BTreeSet::new();
-    for fault in records.iter().map(|record| record.fault.as_str()).filter(|fault| seen.insert(*fault)) {
+    for fault in records
+        .iter()
+        .map(|record| record.fault.as_str())
+        .filter(|fault| seen.insert(*fault))
+    {
         let of = |group: &&str| records.iter().find(|r| r.fault == fault && r.workloads == *group);
-        let cells = groups.iter().map(|group| of(group).map_or_else(|| "–".to_owned(), cell));
+        let cells = groups
+            .iter()
+            .map(|group| of(group).map_or_else(|| "–".to_owned(), cell));
         row(&mut std::iter::once(fault.to_owned()).chain(cells));
     }
     out.truncate(out.trim_end_matches('|').len());
@@ -149,7 +158,10 @@ pub fn table(records: &[Record]) -> String {
 
 fn cell(record: &Record) -> String {
     let recovery = record.says.get("recovery").cloned().unwrap_or_default();
-    format!("**{}**: {}; {recovery}; seed {}", record.verdict, record.detail, record.seed)
+    format!(
+        "**{}**: {}; {recovery}; seed {}",
+        record.verdict, record.detail, record.seed
+    )
 }
 
 #[cfg(test)]
@@ -183,7 +195,10 @@ mod tests {
         assert_eq!(kept.len(), 3);
         assert!(kept[0].is_of(&["counter", "transactions"], "kill") && kept[0].verdict == "passed");
         let page = std::fs::read_to_string(folder.path().join("matrix.md")).unwrap();
-        assert!(page.contains("3 cells: 3 passed, 0 failed, 0 unknown. 9 faults in 4 min 30 s."), "{page}");
+        assert!(
+            page.contains("3 cells: 3 passed, 0 failed, 0 unknown. 9 faults in 4 min 30 s."),
+            "{page}"
+        );
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(
             rows,

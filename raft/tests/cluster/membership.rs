@@ -223,7 +223,11 @@ fn a_joint_configuration_that_was_left_behind_is_finished() {
     assert!(group.catalog(number).group(&heard(all.clone())).unwrap().unwrap().joint);
     group.create(number, "joint");
     group.settle();
-    let seen = group.catalog(group.leader()).group(&heard(all.clone())).unwrap().unwrap();
+    let seen = group
+        .catalog(group.leader())
+        .group(&heard(all.clone()))
+        .unwrap()
+        .unwrap();
     assert!(!seen.joint && seen.voters == all, "{seen:?}");
     group.create(2, "done");
     group.same_everywhere();
