@@ -247,7 +247,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        let before = lock(&self.0.tail).seen.last();
+        let (before, vote) = {
+            let tail = lock(&self.0.tail);
+            (tail.seen.last(), tail.seen.vote)
+        };
         if let Some(last) = before
             && last.index + 1 != first.log_id.index
         {
@@ -256,7 +259,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 first.log_id
             )));
         }
-        self.0.world.appended(&self.0.machine, before, &entries);
+        let office = vote.map(|vote| vote.leader_id);
+        self.0.world.appended(&self.0.machine, office, before, &entries);
         self.submit(Change::Append(entries), Waiter::Raft(callback));
         Ok(())
     }

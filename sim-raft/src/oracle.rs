@@ -92,6 +92,7 @@ impl Oracle {
     pub fn appended(
         &mut self,
         writer: (u64, u64),
+        office: Option<LeaderId>,
         before: Option<LogId>,
         entries: &[Entry],
     ) -> (Checked, Option<LeaderId>) {
@@ -99,7 +100,8 @@ impl Oracle {
         let mut elected = None;
         for entry in entries {
             let id = entry.log_id;
-            let leads = id.leader_id.node_id == writer.0 && id.leader_id.term > 0;
+            // By its vote: what it wrote in an earlier office, and has lost, may come back to it from another leader.
+            let leads = id.leader_id.node_id == writer.0 && id.leader_id.term > 0 && office == Some(id.leader_id);
             if leads && previous.is_none_or(|previous| previous.leader_id != id.leader_id) {
                 elected = Some(id.leader_id);
                 if let Err(violation) = self.elect(id.leader_id, writer, previous) {

@@ -5,7 +5,7 @@ use crate::disk::{CatalogState, Disk};
 use crate::mutant::Mutant;
 use crate::network::Net;
 use crate::node::Node;
-use crate::oracle::{Oracle, Violation};
+use crate::oracle::{LeaderId, Oracle, Violation};
 use crate::runtime::{Process, RIGHT, lock, spawn_free, spawn_on, true_nanos, true_sleep};
 use crate::types::{Entry, LogId, Member, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,10 +234,16 @@ impl World {
     }
 
     /// Entries were appended to the log of a machine, behind `before`.
-    pub fn appended(self: &Arc<Self>, machine: &Machine, before: Option<LogId>, entries: &[Entry]) {
+    pub fn appended(
+        self: &Arc<Self>,
+        machine: &Machine,
+        office: Option<LeaderId>,
+        before: Option<LogId>,
+        entries: &[Entry],
+    ) {
         let writer = (machine.identity().0, machine.run());
         let mut oracle = lock(&self.oracle);
-        let (checked, elected) = oracle.appended(writer, before, entries);
+        let (checked, elected) = oracle.appended(writer, office, before, entries);
         drop(oracle);
         if let Some(leader) = elected {
             tell!(self, "node {} is elected as {leader}", writer.0);

@@ -5,7 +5,7 @@ use crate::oracle::{Early, Promise, Violation, committed_ids};
 use crate::source::{Loss, RecordId, Slot};
 use crate::time::{MS, SECOND};
 use crate::world::World;
-use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Writer};
+use tidemill_core::catalog::{Acks, CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Table, Writer};
 use tidemill_core::command::PassGap;
 use tidemill_core::view::{CatalogRead, Key, MemView};
 use tidemill_core::{Command, NodeId, PartId, ShardId};
@@ -70,6 +70,30 @@ impl World {
         Ok(())
     }
 
+    /// DUR-1: who leads has nothing of what is passed over, nor of what is behind: it would be forgotten, and has been shown.
+    fn check_passed_is_missing(&self, pass: &PassGap, writer: &Writer, before: &MemView) -> Result<(), Violation> {
+        let id = ShardId {
+            table: writer.table,
+            index: pass.shard,
+        };
+        let (Some(shard), Some(table)) = (before.find::<Shard>(&id)?, before.find::<Table>(&writer.table)?) else {
+            return Ok(());
+        };
+        let leads = |node: &&crate::node::Node| shard.leader == Some(node.id);
+        let task = self.nodes.iter().find(leads).and_then(|node| node.tasks.get(&id));
+        let task = task.filter(|task| task.epoch == Some(shard.epoch));
+        let place = writer
+            .partition(&table, pass.shard)
+            .map(|partition| (writer.pipe, partition));
+        match task.zip(place).and_then(|(task, place)| task.has_rows_of(place)) {
+            Some((from, to)) => {
+                let what = format!("{pass:?} passes over what the leader of {id} has: {from}..{to}");
+                Err(Violation::new("DUR-1", what))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// DUR-1: what is passed over of what a log had is gone with the disk of that log, or was away with its node.
     fn check_gap(&mut self, pass: &PassGap, before: &MemView) -> Result<(), Violation> {
         let writer = before.find::<Writer>(&pass.writer)?;
@@ -77,6 +101,9 @@ impl World {
             return Ok(());
         };
         let (now, calm) = (self.now, self.healed && self.now > self.healed_at() + 8 * SECOND);
+        if writer.acks == Acks::Leader {
+            self.check_passed_is_missing(pass, &writer, before)?;
+        }
         let Some(client) = self.clients.iter().find(|client| client.token == writer.token) else {
             return Ok(());
         };

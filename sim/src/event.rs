@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Mend(Fault),
     /// Who leads this shard is lost.
     LoseLeader(ShardId),
+    /// A node is to lead this shard.
+    Lead(ShardId, NodeId),
     /// A node that was told to leave is told to stay.
     Stay(NodeId),
     /// Operators do something.

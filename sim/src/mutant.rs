@@ -109,6 +109,8 @@ mutants! {
     StopsAreNotFenced,
     /// A leader that was deposed passes over a gap.
     GapsAreNotFenced,
+    /// A leader that does not hear what came of passing over a gap takes rows again all the same.
+    GapsAreGivenUp,
     /// A node that has lost everything is taken for the one that had its name.
     LostNodeKeepsItsId,
     /// A node is removed although it keeps files that the others do not have.

@@ -61,10 +61,12 @@ pub(crate) enum Fault {
     StaleStandby(usize),
     /// A node is told to leave, and to stay after all.
     Hasty(usize),
+    /// A node whose log has acknowledged rows is away until others pass over them, and what those say of that comes late.
+    LateGap(usize),
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 26;
+pub(crate) const KINDS: usize = 27;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -76,12 +78,13 @@ pub(crate) struct Nemesis {
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
 /// nodes come and go, to leaders, to standbys, and what a leader says when it is none any more.
-const THEMES: [&[usize]; 5] = [
+const THEMES: [&[usize]; 6] = [
     &[0, 2, 15, 16, 21, 23],
     &[0, 8, 10, 11, 20, 22, 25],
     &[0, 1, 2, 3, 4, 9, 22, 23],
     &[15, 23, 24],
     &[0, 2, 15, 22, 23],
+    &[0, 23, 26, 26],
 ];
 
 impl Nemesis {
@@ -142,7 +145,8 @@ impl World {
             22 => Fault::Late,
             23 => Fault::Move,
             24 => Fault::StaleStandby(a),
-            _ => Fault::Hasty(a),
+            25 => Fault::Hasty(a),
+            _ => Fault::LateGap(a),
         }
     }
 
@@ -165,6 +169,8 @@ impl World {
         let lasts = match fault {
             Fault::Pause(_) => self.dice.between(200, 8_000) * MS,
             Fault::StaleStandby(_) => self.dice.between(5_000, 10_000) * MS,
+            // Long enough to be given up.
+            Fault::LateGap(_) => self.dice.between(11_000, 15_000) * MS,
             _ => self.dice.between(50, 6_000) * MS,
         };
         if self.begin(fault)? {
@@ -224,8 +230,9 @@ impl World {
             Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
             Fault::FullDisk(index) => self.nodes[index].full = true,
             Fault::NoBrokers(index) => self.nodes[index].reads_nothing = true,
-            Fault::Move => return self.move_some_shard(None),
+            Fault::Move => return self.move_some_shard(None, |_| true),
             Fault::StaleStandby(index) => return self.make_stale(index),
+            Fault::LateGap(index) => return Ok(self.hide_log(index)),
             Fault::Hasty(index) => return Ok(self.tell_to_leave_and_stay(index)),
             Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
@@ -277,6 +284,7 @@ impl World {
                     self.start(index)?;
                 }
             }
+            Fault::LateGap(index) => self.show_log(index)?,
             Fault::Pause(index) => self.resume(index),
             Fault::CutOneWay(a, b) => _ = self.cut.remove(&(a, b)),
             Fault::Isolate(_) | Fault::Split(_) => self.cut.clear(),
@@ -307,7 +315,7 @@ impl World {
         self.nemesis.healed_at = self.now;
         self.cut.clear();
         self.slow.clear();
-        (self.loss, self.late) = (0, 0);
+        (self.loss, self.late, self.late_gaps) = (0, 0, false);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
@@ -368,5 +376,6 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Move => "moved shard",
         Fault::StaleStandby(_) => "stale standby",
         Fault::Hasty(_) => "hasty leave",
+        Fault::LateGap(_) => "late gap",
     }
 }

@@ -251,6 +251,12 @@ impl Task {
         }
     }
 
+    /// The numbers of the rows that it has of a partition, if there are any.
+    pub fn has_rows_of(&self, place: (PipeId, PartitionId)) -> Option<(u64, u64)> {
+        let lane = self.lanes.get(&place).filter(|lane| lane.from < lane.to && !self.ended);
+        lane.map(|lane| (lane.from, lane.to))
+    }
+
     /// Whether it has given up a history that it may have to begin again.
     pub fn wants_more(&self) -> bool {
         self.dropped

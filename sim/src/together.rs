@@ -4,7 +4,8 @@
 use crate::event::Event;
 use crate::nemesis::Fault;
 use crate::node::Purpose;
-use crate::oracle::Violation;
+use crate::oracle::{Early, Violation};
+use crate::source::RecordId;
 use crate::time::MS;
 use crate::world::World;
 use std::sync::Arc;
@@ -59,11 +60,11 @@ impl World {
         Ok(())
     }
 
-    /// A manager takes a leader for one that stands still. It goes to a node that may lead, but not to `not`.
-    pub fn move_some_shard(&mut self, not: Option<(ShardId, NodeId)>) -> Result<bool, Violation> {
+    /// A manager takes a leader for one that stands still, that of `which` if it is said. The shard goes to a node that may lead.
+    pub fn move_some_shard(&mut self, which: Option<ShardId>, may: impl Fn(NodeId) -> bool) -> Result<bool, Violation> {
         let tip = self.group.tip();
         let shards = tip.all::<Shard>(&[])?;
-        let wanted = |shard: &&Arc<Shard>| shard.leader.is_some() && not.is_none_or(|(id, _)| id == shard.id);
+        let wanted = |shard: &&Arc<Shard>| shard.leader.is_some() && which.is_none_or(|id| id == shard.id);
         let shards: Vec<_> = shards.iter().filter(wanted).collect();
         let (Some(shard), Some(manager)) = (self.dice.pick(&shards).copied(), self.group.leader) else {
             return Ok(false);
@@ -72,7 +73,7 @@ impl World {
         for node in shard.ready_replicas() {
             let known = tip.find::<tidemill_core::catalog::Node>(&node)?;
             let ready = known.is_some_and(|known| known.state == NodeState::Ready);
-            if ready && shard.leader != Some(node) && not.is_none_or(|(_, not)| not != node) {
+            if ready && shard.leader != Some(node) && may(node) {
                 able.push(node);
             }
         }
@@ -117,7 +118,7 @@ impl World {
         let from = self.dice.between(p.offset.0, high);
         self.cut_log(n, from)?;
         (0..self.dice.between(15, 40)).for_each(|_| self.topic.append(n, false));
-        self.move_some_shard(Some((shard.id, me)))?;
+        self.move_some_shard(Some(shard.id), |to| to != me)?;
         let time = self.flush_age + self.dice.between(200, 1_500) * MS;
         self.after(time, Event::LoseLeader(shard.id));
         Ok(true)
@@ -131,6 +132,35 @@ impl World {
             Some(leader) => self.begin_for_a_while(Fault::Kill(leader.0 as usize - 1)),
             None => Ok(()),
         }
+    }
+
+    /// A node with acknowledged rows that only its log has is killed, and what others say of them will be late.
+    pub fn hide_log(&mut self, index: usize) -> bool {
+        if !self.nodes[index].up || self.hidden_shard(index).is_none() {
+            return false;
+        }
+        self.late_gaps = true;
+        self.kill(index);
+        true
+    }
+
+    /// It is back, offers its rows, and may lead their shard soon.
+    pub fn show_log(&mut self, index: usize) -> Result<(), Violation> {
+        self.late_gaps = false;
+        if let Some(shard) = self.hidden_shard(index).filter(|_| self.dice.one_in(2)) {
+            let time = self.dice.between(500, 3_000) * MS;
+            self.after(time, Event::Lead(shard, self.nodes[index].id));
+        }
+        self.start(index)
+    }
+
+    /// A shard of which a node has acknowledged rows in its log that are not given up.
+    fn hidden_shard(&self, index: usize) -> Option<ShardId> {
+        let node = &self.nodes[index];
+        let kept = |(id, early): &(&RecordId, &Early)| {
+            early.node == index && early.logged && !early.passed && node.wal.has_row(**id)
+        };
+        self.oracle.early.iter().rev().find(kept).map(|(_, early)| early.shard)
     }
 
     pub fn tell_to_leave_and_stay(&mut self, index: usize) -> bool {

@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub loss: u64,
     /// One proposal of so many travels for long; 0 if none does.
     pub late: u64,
+    /// Whether it takes long until rows are passed over.
+    pub late_gaps: bool,
     /// What happened, line by line, if anybody wants to know.
     pub told: Option<Vec<String>>,
     pub healed: bool,
@@ -142,6 +144,7 @@ impl World {
             slow: BTreeMap::new(),
             loss: 0,
             late: 0,
+            late_gaps: false,
             told: tells.then(Vec::new),
             healed: false,
             done: false,
@@ -245,6 +248,10 @@ impl World {
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
             Event::LoseLeader(shard) => self.lose_leader(shard),
+            Event::Lead(shard, node) => {
+                self.move_some_shard(Some(shard), |to| to == node)?;
+                Ok(())
+            }
             Event::Stay(node) => {
                 self.stay(node);
                 Ok(())

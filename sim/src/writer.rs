@@ -299,19 +299,27 @@ impl World {
         };
         let task = self.nodes[index].tasks.get_mut(&shard);
         let fences = self.mutant != Some(Mutant::GapsAreNotFenced);
-        let epoch = task.as_ref().and_then(|task| task.epoch).filter(|_| fences);
+        let epoch = task.as_ref().and_then(|task| task.epoch);
         if !task.is_some_and(|task| task.hold(place, expected)) {
             return self.reply(index, from, Answer::Retry);
         }
         tell!(self, "n{} holds {place:?} to pass over {expected}..{to}", index + 1);
-        let pass = Command::PassGap(PassGap {
+        let pass = PassGap {
             writer: writer.id,
             shard: shard.index,
-            epoch,
+            epoch: epoch.filter(|_| fences),
             from: Offset(expected),
             to: Offset(to),
-        });
-        self.propose(index, Purpose::Gap(shard, place, from), pass);
+        };
+        let command = Command::PassGap(pass.clone());
+        let purpose = Purpose::Gap {
+            shard,
+            epoch,
+            place,
+            from,
+            pass,
+        };
+        self.propose(index, purpose, command);
     }
 
     /// Opens a partition that was held, once what was decided about it is known here.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{Acks, CatalogQuestions, Node, Shard, Table, Writer};
 use tidemill_core::command::{CloseWriter, OpenWriter, PassGap};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{Command, NodeId, Offset, Refusal, Response as Applied, ShardId, TableId, WriterId};
+use tidemill_core::{Command, NodeId, Offset, Outcome, Refusal, Response as Applied, ShardId, TableId, WriterId};
 use tidemill_ingest::direct::{Body, Incoming, WriteError};
 use tidemill_ingest::task::ShardTask;
 use tidemill_proto::api::write_detail::Reason;
@@ -24,11 +24,14 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::debug;
 
 /// The largest request that is taken.
 pub const MAX_REQUEST: usize = 16 << 20;
 /// How long a command or a read may take.
 const DECIDE: Duration = Duration::from_secs(5);
+/// How long to wait before a command is proposed again of which nobody knows what came of it.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How many requests of a stream may wait for their commit; behind them the stream is not read on.
 const AHEAD: usize = 64;
 
@@ -125,12 +128,17 @@ impl Writes for WritesService {
 /// Proposes a command of a writer. Repeated, each of them does no more than once.
 async fn decide(catalog: &Catalog, command: Command) -> Result<Applied, Status> {
     match propose(catalog, command, DECIDE).await {
-        Ok((_, Ok(applied))) => Ok(applied),
-        Ok((_, Err(no @ (Refusal::NoTable(_) | Refusal::NoWriter(_))))) => Err(Status::not_found(no.to_string())),
-        Ok((_, Err(no))) => Err(Status::failed_precondition(no.to_string())),
+        Ok((_, outcome)) => said(outcome),
         Err(error @ ProposeError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
         Err(error) => Err(not_now(error)),
     }
+}
+
+fn said(outcome: Outcome) -> Result<Applied, Status> {
+    outcome.map_err(|no| match no {
+        Refusal::NoTable(_) | Refusal::NoWriter(_) => Status::not_found(no.to_string()),
+        no => Status::failed_precondition(no.to_string()),
+    })
 }
 
 /// What was taken and is to be acknowledged, in order.
@@ -224,7 +232,17 @@ impl WritesService {
             from: expected,
             to: Offset(asked.to),
         });
-        let decided = decide(&self.catalog, pass).await;
+        // Again until somebody says what came of it: one that is under way still might be decided when the partition is open
+        // again, and take along what was taken and acknowledged by then. Behind the first that is decided, the others are
+        // refused: by the offset, by the epoch, or because the writer is gone.
+        let decided = loop {
+            match propose(&self.catalog, pass.clone(), DECIDE).await {
+                Ok((_, outcome)) => break said(outcome),
+                Err(error) if task.has_ended() => break Err(not_now(error)),
+                Err(error) => debug!(%error, "it is not known yet whether a gap is passed over"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         while !task.has_ended() && self.catalog.read_index(DECIDE).await.is_err() {}
         drop(held);
         decided.map(drop)
