@@ -11,7 +11,7 @@
 
 use super::assignment::Assignment;
 use super::context::Context;
-use super::native::{Fault, Position, Reader};
+use super::native::{Fault, Position, Reader, passes_by_itself};
 use super::run::{self, Halt, Place, Runs, Taken, poll_run};
 use super::status::{Ends, PartitionStatus, Read, Waits};
 use super::topic::TopicCheck;
@@ -339,7 +339,10 @@ impl ConsumerThread {
             Ok(reader) => self.reader = Some(reader),
             Err(error) => {
                 error!(pipe = %self.options.pipe.name, %error, "the Kafka client cannot be set up");
-                self.wait_all(Some(Wait::Client(error.to_string())));
+                // While no broker answers, another node could not set it up either.
+                let passes = error.rdkafka_error_code().is_some_and(passes_by_itself);
+                let wait = if passes { Wait::Broker } else { Wait::Client };
+                self.wait_all(Some(wait(error.to_string())));
             }
         }
     }
@@ -463,7 +466,7 @@ impl ConsumerThread {
                 debug!(%pipe, error = %fault.reason, "Kafka does not take the group's offsets");
                 true
             }
-            _ if fault.passes_by_itself() => {
+            code if passes_by_itself(code) => {
                 warn!(%pipe, error = %fault.reason, "the Kafka client reports a fault and tries on");
                 self.troubled = Some(Instant::now());
                 self.wait_all(Some(Wait::Broker(fault.reason.clone())));

@@ -57,30 +57,28 @@ pub(super) struct Fault {
     pub reason: String,
 }
 
-impl Fault {
-    /// Whether the client gets over it without passing over a record.
-    pub fn passes_by_itself(&self) -> bool {
-        use RDKafkaErrorCode as Code;
-        matches!(
-            self.code,
-            Code::AllBrokersDown
-                | Code::BrokerTransportFailure
-                | Code::BrokerNotAvailable
-                | Code::CoordinatorLoadInProgress
-                | Code::CoordinatorNotAvailable
-                | Code::LeaderNotAvailable
-                | Code::NetworkException
-                | Code::NotCoordinator
-                | Code::NotLeaderForPartition
-                | Code::OperationTimedOut
-                | Code::ReplicaNotAvailable
-                | Code::RequestTimedOut
-                | Code::Resolve
-                | Code::UnknownPartition
-                | Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
-        )
-    }
+/// Whether the client gets over it without passing over a record: it has to do with the brokers, and would be the same elsewhere.
+pub(super) fn passes_by_itself(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::BrokerNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::LeaderNotAvailable
+            | Code::NetworkException
+            | Code::NotCoordinator
+            | Code::NotLeaderForPartition
+            | Code::OperationTimedOut
+            | Code::ReplicaNotAvailable
+            | Code::RequestTimedOut
+            | Code::Resolve
+            | Code::UnknownPartition
+            | Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+    )
 }
 
 /// A client that reads assigned partitions.
@@ -144,7 +142,7 @@ impl Reader {
             if !error.is_null() {
                 let code = c::rd_kafka_error_code(error);
                 c::rd_kafka_error_destroy(error);
-                return Err(KafkaError::Seek(format!("{}", RDKafkaErrorCode::from(code))));
+                return Err(KafkaError::SetPartitionOffset(RDKafkaErrorCode::from(code)));
             }
         }
         Ok(())
