@@ -1,13 +1,11 @@
 //! What happens to disks, as far as replication is there to stand it.
 
-use crate::node::Purpose;
 use crate::oracle::Violation;
 use crate::time::SECOND;
 use crate::world::World;
-use tidemill_core::catalog::{Copies, Replica, ReplicaState, Shard};
-use tidemill_core::command::ReplicaOf;
+use tidemill_core::DiskId;
+use tidemill_core::catalog::{Copies, Shard};
 use tidemill_core::view::{CatalogRead, Key};
-use tidemill_core::{Command, DiskId};
 
 impl World {
     /// Whether everything on the disk of a node is elsewhere too.
@@ -44,20 +42,6 @@ impl World {
             *self.tally.acts.entry("log lost with a disk").or_default() += 1;
         }
         Ok(true)
-    }
-
-    /// A manager has a node give up the replicas that are not complete yet; it will have it begin anew.
-    pub fn give_up_copies(&mut self, index: usize) -> Result<(), Violation> {
-        self.late_claims = false;
-        let (tip, node) = (self.group.tip(), self.nodes[index].id);
-        for shard in tip.all::<Shard>(&[])? {
-            let copies = |replica: &Replica| replica.state == ReplicaState::Copying;
-            if let Some(manager) = self.group.leader.filter(|_| shard.replica(node).is_some_and(copies)) {
-                let of = ReplicaOf { shard: shard.id, node };
-                self.propose(manager, Purpose::Operate, Command::DropReplica(of));
-            }
-        }
-        Ok(())
     }
 
     /// How many disks but that of `index` have the file as it was written.
