@@ -133,11 +133,6 @@ impl History {
         self.write(Who::Named(who.to_owned()), Kind::Info, f, value, None, None);
     }
 
-    /// Milliseconds since the run began.
-    pub fn elapsed_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
-    }
-
     /// Ends it.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
     if options.list || std::fs::read_dir(&options.out)?.next().is_none() {
         return Ok(0);
     }
-    report::command::all(&options.out)
+    report::command::judged(&options.out)
 }
 
 fn run_cell(options: &Options, cell: &Cell, folder: &Path) -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ pub use page::html as page_html;
 
 use crate::check::{self, Judgement, Run};
 use anyhow::Context;
+use record::Record;
 use std::path::{Path, PathBuf};
 
 /// The page in the folder of a run.
@@ -60,13 +61,15 @@ impl Judged {
         said.filter(|name| !name.is_empty()).unwrap_or_else(folder)
     }
 
-    /// Writes what came of it, and then its page.
+    /// Writes what came of it, and then its page; gives what came of it.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn write(&self) -> anyhow::Result<()> {
-        record::Record::of(self).write(&self.folder)?;
-        write(&self.folder.join(PAGE), &page::html(self))
+    pub fn write(&self) -> anyhow::Result<Record> {
+        let record = Record::of(self);
+        record.write(&self.folder)?;
+        write(&self.folder.join(PAGE), &page::html(self))?;
+        Ok(record)
     }
 }
 

@@ -116,10 +116,7 @@ fn is_of_a_writer<V: CatalogView + ?Sized>(view: &V, partition: &SourcePartition
     let table = partition.shard.table;
     let shards = view.find::<Table>(&table)?.map_or(1, |table| table.shards);
     let number = Writer::number_of(partition.partition, shards);
-    Ok(view
-        .all::<Writer>(&[])?
-        .iter()
-        .any(|writer| writer.table == table && writer.number == number))
+    Ok(view.writers_of(table)?.iter().any(|writer| writer.number == number))
 }
 
 /// OWN-1: a shard's standby is another node than its leader, and has not been removed. REP-1: it is a complete replica.
@@ -312,7 +309,8 @@ where
     found.extend(check_copies_step(before, after)?);
     // Rows and counts move together: the rows of a table grow by what its partitions count (LED-1, QRY-1).
     for table in after.all::<Table>(&[])? {
-        let (pipes_before, pipes_after) = (pipes_into(before, table.id)?, pipes_into(after, table.id)?);
+        let pipes_before: Vec<PipeId> = before.pipes_into(table.id)?.iter().map(|p| p.id).collect();
+        let pipes_after: Vec<PipeId> = after.pipes_into(table.id)?.iter().map(|p| p.id).collect();
         if pipes_before != pipes_after {
             continue;
         }
@@ -332,24 +330,9 @@ where
     Ok(found)
 }
 
-fn pipes_into<V: CatalogView + ?Sized>(view: &V, table: TableId) -> Result<Vec<PipeId>, ViewError> {
-    let pipes = view.all::<Pipe>(&[])?;
-    Ok(pipes
-        .iter()
-        .filter(|pipe| pipe.table == table)
-        .map(|pipe| pipe.id)
-        .collect())
-}
-
 /// The rows that the ledgers of a pipe count, in all lives of its partitions.
 fn rows_counted<V: CatalogView + ?Sized>(view: &V, pipe: PipeId) -> Result<u64, ViewError> {
-    let present = view
-        .all::<SourcePartition>(&pipe.bytes())?
-        .into_iter()
-        .map(|p| p.ledger.counts.rows);
-    let closed = view
-        .all::<ClosedLedger>(&pipe.bytes())?
-        .into_iter()
-        .map(|c| c.ledger.counts.rows);
+    let present = view.partitions_of(pipe)?.into_iter().map(|p| p.ledger.counts.rows);
+    let closed = view.closed_ledgers_of(pipe)?.into_iter().map(|c| c.ledger.counts.rows);
     Ok(present.chain(closed).sum())
 }

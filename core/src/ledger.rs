@@ -39,6 +39,28 @@ impl Counts {
         }
     }
 
+    /// What of these counts is of the last `width` offsets of what they count, in which there are `stored` and `rejected` records and
+    /// `rows` rows. The counts are exact or there is no answer (LED-1): offsets with neither were filtered or are absent, and
+    /// which of them were what is known only if one of the two did not occur, or if all of these offsets are on one side.
+    pub fn of_end(self, width: u64, stored: u64, rejected: u64, rows: u64) -> Option<Self> {
+        let neither = width.checked_sub(stored + rejected)?;
+        let (filtered, absent) = match (self.filtered, self.absent) {
+            (0, _) => (0, neither),
+            (_, 0) => (neither, 0),
+            _ if neither == 0 => (0, 0),
+            (filtered, absent) if neither == filtered + absent => (filtered, absent),
+            _ => return None,
+        };
+        Some(Self {
+            delivered: stored + rejected + filtered,
+            absent,
+            stored,
+            rejected,
+            filtered,
+            rows,
+        })
+    }
+
     /// How many offsets these account for; `None` when there are more than can be counted.
     pub fn offsets(&self) -> Option<u64> {
         self.delivered.checked_add(self.absent)

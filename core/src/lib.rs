@@ -20,6 +20,7 @@ pub mod replication;
 pub mod schema;
 pub mod span;
 pub mod stop;
+pub mod tail;
 pub mod value;
 pub mod view;
 pub mod wait;

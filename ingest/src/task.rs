@@ -19,7 +19,6 @@ use crate::kafka::{Assigned, Assignment, Consumer, ConsumerOptions, PartitionSta
 use crate::log::ShardLog;
 use crate::priority::Priority;
 use crate::writer::{Committer, Flushed, ShardWriter, TopicChecks, Trouble};
-use standby::Tail;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -129,7 +128,7 @@ pub struct ShardTask {
     stopped: Mutex<Option<UnboundedReceiver<(SpanKey, StopReason)>>>,
     /// Whether consumers read for a standby.
     standby: Arc<AtomicBool>,
-    tail: Mutex<Tail>,
+    remembers: Mutex<standby::Memory>,
     consumers: Mutex<Consumers>,
     command: watch::Sender<Command>,
     ended: Arc<AtomicBool>,
@@ -179,7 +178,7 @@ impl ShardTask {
             stops,
             stopped: Mutex::new(Some(stopped)),
             standby: Arc::new(AtomicBool::new(standby)),
-            tail: Mutex::default(),
+            remembers: Mutex::default(),
             consumers: Mutex::default(),
             command: watch::channel(Command::Run).0,
             ended: Arc::default(),

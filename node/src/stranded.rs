@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
-use tidemill_core::view::{CatalogRead, CatalogSnapshot};
+use tidemill_core::view::CatalogRead;
 use tidemill_core::{NodeId, ShardId};
 use tidemill_proto::api::stranded_client::StrandedClient;
 use tidemill_proto::api::write_request::Body;
@@ -54,7 +54,7 @@ impl HandOver {
     /// comes after its append was counted.
     pub fn is_done(&self, wal: &Wal) -> bool {
         let done_at = *self.done_at.lock().unwrap_or_else(PoisonError::into_inner);
-        done_at == Some(wal.stats().appends)
+        done_at == Some(wal.appends())
     }
 }
 
@@ -70,12 +70,8 @@ pub async fn run(
         tokio::time::sleep(LOOK).await;
         let wal = supervisor.wal();
         // In this order: what is acknowledged later was appended later.
-        let (appends, leads_nothing) = (wal.stats().appends, supervisor.leads_nothing());
-        let lanes = wal.lanes();
-        let looked = match catalog.snapshot() {
-            Ok(state) => offer(node, &*state, &supervisor, &connections, &lanes).await,
-            Err(error) => Err(error.into()),
-        };
+        let (appends, leads_nothing) = (wal.appends(), supervisor.leads_nothing());
+        let looked = offer(node, &catalog, &supervisor, &connections, &wal.lanes()).await;
         let has_nothing = matches!(looked, Ok(Left::Nothing));
         hand_over.know((leads_nothing && has_nothing).then_some(appends));
         if let Err(error) = looked {
@@ -95,11 +91,16 @@ enum Left {
 
 async fn offer(
     node: NodeId,
-    state: &dyn CatalogSnapshot,
+    catalog: &Catalog,
     supervisor: &Supervisor,
     connections: &Connections,
     lanes: &[crate::wal::Lane],
 ) -> anyhow::Result<Left> {
+    // As on most nodes most of the time.
+    if lanes.is_empty() {
+        return Ok(Left::Nothing);
+    }
+    let state = catalog.snapshot()?;
     let mut left = Left::Nothing;
     let mut writers = BTreeMap::new();
     for writer in state.list::<Writer>(&[])? {

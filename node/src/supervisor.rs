@@ -118,13 +118,12 @@ impl Supervisor {
         if known {
             wal::trim(self.wal(), state, logged)?;
         }
-        let is_over = |shard: &ShardId, task: &Arc<ShardTask>| {
+        let mut over = self.tasks().clone();
+        over.retain(|shard, task| {
             // Whoever stands by may lead next; whoever led in another epoch, or leads no more, ends.
             let fits = |wanted: &Option<Epoch>| task.epoch().is_none() || task.epoch() == *wanted;
             !wanted.get(shard).is_some_and(fits) || task.has_ended()
-        };
-        let mut over = self.tasks().clone();
-        over.retain(|shard, task| is_over(shard, task));
+        });
         self.end(over);
         let tables: BTreeSet<TableId> = wanted.keys().map(|shard| shard.table).collect();
         let pipes: Vec<Pipe> = state

@@ -6,18 +6,18 @@ use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
 use crate::oracle::Violation;
-use crate::task::{Answer, Task};
+use crate::task::Task;
 use crate::time::{MS, Time};
 use crate::wal::Wal;
 use crate::world::{World, tell};
-use crate::writer::Logging;
+use crate::writer::{Gap, Logging};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tidemill_core::catalog::*;
-use tidemill_core::command::{Outcome, PassGap};
+use tidemill_core::command::Outcome;
 use tidemill_core::view::{CatalogRead, MemView};
 use tidemill_core::{
-    BootId, Command, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
+    BootId, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
 };
 
 /// How often a node says that it lives.
@@ -34,14 +34,8 @@ pub(crate) const KEEP: Time = 500 * MS;
 pub(crate) enum Purpose {
     Commit(ShardId, Epoch, CommitId),
     Stop(ShardId, Epoch, SpanKey),
-    /// Rows of a writer are passed over: what is held meanwhile, by whom, and the program that waits for it.
-    Gap {
-        shard: ShardId,
-        epoch: Option<Epoch>,
-        place: (PipeId, PartitionId),
-        from: (usize, u64),
-        pass: PassGap,
-    },
+    /// Rows of a writer are passed over.
+    Gap(Gap),
     Manage,
     Keep,
     Operate,
@@ -402,36 +396,7 @@ impl World {
                     task.stop_decided(key, outcome.is_some());
                 }
             }
-            Purpose::Gap {
-                shard,
-                epoch,
-                place,
-                from,
-                pass,
-            } => {
-                let task = self.nodes[index].tasks.get(&shard);
-                let Some(outcome) = outcome else {
-                    // Again until that is known: it may still be under way, and be decided when the partition is open again.
-                    if task.is_some_and(|task| task.epoch == epoch) && self.mutant != Some(Mutant::GapsAreGivenUp) {
-                        let again = Command::PassGap(pass.clone());
-                        let purpose = Purpose::Gap {
-                            shard,
-                            epoch,
-                            place,
-                            from,
-                            pass,
-                        };
-                        return self.propose(index, purpose, again);
-                    }
-                    self.nodes[index].held.insert(request, (shard, place));
-                    return self.release(index, request);
-                };
-                // Not before it is known here what was decided: what is taken then is taken for the life behind the gap.
-                self.nodes[index].held.insert(request, (shard, place));
-                self.release(index, request);
-                let answer = if outcome.is_ok() { Answer::Passed } else { Answer::Retry };
-                self.reply(index, from, answer);
-            }
+            Purpose::Gap(gap) => self.gap_decided(index, request, gap, outcome),
             Purpose::Manage => {
                 if let Some(manager) = &mut self.nodes[index].manager {
                     manager.answered();

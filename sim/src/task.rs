@@ -17,12 +17,13 @@ use crate::time::{MS, Time};
 use crate::wal::Wal;
 use flush::Stage;
 use lane::Lane;
-use standby::Tail;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use tidemill_core::catalog::{Pipe, PipeState, SourcePartition, Table, WalMode, Writer};
 use tidemill_core::command::{CommitPart, StopPartition};
 use tidemill_core::stop::StopReason;
+use tidemill_core::tail::Tail;
 use tidemill_core::{Epoch, Offset, PartId, PartitionId, PipeId, ShardId, SpanKey};
 
 /// The most slots that are read at a time.
@@ -116,7 +117,7 @@ pub struct Task {
     held: BTreeSet<(PipeId, PartitionId)>,
     /// Histories that only a log can continue, with the leader epoch of the source at what is committed.
     expired: BTreeMap<SpanKey, Option<i32>>,
-    tail: Tail,
+    tail: Tail<Duration>,
     pipes: BTreeMap<PipeId, Arc<Pipe>>,
 }
 

@@ -13,7 +13,7 @@ use crate::task::{Answer, Incoming, Piece, Taken};
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
 use tidemill_core::catalog::*;
-use tidemill_core::command::PassGap;
+use tidemill_core::command::{Outcome, PassGap};
 use tidemill_core::view::CatalogRead;
 use tidemill_core::{Command, Epoch, Offset, PartitionId, PipeId, ShardId, TableId, WriterToken};
 
@@ -23,6 +23,19 @@ const WRITTEN: RecordId = 1 << 40;
 const PATIENCE: Time = 2 * SECOND;
 /// How long rows that were acknowledged from a log are waited for when they are missing.
 const GAP: Time = 10 * SECOND;
+
+/// Rows that a leader passes over.
+#[derive(Clone, Debug)]
+pub(crate) struct Gap {
+    shard: ShardId,
+    /// In which it leads.
+    epoch: Option<Epoch>,
+    /// What it holds until that is decided.
+    place: (PipeId, PartitionId),
+    /// The program that waits for it, and its request.
+    from: (usize, u64),
+    pass: PassGap,
+}
 
 /// A program that writes rows to one shard.
 #[derive(Debug)]
@@ -304,22 +317,42 @@ impl World {
             return self.reply(index, from, Answer::Retry);
         }
         tell!(self, "n{} holds {place:?} to pass over {expected}..{to}", index + 1);
-        let pass = PassGap {
-            writer: writer.id,
-            shard: shard.index,
-            epoch: epoch.filter(|_| fences),
-            from: Offset(expected),
-            to: Offset(to),
-        };
-        let command = Command::PassGap(pass.clone());
-        let purpose = Purpose::Gap {
+        let gap = Gap {
             shard,
             epoch,
             place,
             from,
-            pass,
+            pass: PassGap {
+                writer: writer.id,
+                shard: shard.index,
+                epoch: epoch.filter(|_| fences),
+                from: Offset(expected),
+                to: Offset(to),
+            },
         };
-        self.propose(index, purpose, command);
+        self.propose_gap(index, gap);
+    }
+
+    fn propose_gap(&mut self, index: usize, gap: Gap) {
+        let command = Command::PassGap(gap.pass.clone());
+        self.propose(index, Purpose::Gap(gap), command);
+    }
+
+    /// What came of passing over a gap; nothing if nobody knows.
+    pub fn gap_decided(&mut self, index: usize, request: u64, gap: Gap, outcome: Option<Outcome>) {
+        let task = self.nodes[index].tasks.get(&gap.shard);
+        let goes_on = task.is_some_and(|task| task.epoch == gap.epoch) && self.mutant != Some(Mutant::GapsAreGivenUp);
+        if outcome.is_none() && goes_on {
+            // Again until that is known: it may still be under way, and be decided when the partition is open again.
+            return self.propose_gap(index, gap);
+        }
+        // Not before it is known here what was decided: what is taken then is taken for the life behind the gap.
+        self.nodes[index].held.insert(request, (gap.shard, gap.place));
+        self.release(index, request);
+        if let Some(outcome) = outcome {
+            let answer = if outcome.is_ok() { Answer::Passed } else { Answer::Retry };
+            self.reply(index, gap.from, answer);
+        }
     }
 
     /// Opens a partition that was held, once what was decided about it is known here.

@@ -93,7 +93,8 @@ fn any_topic(stroke: &mut Stroke<'_>) -> anyhow::Result<Topic> {
     Topic::look(stroke.world, name)
 }
 
-async fn move_leaders(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
+/// A topic with replicas, and a broker that leads some of it.
+fn any_leader(stroke: &mut Stroke<'_>) -> anyhow::Result<(Topic, u32)> {
     let topic = any_topic(stroke)?;
     ensure!(topic.replication > 1, "the topic {} has one replica", topic.name);
     let led: Vec<u32> = topic
@@ -101,7 +102,12 @@ async fn move_leaders(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         .iter()
         .filter_map(|partition| partition.leader)
         .collect();
-    let broker = led.choose(stroke.rng).copied().context("nobody leads the topic")?;
+    let leader = led.choose(stroke.rng).copied().context("nobody leads the topic")?;
+    Ok((topic, leader))
+}
+
+async fn move_leaders(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
+    let (topic, broker) = any_leader(stroke)?;
     stroke.tell(json!({ "topic": topic.name, "broker": Place::Broker(broker).to_string() }));
     stroke.after(After::StartBroker(broker));
     stroke.after(After::PreferredLeaders);
@@ -153,14 +159,7 @@ pub(super) async fn prefer(world: &World) -> anyhow::Result<()> {
 
 /// The followers do not hear the leader any more, so that it goes on alone; then it is killed.
 async fn elect_uncleanly(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
-    let topic = any_topic(stroke)?;
-    ensure!(topic.replication > 1, "the topic {} has one replica", topic.name);
-    let led: Vec<u32> = topic
-        .partitions
-        .iter()
-        .filter_map(|partition| partition.leader)
-        .collect();
-    let leader = led.choose(stroke.rng).copied().context("nobody leads the topic")?;
+    let (topic, leader) = any_leader(stroke)?;
     let led: Vec<u32> = topic.led_by(leader).collect();
     let name = topic.name.clone();
     stroke.tell(json!({ "topic": name, "partitions": led, "leader": Place::Broker(leader).to_string() }));

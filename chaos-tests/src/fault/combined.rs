@@ -5,6 +5,7 @@ use super::running::{After, Stroke};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::json;
+use std::time::Duration;
 
 /// Faults of different kinds. None that takes away for good what another of its kind may have left as the last copy: disks that lie,
 /// or are emptied, have cells of their own.
@@ -58,8 +59,7 @@ pub(super) async fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
                 json!({ "fault": fault.name(), "why": format!("{why:#}") }),
             ),
         }
-        let pause = std::time::Duration::from_millis(stroke.rng.random_range(0..1_500));
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(Duration::from_millis(stroke.rng.random_range(0..1_500))).await;
     }
     // Also those that ended when something could not begin.
     for node in 0..stroke.world.node_count() {

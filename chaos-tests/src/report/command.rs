@@ -1,6 +1,7 @@
 //! `chaos check`: judges runs, writes their pages, and ends by what came of them.
 
 use super::index::Line;
+use super::record::{self, Record};
 use super::{INDEX, Judged, TABLE, write_index};
 use crate::check::synthetic::{self, Size};
 use crate::check::{Outcome, proof};
@@ -48,17 +49,19 @@ pub fn one(folder: &Path) -> anyhow::Result<i32> {
     })
 }
 
-/// Judges all runs in `folder`, and writes a page over them; gives how the program has to end.
+/// Writes a page over all runs in `folder` that were judged; gives how the program has to end.
 ///
 /// # Errors
-/// If a page cannot be written.
-pub fn all(folder: &Path) -> anyhow::Result<i32> {
-    run(&Arguments {
-        folders: vec![folder.to_owned()],
-        index: Some(folder.to_owned()),
-        prove: None,
-        make_up: None,
-    })
+/// If the page cannot be written.
+pub fn judged(folder: &Path) -> anyhow::Result<i32> {
+    let mut lines = Vec::new();
+    for run in runs_in(&[folder.to_owned()])? {
+        // What was cut off has no verdict.
+        if run.join(record::VERDICT).exists() {
+            lines.push(Line::new(Record::read(&run)?, &run, folder));
+        }
+    }
+    conclude(folder, &lines)
 }
 
 /// Does it; gives how the program has to end.
@@ -96,11 +99,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
         // One at a time, since a history may be large.
         let judged = Judged::read(folder);
         print(&judged);
-        judged.write()?;
-        lines.push(Line::of(&judged, &index));
+        lines.push(Line::new(judged.write()?, folder, &index));
     }
-    write_index(&index, &lines)?;
-    let count = |verdict: &str| lines.iter().filter(|line| line.verdict == verdict).count();
+    conclude(&index, &lines)
+}
+
+/// Writes the page over runs; gives how the program has to end.
+fn conclude(index: &Path, lines: &[Line]) -> anyhow::Result<i32> {
+    write_index(index, lines)?;
+    let count = |verdict: &str| lines.iter().filter(|line| line.record.verdict == verdict).count();
     let (failed, unknown) = (count("failed"), count("unknown"));
     println!(
         "{} runs: {} passed, {failed} failed, {unknown} unknown",

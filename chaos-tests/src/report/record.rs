@@ -1,12 +1,12 @@
 //! What is kept of runs when their histories are not: a line of JSON for each, and a table of all of them. A matrix goes on from
 //! such a file on whatever machine.
 
-use super::{Judged, Line, duration, write};
+use super::{Judged, duration, write};
 use crate::check::outcome::grouped;
+use crate::check::{Outcome, Verdict};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -16,6 +16,8 @@ pub const VERDICT: &str = "verdict.json";
 /// What is kept of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// What people call it.
+    pub name: String,
     /// What was asked of the cluster.
     pub workloads: String,
     /// What was done to it.
@@ -39,20 +41,20 @@ pub struct Record {
 impl Record {
     /// What is kept of a run that was judged.
     pub fn of(judged: &Judged) -> Self {
-        let line = Line::of(judged, &judged.folder);
+        let run = judged.run.as_ref();
+        let meta = run.map(|run| run.meta.clone()).unwrap_or_default();
+        let or_unknown = |text: String| if text.is_empty() { "?".to_owned() } else { text };
         let outcomes = judged.judgement.outcomes.iter();
         Self {
-            workloads: line.workloads,
-            fault: line.fault,
-            seed: line.seed,
-            version: judged
-                .run
-                .as_ref()
-                .map_or_else(String::new, |run| run.meta.version.clone()),
-            verdict: line.verdict.to_owned(),
-            detail: line.detail,
-            took_ms: line.took_ms,
-            faults: judged.run.as_ref().map_or(0, |run| run.facts.faults.len()),
+            name: judged.name(),
+            workloads: or_unknown(meta.workloads.join(" + ")),
+            fault: or_unknown(meta.fault),
+            seed: meta.seed,
+            version: meta.version,
+            verdict: judged.judgement.verdict.word().to_owned(),
+            detail: detail(judged),
+            took_ms: run.and_then(|run| run.entries.last()).map_or(0, |e| e.time / 1_000_000),
+            faults: run.map_or(0, |run| run.facts.faults.len()),
             says: outcomes
                 .filter(|outcome| outcome.word() != "nothing")
                 .map(|outcome| (outcome.name.to_owned(), outcome.summary()))
@@ -81,6 +83,24 @@ impl Record {
     /// Whether it is of these workloads and this fault.
     pub fn is_of(&self, workloads: &[&str], fault: &str) -> bool {
         self.workloads == workloads.join(" + ") && self.fault == fault
+    }
+}
+
+fn detail(judged: &Judged) -> String {
+    let wrong = |o: &Outcome| format!("{} {}", o.name, grouped(o.found));
+    match &judged.judgement.verdict {
+        Verdict::Failed(_) => {
+            let failed = judged.judgement.outcomes.iter().filter(|o| o.found > 0);
+            failed.map(wrong).collect::<Vec<_>>().join(", ")
+        }
+        Verdict::Unknown(reasons) => reasons.first().cloned().unwrap_or_default(),
+        Verdict::Passed => judged.run.as_ref().map_or(String::new(), |run| {
+            format!(
+                "{} rows, {} faults",
+                grouped(run.facts.rows() as u64),
+                run.facts.faults.len()
+            )
+        }),
     }
 }
 
@@ -124,7 +144,7 @@ pub fn table(records: &[Record]) -> String {
     let groups: BTreeSet<&str> = records.iter().map(|record| record.workloads.as_str()).collect();
     let mut out = format!(
         "# Every workload under every fault\n\nWritten by `scripts/chaos matrix`, which goes on with what is open here; what is broken and what is asked says \
-         [chaos.md](chaos.md). Real nodes, a real Kafka, three of each.\n\n{} cells: {} passed, {} failed, {} unknown. {} faults in {}.\n\n| |",
+         [chaos.md](chaos.md). Real nodes, a real Kafka, three of each.\n\n{} cells: {} passed, {} failed, {} unknown. {} faults in {}.\n\n",
         records.len(),
         count("passed"),
         count("failed"),
@@ -132,28 +152,23 @@ pub fn table(records: &[Record]) -> String {
         grouped(faults as u64),
         duration(took)
     );
-    let mut row = |cells: &mut dyn Iterator<Item = String>| {
-        for cell in cells {
-            _ = write!(out, " {} |", cell.replace('|', "\\|"));
-        }
-        out += "\n|";
-    };
-    row(&mut groups.iter().map(|group| (*group).to_owned()));
-    row(&mut std::iter::repeat_n("---".to_owned(), groups.len() + 1));
+    out += &row("| |", groups.iter().map(|group| (*group).to_owned()));
+    out += &row("| --- |", groups.iter().map(|_| "---".to_owned()));
     let mut seen = BTreeSet::new();
-    for fault in records
-        .iter()
-        .map(|record| record.fault.as_str())
-        .filter(|fault| seen.insert(*fault))
-    {
+    let named = records.iter().map(|record| record.fault.as_str());
+    for fault in named.filter(|fault| seen.insert(*fault)) {
         let of = |group: &&str| records.iter().find(|r| r.fault == fault && r.workloads == *group);
         let cells = groups
             .iter()
             .map(|group| of(group).map_or_else(|| "–".to_owned(), cell));
-        row(&mut std::iter::once(fault.to_owned()).chain(cells));
+        out += &row(&format!("| {fault} |"), cells);
     }
-    out.truncate(out.trim_end_matches('|').len());
     out
+}
+
+fn row(head: &str, cells: impl Iterator<Item = String>) -> String {
+    let cells: Vec<String> = cells.map(|cell| cell.replace('|', "\\|")).collect();
+    format!("{head} {} |\n", cells.join(" | "))
 }
 
 fn cell(record: &Record) -> String {
@@ -170,6 +185,7 @@ mod tests {
 
     fn record(fault: &str, workloads: &str, verdict: &str) -> Record {
         Record {
+            name: format!("{workloads}: {fault}"),
             workloads: workloads.into(),
             fault: fault.into(),
             seed: 7,

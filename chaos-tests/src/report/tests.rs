@@ -1,5 +1,6 @@
 //! The pages say what came of runs, and need nothing from elsewhere.
 
+use super::record::Record;
 use super::{Judged, Line, index, page};
 use crate::check::proof::FORGERIES;
 use crate::check::synthetic::{Size, history};
@@ -84,9 +85,12 @@ fn a_run_that_cannot_be_read_has_a_page() {
 #[test]
 fn the_index_counts_and_links_runs() {
     let lines: Vec<Line> = [(5, None), (7, Some("digests")), (8, Some("coverage"))]
-        .map(|(seed, forged)| Line::of(&judged(seed, forged), Path::new("/runs")))
+        .map(|(seed, forged)| {
+            let judged = judged(seed, forged);
+            Line::new(Record::of(&judged), &judged.folder, Path::new("/runs"))
+        })
         .into();
-    let verdicts: Vec<&str> = lines.iter().map(|line| line.verdict).collect();
+    let verdicts: Vec<&str> = lines.iter().map(|line| line.record.verdict.as_str()).collect();
     assert_eq!(verdicts, ["passed", "failed", "unknown"]);
     let html = index::html(&lines);
     assert!(html.contains("<span class=\"badge failed\">1 of 3 passed</span>"));

@@ -14,24 +14,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::{PipeState, SourcePartition, Standby, Table};
+use tidemill_core::tail::Tail;
 use tidemill_core::{Epoch, Offset, PipeId, ShardId, SpanKey};
 use tidemill_storage::memtable::{Committed, Memtable};
 use tracing::{error, info};
 
 /// How long a standby that had to give back its memory reads nothing.
 const REST: Duration = Duration::from_secs(30);
-/// The shortest time between two beginnings of the same partition.
-const AGAIN: Duration = Duration::from_secs(5);
-/// How long a standby may be behind the committed offset before it begins again there.
-const BEHIND: Duration = Duration::from_secs(3);
 
-/// What a standby remembers of its partitions.
+/// What a standby remembers.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
-    /// When each was last begun.
-    begun: BTreeMap<SpanKey, Instant>,
-    /// Since when it has been behind the committed offset.
-    behind: BTreeMap<SpanKey, Instant>,
+pub(super) struct Memory {
+    tail: Tail<Instant>,
     /// Until when nothing is read, for want of memory.
     rests_until: Option<Instant>,
 }
@@ -98,16 +92,16 @@ impl ShardTask {
     /// begin again: they are opened where the catalog says.
     pub(super) fn worth_tailing(&self, consumers: &Consumers, wanted: Vec<WantedPipe>) -> Vec<WantedPipe> {
         let now = Instant::now();
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.remembers.lock().unwrap_or_else(PoisonError::into_inner);
         if self.account.must_yield() {
-            if tail.rests_until.is_none_or(|until| until <= now) {
+            if memory.rests_until.is_none_or(|until| until <= now) {
                 info!(shard = %self.shard, "memory is short: the standby gives back its own and rests");
             }
-            tail.rests_until = Some(now + REST);
+            memory.rests_until = Some(now + REST);
         }
-        if tail.rests_until.is_some_and(|until| now < until) {
+        if memory.rests_until.is_some_and(|until| now < until) {
             // Nothing is wanted, so everything is closed and forgotten.
-            (tail.begun, tail.behind) = (BTreeMap::new(), BTreeMap::new());
+            memory.tail = Tail::default();
             self.account.report(0, 0);
             return Vec::new();
         }
@@ -121,21 +115,21 @@ impl ShardTask {
             partitions.retain(|p| {
                 let key = p.key();
                 let mut to = positions.get(&key).copied();
-                if altered || to.is_some_and(|to| tail.is_too_far_behind(key, to, p.offset, now)) {
+                if altered || to.is_some_and(|to| memory.tail.is_too_far_behind(key, to, p.offset, now)) {
                     self.memtable.close_partition(key.pipe, key.partition);
                     to = None;
                 }
                 if to.is_some() {
                     self.memtable.release_below(key, p.offset);
                 }
-                to.is_some() || tail.may_begin(key, now)
+                to.is_some() || memory.tail.may_begin(key, now)
             });
         }
         let known: BTreeSet<SpanKey> = worth
             .iter()
             .flat_map(|w| w.partitions.iter().map(SourcePartition::key))
             .collect();
-        tail.behind.retain(|key, _| known.contains(key));
+        memory.tail.keep(&known);
         self.account.observe(&self.memtable);
         worth
     }
@@ -144,72 +138,4 @@ impl ShardTask {
 /// Whether a partition is to be read on.
 fn is_read(p: &SourcePartition) -> bool {
     p.stop.is_none() && !p.is_complete()
-}
-
-impl Tail {
-    /// Whether a partition may be begun now; notes that it is.
-    fn may_begin(&mut self, key: SpanKey, now: Instant) -> bool {
-        let waits = self.begun.get(&key).is_some_and(|at| now < *at + AGAIN);
-        if !waits {
-            // An incarnation that is over does not come back.
-            self.begun
-                .retain(|known, _| (known.pipe, known.partition) != (key.pipe, key.partition));
-            self.begun.insert(key, now);
-        }
-        !waits
-    }
-
-    /// Whether it has read less than is committed for too long. A little behind for a moment it always is: the leader
-    /// reads and commits at its own pace.
-    fn is_too_far_behind(&mut self, key: SpanKey, to: Offset, committed: Offset, now: Instant) -> bool {
-        if to >= committed {
-            self.behind.remove(&key);
-            return false;
-        }
-        let since = *self.behind.entry(key).or_insert(now);
-        let too_long = now >= since + BEHIND;
-        if too_long {
-            self.behind.remove(&key);
-        }
-        too_long
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidemill_core::{Incarnation, PartitionId, PipeId};
-
-    fn key(incarnation: u64) -> SpanKey {
-        SpanKey {
-            pipe: PipeId(1),
-            partition: PartitionId(0),
-            incarnation: Incarnation(incarnation),
-        }
-    }
-
-    #[test]
-    fn a_partition_that_had_to_be_closed_is_not_begun_over_and_over() {
-        let (mut tail, now) = (Tail::default(), Instant::now());
-        assert!(tail.may_begin(key(1), now));
-        assert!(!tail.may_begin(key(1), now + AGAIN / 2));
-        assert!(
-            tail.may_begin(key(2), now + AGAIN / 2),
-            "another life is another beginning"
-        );
-        assert!(tail.may_begin(key(1), now + AGAIN));
-        assert_eq!(tail.begun.len(), 1);
-    }
-
-    #[test]
-    fn who_is_behind_for_a_moment_reads_on() {
-        let (mut tail, now) = (Tail::default(), Instant::now());
-        let mut at =
-            |ms: u64, to: u64| tail.is_too_far_behind(key(1), Offset(to), Offset(10), now + Duration::from_millis(ms));
-        assert!(!at(0, 5) && !at(2_000, 9));
-        assert!(!at(2_500, 10), "it has caught up");
-        assert!(!at(3_000, 5) && !at(5_900, 5));
-        assert!(at(6_000, 5));
-        assert!(!at(6_001, 5), "it has begun again");
-    }
 }

@@ -27,26 +27,10 @@ impl Piece {
         let rows: Vec<Row> = self.rows.iter().filter(|row| row.offset >= offset).copied().collect();
         let rejected = rows.iter().filter(|row| row.rejected).count() as u64;
         let stored = rows.len() as u64 - rejected;
-        let neither = (self.span.end.0 - offset).checked_sub(stored + rejected)?;
-        let all = self.span.counts;
-        let (filtered, absent) = match (all.filtered, all.absent) {
-            (0, _) => (0, neither),
-            (_, 0) => (neither, 0),
-            _ if neither == 0 => (0, 0),
-            (filtered, absent) if neither == filtered + absent => (filtered, absent),
-            _ => return None,
-        };
-        let counts = Counts {
-            delivered: stored + rejected + filtered,
-            absent,
-            stored,
-            rejected,
-            filtered,
-            rows: stored,
-        };
+        let width = self.span.end.0 - offset;
         let span = Span {
             start: Offset(offset),
-            counts,
+            counts: self.span.counts.of_end(width, stored, rejected, stored)?,
             ..self.span
         };
         Some(Piece {

@@ -6,47 +6,11 @@
 use super::lane::{Lane, epoch_after};
 use super::{Hands, Task, Wanted};
 use crate::mutant::Mutant;
-use crate::time::{SECOND, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::time::Time;
+use std::collections::BTreeSet;
+use std::time::Duration;
 use tidemill_core::catalog::{PipeState, SourcePartition, Standby};
-use tidemill_core::{Epoch, SpanKey};
-
-/// The shortest time between two beginnings of the same partition.
-const AGAIN: Time = 5 * SECOND;
-/// How long a standby may be behind the committed offset before it begins again there.
-const BEHIND: Time = 3 * SECOND;
-
-/// What a standby remembers of its partitions.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tail {
-    begun: BTreeMap<SpanKey, Time>,
-    behind: BTreeMap<SpanKey, Time>,
-}
-
-impl Tail {
-    fn may_begin(&mut self, key: SpanKey, now: Time) -> bool {
-        let waits = self.begun.get(&key).is_some_and(|at| now < *at + AGAIN);
-        if !waits {
-            self.begun
-                .retain(|known, _| (known.pipe, known.partition) != (key.pipe, key.partition));
-            self.begun.insert(key, now);
-        }
-        !waits
-    }
-
-    fn is_too_far_behind(&mut self, key: SpanKey, to: u64, committed: u64, now: Time) -> bool {
-        if to >= committed {
-            self.behind.remove(&key);
-            return false;
-        }
-        let since = *self.behind.entry(key).or_insert(now);
-        let too_long = now >= since + BEHIND;
-        if too_long {
-            self.behind.remove(&key);
-        }
-        too_long
-    }
-}
+use tidemill_core::{Epoch, Offset, SpanKey};
 
 /// Whether a partition is to be read on.
 fn is_read(p: &SourcePartition) -> bool {
@@ -56,6 +20,7 @@ fn is_read(p: &SourcePartition) -> bool {
 impl Task {
     /// Of what the catalog says, that which a standby reads now.
     pub(super) fn worth_tailing(&mut self, wanted: Vec<Wanted>, now: Time) -> Vec<Wanted> {
+        let now = Duration::from_micros(now);
         let hot = |w: &Wanted| w.pipe.settings.standby == Standby::Hot && w.pipe.state == PipeState::Running;
         let mut worth: Vec<Wanted> = wanted.into_iter().filter(hot).collect();
         for Wanted { pipe, partitions, .. } in &mut worth {
@@ -70,7 +35,7 @@ impl Task {
                 let (key, place) = (p.key(), (p.pipe, p.partition));
                 let lane = lanes.get(&place).filter(|lane| lane.key == key);
                 let mut to = lane.map(|lane| lane.to);
-                if altered || to.is_some_and(|to| tail.is_too_far_behind(key, to, p.offset.0, now)) {
+                if altered || to.is_some_and(|to| tail.is_too_far_behind(key, Offset(to), p.offset, now)) {
                     lanes.remove(&place);
                     to = None;
                 }
@@ -84,7 +49,7 @@ impl Task {
             .iter()
             .flat_map(|w| w.partitions.iter().map(|p| p.key()))
             .collect();
-        self.tail.behind.retain(|key, _| known.contains(key));
+        self.tail.keep(&known);
         worth
     }
 

@@ -21,7 +21,7 @@ use arrow::error::ArrowError;
 use std::sync::Arc;
 use std::time::Instant;
 use tidemill_core::schema::OFFSET;
-use tidemill_core::{Counts, Offset, Span};
+use tidemill_core::{Offset, Span};
 
 /// How many neighbours of one class become one piece.
 const FAN_IN: usize = 8;
@@ -90,9 +90,7 @@ impl Piece {
 
     /// What of it is at or above `offset`, which must lie inside it. Nothing is copied.
     ///
-    /// The counts are exact or there is no answer (LED-1). Rows and rejected records have offsets and are counted by
-    /// them. Offsets with neither were filtered or are absent, and which of them were what is not kept: that is known only if
-    /// one of the two did not occur, or if all of these offsets are on one side.
+    /// Rows and rejected records have offsets and are counted by them; of the rest see [`tidemill_core::Counts::of_end`].
     pub fn starting_at(&self, offset: Offset) -> Option<Piece> {
         let rows = above(self.rows.as_ref(), OFFSET, offset)?;
         let rejects = above(self.rejects.as_ref(), "offset", offset)?;
@@ -104,23 +102,8 @@ impl Piece {
             different(rows.as_ref(), OFFSET)?,
             different(rejects.as_ref(), "offset")?,
         );
-        let neither = span.width().checked_sub(stored + rejected)?;
-        let all = self.span.counts;
-        let (filtered, absent) = match (all.filtered, all.absent) {
-            (0, _) => (0, neither),
-            (_, 0) => (neither, 0),
-            _ if neither == 0 => (0, 0),
-            (filtered, absent) if neither == filtered + absent => (filtered, absent),
-            _ => return None,
-        };
-        span.counts = Counts {
-            delivered: stored + rejected + filtered,
-            absent,
-            stored,
-            rejected,
-            filtered,
-            rows: rows.as_ref().map_or(0, RecordBatch::num_rows) as u64,
-        };
+        let row_count = rows.as_ref().map_or(0, RecordBatch::num_rows) as u64;
+        span.counts = self.span.counts.of_end(span.width(), stored, rejected, row_count)?;
         Some(Piece::new(span, rows, rejects, self.since))
     }
 }
@@ -215,7 +198,7 @@ fn concat<'a>(batches: impl Iterator<Item = &'a RecordBatch> + Clone) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_core::{Incarnation, PartitionId, PipeId, SpanKey};
+    use tidemill_core::{Counts, Incarnation, PartitionId, PipeId, SpanKey};
 
     fn marker(start: u64, width: u64) -> Arc<Piece> {
         let key = SpanKey {

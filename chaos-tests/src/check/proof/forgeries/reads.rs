@@ -38,21 +38,8 @@ pub fn read_below_floor(f: &mut Forge<'_>) -> Option<()> {
 
 pub fn read_below_known(f: &mut Forge<'_>) -> Option<()> {
     let partition = a_partition(f);
-    let reads = plain_reads(f, "fresh");
-    let known: Vec<(usize, u64)> = reads
-        .iter()
-        .filter_map(|at| {
-            let reader = &f.entries[*at].value["reader"];
-            let before = reads
-                .iter()
-                .filter(|b| *b < at && f.entries[**b].value["reader"] == *reader);
-            let floor = before
-                .filter_map(|b| f.entries[*b].value["floor"][&partition].as_u64())
-                .max()?;
-            (floor > 0).then_some((*at, floor))
-        })
-        .collect();
-    let (read, floor) = f.one(&known)?;
+    let of = |v: &Value| v["floor"][&partition].as_u64();
+    let (read, floor) = read_and_before(f, "fresh", of)?;
     let less = floor - f.up_to(floor);
     show_rows(f, read, &partition, less);
     // The read itself claims nothing.
@@ -73,9 +60,13 @@ pub fn read_twice(f: &mut Forge<'_>) -> Option<()> {
     Some(())
 }
 
-/// A committed read and what an earlier one of its reader said.
-pub fn read_and_before(f: &mut Forge<'_>, of: impl Fn(&Value) -> Option<u64>) -> Option<(usize, u64)> {
-    let reads = plain_reads(f, "committed");
+/// A read and the most that an earlier one of its reader said.
+pub fn read_and_before(
+    f: &mut Forge<'_>,
+    consistency: &str,
+    of: impl Fn(&Value) -> Option<u64>,
+) -> Option<(usize, u64)> {
+    let reads = plain_reads(f, consistency);
     let pairs: Vec<(usize, u64)> = reads
         .iter()
         .filter_map(|at| {
@@ -92,14 +83,14 @@ pub fn read_and_before(f: &mut Forge<'_>, of: impl Fn(&Value) -> Option<u64>) ->
 
 pub fn read_lower_offset(f: &mut Forge<'_>) -> Option<()> {
     let partition = a_partition(f);
-    let (read, before) = read_and_before(f, |v| v["partitions"][&partition]["max_offset"].as_u64())?;
+    let (read, before) = read_and_before(f, "committed", |v| v["partitions"][&partition]["max_offset"].as_u64())?;
     let lower = before - f.up_to(before);
     f.value(read)["partitions"][&partition]["max_offset"] = json!(lower);
     Some(())
 }
 
 pub fn read_older_version(f: &mut Forge<'_>) -> Option<()> {
-    let (read, before) = read_and_before(f, |v| v["version"].as_u64())?;
+    let (read, before) = read_and_before(f, "committed", |v| v["version"].as_u64())?;
     let older = before - f.up_to(before);
     f.value(read)["version"] = json!(older);
     Some(())

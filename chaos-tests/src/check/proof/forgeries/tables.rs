@@ -18,6 +18,17 @@ pub fn plain_rows(f: &Forge<'_>) -> Vec<At> {
     f.rows(false).into_iter().filter(may).collect()
 }
 
+/// Those of them that a producer was told are there.
+fn produced_rows(f: &Forge<'_>) -> Vec<At> {
+    let produced: Vec<u64> = f
+        .all("produce", Kind::Ok)
+        .iter()
+        .filter_map(|at| f.entries[*at].value["id"].as_u64())
+        .collect();
+    let rows = plain_rows(f).into_iter();
+    rows.filter(|at| produced.contains(&f.field(*at, 2))).collect()
+}
+
 pub fn drop_row(f: &mut Forge<'_>) -> Option<()> {
     let row = f.one(&plain_rows(f))?;
     f.remove(row);
@@ -40,16 +51,7 @@ pub fn reject_note(f: &mut Forge<'_>) -> Option<usize> {
 }
 
 pub fn set_aside(f: &mut Forge<'_>) -> Option<()> {
-    let produced: Vec<u64> = f
-        .all("produce", Kind::Ok)
-        .iter()
-        .filter_map(|at| f.entries[*at].value["id"].as_u64())
-        .collect();
-    let rows: Vec<At> = plain_rows(f)
-        .into_iter()
-        .filter(|at| produced.contains(&f.field(*at, 2)))
-        .collect();
-    let (row, note) = (f.one(&rows)?, reject_note(f)?);
+    let (row, note) = (f.one(&produced_rows(f))?, reject_note(f)?);
     let place = json!([f.field(row, 0), f.field(row, 1)]);
     f.remove(row);
     f.add(note, place);
@@ -65,16 +67,7 @@ pub fn row_and_reject(f: &mut Forge<'_>) -> Option<()> {
 
 /// The log forgets a record, and the table and the ledger as well: nothing but the producer knows of it.
 pub fn forget_record(f: &mut Forge<'_>) -> Option<()> {
-    let produced: Vec<u64> = f
-        .all("produce", Kind::Ok)
-        .iter()
-        .filter_map(|at| f.entries[*at].value["id"].as_u64())
-        .collect();
-    let rows: Vec<At> = plain_rows(f)
-        .into_iter()
-        .filter(|at| produced.contains(&f.field(*at, 2)))
-        .collect();
-    let row = f.one(&rows)?;
+    let row = f.one(&produced_rows(f))?;
     let (partition, offset) = (f.field(row, 0), f.field(row, 1));
     for at in f.all("log", Kind::Info) {
         let value = f.value(at);
