@@ -1,11 +1,13 @@
 //! What happens to disks, as far as replication is there to stand it.
 
+use crate::node::Purpose;
 use crate::oracle::Violation;
 use crate::time::SECOND;
 use crate::world::World;
-use tidemill_core::DiskId;
-use tidemill_core::catalog::{Copies, Shard};
+use tidemill_core::catalog::{Copies, Holder, Replica, ReplicaState, Shard};
+use tidemill_core::command::ReplicaOf;
 use tidemill_core::view::{CatalogRead, Key};
+use tidemill_core::{Command, DiskId};
 
 impl World {
     /// Whether everything on the disk of a node is elsewhere too.
@@ -14,7 +16,9 @@ impl World {
         let me = self.nodes[index].holder();
         for shard in state.all::<Shard>(&[])? {
             for copies in state.all::<Copies>(&shard.id.bytes())? {
-                if self.sound_elsewhere(&copies, index) < 1 || copies.holders.iter().filter(|h| **h != me).count() < 1 {
+                if self.sound_elsewhere(&shard, &copies, index) < 1
+                    || copies.holders.iter().filter(|h| **h != me).count() < 1
+                {
                     return Ok(false);
                 }
             }
@@ -44,12 +48,30 @@ impl World {
         Ok(true)
     }
 
-    /// How many disks but that of `index` have the file as it was written.
-    fn sound_elsewhere(&self, copies: &Copies, index: usize) -> usize {
-        let sound = |other: &&tidemill_core::catalog::Holder| {
+    /// A manager has a node give up the replicas that are not complete yet; it will have it begin anew.
+    pub fn give_up_copies(&mut self, index: usize) -> Result<(), Violation> {
+        self.late_claims = false;
+        let (tip, node) = (self.group.tip(), self.nodes[index].id);
+        for shard in tip.all::<Shard>(&[])? {
+            let copies = |replica: &Replica| replica.state == ReplicaState::Copying;
+            if let Some(manager) = self.group.leader.filter(|_| shard.replica(node).is_some_and(copies)) {
+                let of = ReplicaOf { shard: shard.id, node };
+                self.propose(manager, Purpose::Operate, Command::DropReplica(of));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many disks but that of `index` have the file as it was written. Who copies may be told to stop, and then has nothing.
+    fn sound_elsewhere(&self, shard: &Shard, copies: &Copies, index: usize) -> usize {
+        let sound = |other: &&Holder| {
             let node = &self.nodes[other.node.0 as usize - 1];
             let kept = node.stored.get(&copies.part);
-            node.index != index && node.disk == other.disk && kept.is_some_and(|kept| kept.durable && !kept.broken)
+            let stays = |replica: &Replica| replica.state == ReplicaState::Ready;
+            node.index != index
+                && node.disk == other.disk
+                && shard.replica(other.node).is_some_and(stays)
+                && kept.is_some_and(|kept| kept.durable && !kept.broken)
         };
         copies.holders.iter().filter(sound).count()
     }
@@ -59,16 +81,17 @@ impl World {
         let state = self.group.tip();
         let mut all = Vec::new();
         for shard in state.all::<Shard>(&[])? {
-            all.extend(state.all::<Copies>(&shard.id.bytes())?);
+            let copies = state.all::<Copies>(&shard.id.bytes())?;
+            all.extend(copies.into_iter().map(|copies| (shard.clone(), copies)));
         }
-        let Some(copies) = self.dice.pick(&all).cloned() else {
+        let Some((shard, copies)) = self.dice.pick(&all).cloned() else {
             return Ok(false);
         };
         let Some(holder) = self.dice.pick(&copies.holders).copied() else {
             return Ok(false);
         };
         let index = holder.node.0 as usize - 1;
-        if self.sound_elsewhere(&copies, index) < 2 || self.nodes[index].disk != holder.disk {
+        if self.sound_elsewhere(&shard, &copies, index) < 2 || self.nodes[index].disk != holder.disk {
             return Ok(false);
         }
         let node = &mut self.nodes[index];

@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Mend(Fault),
     /// Who leads this shard is lost.
     LoseLeader(ShardId),
+    /// A node is to keep no more what it has not copied yet.
+    GiveUpCopies(usize),
     /// A node is to lead this shard.
     Lead(ShardId, NodeId),
     /// A node that was told to leave is told to stay.

@@ -63,10 +63,12 @@ pub(crate) enum Fault {
     Hasty(usize),
     /// A node whose log has acknowledged rows is away until others pass over them, and what those say of that comes late.
     LateGap(usize),
+    /// A node copies everything anew, says late what it has, and has to give that up while it copies.
+    LateClaim(usize),
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 27;
+pub(crate) const KINDS: usize = 28;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -78,13 +80,14 @@ pub(crate) struct Nemesis {
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
 /// nodes come and go, to leaders, to standbys, and what a leader says when it is none any more.
-const THEMES: [&[usize]; 6] = [
+const THEMES: [&[usize]; 7] = [
     &[0, 2, 15, 16, 21, 23],
     &[0, 8, 10, 11, 20, 22, 25],
     &[0, 1, 2, 3, 4, 9, 22, 23],
     &[15, 23, 24],
     &[0, 2, 15, 22, 23],
     &[0, 23, 26, 26],
+    &[8, 27, 27],
 ];
 
 impl Nemesis {
@@ -146,7 +149,8 @@ impl World {
             23 => Fault::Move,
             24 => Fault::StaleStandby(a),
             25 => Fault::Hasty(a),
-            _ => Fault::LateGap(a),
+            26 => Fault::LateGap(a),
+            _ => Fault::LateClaim(a),
         }
     }
 
@@ -233,6 +237,11 @@ impl World {
             Fault::Move => return self.move_some_shard(None, |_| true),
             Fault::StaleStandby(index) => return self.make_stale(index),
             Fault::LateGap(index) => return Ok(self.hide_log(index)),
+            Fault::LateClaim(index) => {
+                let begins = self.wipe(index)?;
+                self.late_claims |= begins;
+                return Ok(begins);
+            }
             Fault::Hasty(index) => return Ok(self.tell_to_leave_and_stay(index)),
             Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
@@ -285,6 +294,11 @@ impl World {
                 }
             }
             Fault::LateGap(index) => self.show_log(index)?,
+            Fault::LateClaim(index) => {
+                self.start(index)?;
+                let time = self.dice.between(300, 4_000) * MS;
+                self.after(time, Event::GiveUpCopies(index));
+            }
             Fault::Pause(index) => self.resume(index),
             Fault::CutOneWay(a, b) => _ = self.cut.remove(&(a, b)),
             Fault::Isolate(_) | Fault::Split(_) => self.cut.clear(),
@@ -315,7 +329,8 @@ impl World {
         self.nemesis.healed_at = self.now;
         self.cut.clear();
         self.slow.clear();
-        (self.loss, self.late, self.late_gaps) = (0, 0, false);
+        (self.loss, self.late) = (0, 0);
+        (self.late_gaps, self.late_claims) = (false, false);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
@@ -377,5 +392,6 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::StaleStandby(_) => "stale standby",
         Fault::Hasty(_) => "hasty leave",
         Fault::LateGap(_) => "late gap",
+        Fault::LateClaim(_) => "late claim",
     }
 }

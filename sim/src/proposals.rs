@@ -24,7 +24,12 @@ impl World {
             matches!(command, Command::PassGap(_) | Command::StopPartition(_)) || matches!(purpose, Purpose::Keep);
         let odds = if momentary { 1 } else { self.late };
         let late = self.late > 0 && self.dice.one_in(odds + 1);
-        let late = late || (self.late_gaps && matches!(command, Command::PassGap(_)) && self.dice.one_in(2));
+        let hides = match command {
+            Command::PassGap(_) => self.late_gaps,
+            Command::SetHoldings(_) => self.late_claims,
+            _ => false,
+        };
+        let late = late || (hides && self.dice.one_in(2));
         let node = &mut self.nodes[index];
         let at_ms = (self.now / MS) as i64 + node.wall_ms;
         let proposal = Box::new(Proposal::new(at_ms, command));

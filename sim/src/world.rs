@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub late: u64,
     /// Whether it takes long until rows are passed over.
     pub late_gaps: bool,
+    /// Whether it takes long until what a disk has is heard.
+    pub late_claims: bool,
     /// What happened, line by line, if anybody wants to know.
     pub told: Option<Vec<String>>,
     pub healed: bool,
@@ -145,6 +147,7 @@ impl World {
             loss: 0,
             late: 0,
             late_gaps: false,
+            late_claims: false,
             told: tells.then(Vec::new),
             healed: false,
             done: false,
@@ -248,6 +251,7 @@ impl World {
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
             Event::LoseLeader(shard) => self.lose_leader(shard),
+            Event::GiveUpCopies(index) => self.give_up_copies(index),
             Event::Lead(shard, node) => {
                 self.move_some_shard(Some(shard), |to| to == node)?;
                 Ok(())
