@@ -63,6 +63,17 @@ pub enum StartError {
         /// The cluster.
         cluster: String,
     },
+    /// The folder was made to found a cluster, which it never was part of, and is to join it now.
+    #[error(
+        "the data folder {folder} was made for a node that founds cluster '{cluster}', and is no part of it; there is \
+         nothing in it: delete it, and this machine joins as a new node"
+    )]
+    NeverFounded {
+        /// The folder.
+        folder: PathBuf,
+        /// The cluster.
+        cluster: String,
+    },
     /// The folder's identity is gone or unreadable although there is data.
     #[error("the data folder {folder} has data but no identity that can be read ({reason}); move it away as a whole")]
     LostIdentity {
@@ -87,7 +98,7 @@ pub enum StartError {
     #[error(
         "data folder {folder} (instance {instance}) is not the one that cluster '{cluster}' knows for node '{name}' \
          (instance {known}). A wiped node is a new node: give it back its own folder, or remove the node from the \
-         cluster (tidemill node remove {name}) and let this machine join anew (tidemill node join)"
+         cluster (tidemill node remove {name}), delete this folder, and let this machine join anew (tidemill node join)"
     )]
     Replaced {
         /// This folder.

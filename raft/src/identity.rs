@@ -49,6 +49,9 @@ struct Written {
     #[serde(default)]
     node: Option<u64>,
     instance: InstanceId,
+    /// Whether it was made to found the cluster: the number is a place in a list then, and nobody else has given it.
+    #[serde(default)]
+    founding: bool,
 }
 
 /// Where the identity of a data folder is.
@@ -177,6 +180,7 @@ fn read_or_create(config: &RaftConfig) -> Result<Written, StartError> {
                 name: config.name.clone(),
                 node: given,
                 instance: InstanceId(rand::random()),
+                founding: given.is_some(),
             };
             write(folder, &written)?;
             written
@@ -210,6 +214,11 @@ fn check(config: &RaftConfig, written: Written, given: Option<u64>) -> Result<Wr
             folder: folder.clone(),
             known,
             given,
+        }),
+        // Its number would not be the one that the cluster gives it.
+        (Some(_), None) if written.founding && !is_joined(folder) => Err(StartError::NeverFounded {
+            folder: folder.clone(),
+            cluster: written.cluster_name,
         }),
         // It asked to be admitted; it must not found a cluster instead.
         (None, Some(_)) => Err(StartError::NotAdmitted {

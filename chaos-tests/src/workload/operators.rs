@@ -9,6 +9,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tidemill_client::{Client, ClientError};
+use tokio::time::sleep;
 
 /// Rows of the topic that [`create_drop`] reads again and again.
 const STILL: u64 = 600;
@@ -146,7 +147,7 @@ pub fn create_drop(stage: Stage) -> Work {
             if stage.is_over() {
                 return Ok(());
             }
-            look_at(&mut operator, &table, generation).await;
+            look_at(&stage, &mut operator, &table, generation).await;
             for sql in [
                 format!("DROP PIPE IF EXISTS {table}"),
                 format!("DROP TABLE IF EXISTS {table}"),
@@ -161,23 +162,25 @@ pub fn create_drop(stage: Stage) -> Work {
     })
 }
 
-/// Asks for all rows of a table whose pipe has caught up with a topic that does not change: no fewer may be there.
-async fn look_at(operator: &mut Operator, table: &str, generation: u64) {
-    let each = STILL / u64::from(STILL_PARTITIONS);
-    let floor: serde_json::Map<_, _> = (0..STILL_PARTITIONS).map(|p| (p.to_string(), json!(each))).collect();
+/// Asks for the rows of a table whose pipe has caught up with a topic that does not change, until all of them are committed.
+/// Before that, whoever takes over from a leader that is lost has to read them again.
+async fn look_at(stage: &Stage, operator: &mut Operator, table: &str, generation: u64) {
     // Each table has a reader of its own.
-    let reader = 1_000 + generation;
-    let mut said = json!({ "table": table, "reader": reader, "consistency": "fresh" });
-    let invoked = operator.process.invoke("read", said.clone(), None);
-    match readers::partitions(&operator.client, table).await {
-        Ok(partitions) => {
-            said["floor"] = floor.into();
-            said["partitions"] = partitions;
-            said["version"] = Value::Null;
-            invoked.ok(said);
+    let asked = json!({ "table": table, "reader": 1_000 + generation, "consistency": "fresh" });
+    while !stage.is_over() {
+        let invoked = operator.process.invoke("read", asked.clone(), None);
+        let mut answer = asked.clone();
+        match readers::look(&operator.client, table, &mut answer).await {
+            Ok(committed) => {
+                invoked.ok(answer);
+                if committed == STILL {
+                    return;
+                }
+            }
+            // A question changes nothing: without an answer it has not happened.
+            Err(error) => invoked.fail(format!("{error:#}")),
         }
-        // A question changes nothing: without an answer it has not happened.
-        Err(error) => invoked.fail(format!("{error:#}")),
+        sleep(Duration::from_millis(100)).await;
     }
 }
 

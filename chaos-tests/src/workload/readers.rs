@@ -32,16 +32,10 @@ async fn read(
     let mut process = stage.history.process();
     let node = stage.nodes[number % stage.nodes.len()].clone();
     while !stage.is_over() {
-        let asked = json!({ "table": table, "reader": number, "consistency": consistency });
-        let invoked = process.invoke("read", asked.clone(), Some(&node));
-        match look(&client, table).await {
-            Ok((floor, partitions)) => {
-                let mut answer = asked;
-                answer["floor"] = floor;
-                answer["partitions"] = partitions;
-                answer["version"] = Value::Null;
-                invoked.ok(answer);
-            }
+        let mut answer = json!({ "table": table, "reader": number, "consistency": consistency });
+        let invoked = process.invoke("read", answer.clone(), Some(&node));
+        match look(&client, table, &mut answer).await {
+            Ok(_) => invoked.ok(answer),
             // A question changes nothing: without an answer it has not happened.
             Err(error) => invoked.fail(format!("{error:#}")),
         }
@@ -50,16 +44,20 @@ async fn read(
     Ok(())
 }
 
-/// What was committed before the question, and the answer.
-async fn look(client: &Client, table: &str) -> anyhow::Result<(Value, Value)> {
+/// Adds to `answer` what was committed before the question, and what was seen; gives how many rows were committed.
+pub async fn look(client: &Client, table: &str, answer: &mut Value) -> anyhow::Result<u64> {
     let floor = format!("SELECT \"partition\", stored FROM system.partitions WHERE pipe = '{table}'");
     let floor = pairs(&rows(client, &floor).await?)?;
+    let committed = floor.values().sum::<i64>() as u64;
     let floor: Map<String, Value> = floor.into_iter().map(|(p, n)| (p.to_string(), n.into())).collect();
-    Ok((floor.into(), partitions(client, table).await?))
+    answer["floor"] = floor.into();
+    answer["partitions"] = partitions(client, table).await?;
+    answer["version"] = Value::Null;
+    Ok(committed)
 }
 
 /// Rows, distinct offsets and the greatest offset of each partition of a table.
-pub async fn partitions(client: &Client, table: &str) -> anyhow::Result<Value> {
+async fn partitions(client: &Client, table: &str) -> anyhow::Result<Value> {
     let sql =
         format!("SELECT _partition, count(*), count(DISTINCT _offset), max(_offset) FROM {table} GROUP BY _partition");
     let mut partitions = Map::new();

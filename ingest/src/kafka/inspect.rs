@@ -46,12 +46,14 @@ pub fn start_offsets(source: &KafkaSource, start: &StartPosition) -> Result<Sour
     let asked = match is_mock(&consumer) {
         // librdkafka's mock cluster never answers that question.
         true => Err(RDKafkaErrorCode::UnsupportedFeature),
-        false => ask_topic_id(&consumer, &source.topic, PATIENCE),
+        // The broker that is asked may not have heard yet of a topic that another one has just given the partitions of.
+        false => patiently(|| ask_topic_id(&consumer, &source.topic, PATIENCE), |code| Some(*code)),
     };
     let topic = match asked {
         Ok(topic) => topic,
         // An old broker: it cannot be noticed there when a topic is created anew.
         Err(RDKafkaErrorCode::UnsupportedFeature) => None,
+        Err(RDKafkaErrorCode::UnknownTopicOrPartition) => return Err(missing(source)),
         Err(code) => return Err(unreachable(source, &code)),
     };
     Ok(SourceOffsets {
@@ -88,16 +90,10 @@ fn partitions(consumer: &BaseConsumer, source: &KafkaSource) -> Result<Vec<i32>,
         .fetch_metadata(Some(&source.topic), PATIENCE)
         .map_err(|e| unreachable(source, &e))?;
     let topic = metadata.topics().iter().find(|t| t.name() == source.topic);
-    let missing = || {
-        SourceError(format!(
-            "the broker at {} has no topic '{}'; create it there first, or correct the name",
-            source.brokers, source.topic
-        ))
-    };
-    let topic = topic.ok_or_else(missing)?;
+    let topic = topic.ok_or_else(|| missing(source))?;
     if let Some(error) = topic.error() {
         return Err(match RDKafkaErrorCode::from(error) {
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(source),
             code => SourceError(format!(
                 "the broker at {} does not give topic '{}': {code}",
                 source.brokers, source.topic
@@ -107,7 +103,7 @@ fn partitions(consumer: &BaseConsumer, source: &KafkaSource) -> Result<Vec<i32>,
     let mut ids: Vec<i32> = topic.partitions().iter().map(|p| p.id()).collect();
     ids.sort_unstable();
     if ids.is_empty() {
-        return Err(missing());
+        return Err(missing(source));
     }
     Ok(ids)
 }
@@ -119,7 +115,8 @@ fn resolve(
     start: &StartPosition,
 ) -> Result<Vec<(PartitionId, Offset)>, SourceError> {
     let watermarks = |partition: i32| {
-        patiently(|| consumer.fetch_watermarks(&source.topic, partition, PATIENCE)).map_err(|e| unreachable(source, &e))
+        let ask = || consumer.fetch_watermarks(&source.topic, partition, PATIENCE);
+        patiently(ask, KafkaError::rdkafka_error_code).map_err(|e| unreachable(source, &e))
     };
     let at = |partition: i32, offset: i64| (PartitionId(partition as u32), Offset(offset.max(0) as u64));
     if let StartPosition::TimestampMs(ms) = start {
@@ -129,8 +126,8 @@ fn resolve(
                 .add_partition_offset(&source.topic, *partition, KafkaOffset::Offset(*ms))
                 .map_err(|e| unreachable(source, &e))?;
         }
-        let found =
-            patiently(|| consumer.offsets_for_times(wanted.clone(), PATIENCE)).map_err(|e| unreachable(source, &e))?;
+        let ask = || consumer.offsets_for_times(wanted.clone(), PATIENCE);
+        let found = patiently(ask, KafkaError::rdkafka_error_code).map_err(|e| unreachable(source, &e))?;
         return found
             .elements()
             .iter()
@@ -151,13 +148,16 @@ fn resolve(
 }
 
 /// Asks again while the broker says that it is only not yet, or not any more, able to answer: a new topic's
-/// partitions have no leader for a moment, and leaders change.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+/// partitions have no leader for a moment, brokers hear of it one after the other, and leaders change.
+fn patiently<T, E>(
+    mut ask: impl FnMut() -> Result<T, E>,
+    code_of: impl Fn(&E) -> Option<RDKafkaErrorCode>,
+) -> Result<T, E> {
     let until = Instant::now() + PATIENCE;
     loop {
         let answer = ask();
         let passing = matches!(
-            answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
+            answer.as_ref().err().and_then(&code_of),
             Some(
                 RDKafkaErrorCode::NotLeaderForPartition
                     | RDKafkaErrorCode::LeaderNotAvailable
@@ -173,9 +173,35 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, Kaf
     }
 }
 
+fn missing(source: &KafkaSource) -> SourceError {
+    SourceError(format!(
+        "the broker at {} has no topic '{}'; create it there first, or correct the name",
+        source.brokers, source.topic
+    ))
+}
+
 pub(super) fn unreachable(source: &KafkaSource, error: &dyn std::fmt::Display) -> SourceError {
     SourceError(format!(
         "the Kafka broker at {} does not answer ({error}); check the address and that the broker runs",
         source.brokers
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_has_not_heard_of_a_topic_yet_is_asked_again() {
+        let mut answers = [
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition),
+            Err(RDKafkaErrorCode::LeaderNotAvailable),
+            Ok(7),
+        ]
+        .into_iter();
+        assert_eq!(patiently(|| answers.next().unwrap(), |code| Some(*code)), Ok(7));
+        let mut answers = [Err(RDKafkaErrorCode::TopicAuthorizationFailed), Ok(7)].into_iter();
+        let refused = patiently(|| answers.next().unwrap(), |code| Some(*code));
+        assert_eq!(refused, Err(RDKafkaErrorCode::TopicAuthorizationFailed));
+    }
 }

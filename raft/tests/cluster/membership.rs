@@ -8,7 +8,7 @@ use tidemill_core::{
     membership::{Plan, Step},
     view::CatalogRead,
 };
-use tidemill_raft::{Catalog, Claim, StartError};
+use tidemill_raft::{Catalog, Claim, Origin, RaftConfig, StartError};
 
 impl Group {
     /// One node that founded a group, and others that joined it.
@@ -148,6 +148,26 @@ fn a_joiner_that_crashes_anywhere_goes_on_where_it_was() {
     group.same_everywhere();
     let nodes = group.catalog(3).snapshot().unwrap().list::<Node>(&[]).unwrap();
     assert_eq!(nodes.len(), 3, "{nodes:?}");
+}
+
+#[test]
+fn a_folder_of_a_founder_that_was_wiped_is_not_offered_to_the_cluster() {
+    let mut group = Group::founded(3);
+    group.kill(3);
+    let founder = group.config(3);
+    std::fs::remove_dir_all(&founder.data_dir).unwrap();
+    // Somebody starts it as it is configured: a founder, with a number, that nobody takes in.
+    assert!(matches!(Catalog::claim(&founder), Ok(Claim::Admitted(who)) if who.node == 3));
+    let Origin::Founding(members) = &founder.origin else {
+        panic!("n3 founded the group")
+    };
+    let joiner = RaftConfig::joining(&founder.data_dir, &founder.cluster_name, members[2].clone());
+    let Err(error @ StartError::NeverFounded { .. }) = Catalog::claim(&joiner) else {
+        panic!("would have asked the cluster for a number")
+    };
+    assert!(error.to_string().contains("delete it"), "{error}");
+    std::fs::remove_dir_all(&joiner.data_dir).unwrap();
+    assert!(matches!(Catalog::claim(&joiner), Ok(Claim::New(_))));
 }
 
 #[test]
