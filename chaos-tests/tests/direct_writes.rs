@@ -292,7 +292,12 @@ async fn stranded(world: &mut World) -> (usize, Writers, i64) {
     led.await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.start_node(victim).unwrap();
-    world.all_ready().await.unwrap();
+    // Until then it is a dead node for the others, and those are not waited for when they are to leave.
+    let heard = world.wait_for("the others to hear it", PATIENCE, async |world| {
+        let sql = "SELECT count(*) FROM system.nodes WHERE state = 'Ready'";
+        Ok(world.ask(sql).await? == 3)
+    });
+    heard.await.unwrap();
     (victim, writing, before)
 }
 

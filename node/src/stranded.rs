@@ -100,6 +100,9 @@ async fn offer(
     if lanes.is_empty() {
         return Ok(Left::Nothing);
     }
+    // A node that has just started knows its catalog as it was when it was written down last: in that one the writers, or the table,
+    // of what was logged since may not be there yet, and to find nothing for them would be to say that there is nothing.
+    catalog.read_index(ANSWER).await?;
     let state = catalog.snapshot()?;
     let mut left = Left::Nothing;
     let mut writers = BTreeMap::new();
