@@ -149,12 +149,7 @@ async fn kill_in_turn(world: &mut World, options: &Options) -> anyhow::Result<Ve
             recoveries.push(killed.elapsed());
             tokio::time::sleep(downtime.saturating_sub(killed.elapsed())).await;
             world.start_node(node)?;
-            world
-                .wait_for("the killed node to be back", Duration::from_secs(60), async |world| {
-                    let status = world.client()?.cluster_status().await?;
-                    Ok(status.nodes.iter().all(|n| n.state == "Ready"))
-                })
-                .await?;
+            world.all_ready().await?;
         }
     }
     Ok(recoveries)

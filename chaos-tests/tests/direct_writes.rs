@@ -274,8 +274,6 @@ async fn what_the_leaders_have_logged_outlives_all_nodes() {
     assert_eq!(lost(&world).await, 0);
 }
 
-/// The log of a leader that died is offered to the next one when its node is back: before that the rows are missing, after
-/// it they are there, once.
 /// Kills the node that leads most while rows are written, has others lead its shards, and starts it again: what it had
 /// acknowledged is in its log and nowhere else. Gives the node, the writers, and how many rows there were.
 async fn stranded(world: &mut World) -> (usize, Writers, i64) {
@@ -293,11 +291,7 @@ async fn stranded(world: &mut World) -> (usize, Writers, i64) {
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.start_node(victim).unwrap();
     // Until then it is a dead node for the others, and those are not waited for when they are to leave.
-    let heard = world.wait_for("the others to hear it", PATIENCE, async |world| {
-        let sql = "SELECT count(*) FROM system.nodes WHERE state = 'Ready'";
-        Ok(world.ask(sql).await? == 3)
-    });
-    heard.await.unwrap();
+    world.all_ready().await.unwrap();
     (victim, writing, before)
 }
 
@@ -322,6 +316,8 @@ async fn a_node_that_is_removed_hands_over_its_log_first() {
     assert_eq!(lost(&world).await, 0);
 }
 
+/// The log of a leader that died is offered to the next one when its node is back: before that the rows are missing, after
+/// it they are there, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stranded_in_a_log_comes_back_with_its_node() {
     let mut world = three_nodes("shards = 2, flush_age = '60s', wal = 'local'").await;

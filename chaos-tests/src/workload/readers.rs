@@ -3,6 +3,7 @@
 use super::Work;
 use super::clerk::whole;
 use super::stage::Stage;
+use crate::history::Process;
 use crate::reader::rows;
 use arrow::array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
@@ -32,28 +33,46 @@ async fn read(
     let mut process = stage.history.process();
     let node = stage.nodes[number % stage.nodes.len()].clone();
     while !stage.is_over() {
-        let mut answer = json!({ "table": table, "reader": number, "consistency": consistency });
-        let invoked = process.invoke("read", answer.clone(), Some(&node));
-        match look(&client, table, &mut answer).await {
-            Ok(_) => invoked.ok(answer),
-            // A question changes nothing: without an answer it has not happened.
-            Err(error) => invoked.fail(format!("{error:#}")),
-        }
+        let asked = json!({ "table": table, "reader": number, "consistency": consistency });
+        read_once(&mut process, &client, table, asked, Some(&node)).await;
         sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }
 
-/// Adds to `answer` what was committed before the question, and what was seen; gives how many rows were committed.
-pub async fn look(client: &Client, table: &str, answer: &mut Value) -> anyhow::Result<u64> {
+/// Asks once for what is committed of a table and then for what is there, and writes both down beside what was `asked`; gives how many
+/// rows are committed, if there was an answer.
+pub async fn read_once(
+    process: &mut Process,
+    client: &Client,
+    table: &str,
+    asked: Value,
+    node: Option<&str>,
+) -> Option<u64> {
+    let invoked = process.invoke("read", asked.clone(), node);
+    match look(client, table).await {
+        Ok((floor, partitions)) => {
+            let mut answer = asked;
+            answer["floor"] = json!(floor);
+            answer["partitions"] = partitions;
+            answer["version"] = Value::Null;
+            invoked.ok(answer);
+            Some(floor.values().sum())
+        }
+        // A question changes nothing: without an answer it has not happened.
+        Err(error) => {
+            invoked.fail(format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// What was committed before the question, by partition, and the answer.
+async fn look(client: &Client, table: &str) -> anyhow::Result<(BTreeMap<String, u64>, Value)> {
     let floor = format!("SELECT \"partition\", stored FROM system.partitions WHERE pipe = '{table}'");
     let floor = pairs(&rows(client, &floor).await?)?;
-    let committed = floor.values().sum::<i64>() as u64;
-    let floor: Map<String, Value> = floor.into_iter().map(|(p, n)| (p.to_string(), n.into())).collect();
-    answer["floor"] = floor.into();
-    answer["partitions"] = partitions(client, table).await?;
-    answer["version"] = Value::Null;
-    Ok(committed)
+    let floor = floor.into_iter().map(|(p, n)| (p.to_string(), n as u64)).collect();
+    Ok((floor, partitions(client, table).await?))
 }
 
 /// Rows, distinct offsets and the greatest offset of each partition of a table.

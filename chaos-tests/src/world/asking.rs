@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use tidemill_client::Answer;
 
 impl World {
-    /// Waits until every node of the cluster works.
+    /// Waits until every node of the cluster works. Asks by SQL: a node that has just started tells the status of the
+    /// cluster as it last knew it.
     pub async fn all_ready(&self) -> anyhow::Result<()> {
+        let sql = "SELECT CAST(count(*) > 0 AND bool_and(state = 'Ready') AS BIGINT) FROM system.nodes WHERE state <> 'Removed'";
         self.wait_for("every node to be ready", Duration::from_secs(60), async |world| {
-            let status = world.client()?.cluster_status().await?;
-            let mut there = status.nodes.iter().filter(|node| node.state != "Removed").peekable();
-            Ok(there.peek().is_some() && there.all(|node| node.state == "Ready"))
+            Ok(world.ask(sql).await? == 1)
         })
         .await
     }
