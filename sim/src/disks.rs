@@ -1,13 +1,13 @@
 //! What happens to disks, as far as replication is there to stand it.
 
-use crate::node::Purpose;
+use crate::node::{Node, Purpose};
 use crate::oracle::Violation;
 use crate::time::SECOND;
 use crate::world::World;
 use tidemill_core::catalog::{Copies, Holder, Replica, ReplicaState, Shard};
 use tidemill_core::command::ReplicaOf;
-use tidemill_core::view::{CatalogRead, Key};
-use tidemill_core::{Command, DiskId};
+use tidemill_core::view::{CatalogRead, Key, MemView};
+use tidemill_core::{Command, DiskId, PartId};
 
 impl World {
     /// Whether everything on the disk of a node is elsewhere too.
@@ -20,8 +20,13 @@ impl World {
                 }
             }
         }
+        for part in self.nodes[index].stored.keys() {
+            if self.is_on_its_way_alone(*part, index, &state)? {
+                return Ok(false);
+            }
+        }
         // One disk at a time, and the others must be there: what is on its way to them may be nowhere else.
-        let whole = |node: &crate::node::Node| node.gone || (node.up && node.broken.is_empty());
+        let whole = |node: &Node| node.gone || (node.up && node.broken.is_empty());
         Ok(self.now >= 6 * SECOND && !self.nodes[index].gone && self.nodes.iter().all(whole))
     }
 
@@ -57,6 +62,26 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a commit may be on its way of a file that only this disk has: until the catalog hears of another disk, it
+    /// counts this one.
+    fn is_on_its_way_alone(&self, part: PartId, index: usize, state: &MemView) -> Result<bool, Violation> {
+        let Some((of, epoch)) = self.files.get(&part).map(|contents| contents.of) else {
+            return Ok(false);
+        };
+        let Some(shard) = state.find::<Shard>(&of)?.filter(|shard| shard.epoch == epoch) else {
+            return Ok(false);
+        };
+        let has = |node: &Node| {
+            let stays = shard
+                .replica(node.id)
+                .is_some_and(|replica| replica.state == ReplicaState::Ready);
+            let kept = node.stored.get(&part);
+            node.index != index && stays && kept.is_some_and(|kept| kept.durable && !kept.broken)
+        };
+        let is_committed = state.find::<Copies>(&(of, part))?.is_some();
+        Ok(!is_committed && !self.nodes.iter().any(has))
     }
 
     /// How many disks but that of `index` have the file as it was written. Who copies may be told to stop, and then has nothing.

@@ -171,12 +171,16 @@ fn row(head: &str, cells: impl Iterator<Item = String>) -> String {
     format!("{head} {} |\n", cells.join(" | "))
 }
 
+/// A verdict with what there was, how long it took until all was well, and the seed.
 fn cell(record: &Record) -> String {
-    let recovery = record.says.get("recovery").cloned().unwrap_or_default();
-    format!(
-        "**{}**: {}; {recovery}; seed {}",
-        record.verdict, record.detail, record.seed
-    )
+    // The first thing that it says is how much it has looked at.
+    let recovery = record.says.get("recovery").and_then(|says| says.split_once(", "));
+    let lines = [
+        Some(format!("**{}**: {}", record.verdict, record.detail)),
+        recovery.map(|(_, measured)| measured.to_owned()),
+        Some(format!("seed {}", record.seed)),
+    ];
+    lines.into_iter().flatten().collect::<Vec<_>>().join("<br>")
 }
 
 #[cfg(test)]
@@ -194,7 +198,11 @@ mod tests {
             detail: "12 rows, 3 faults".into(),
             took_ms: 90_000,
             faults: 3,
-            says: [("recovery".to_owned(), "well again after 4.2 s".to_owned())].into(),
+            says: [(
+                "recovery".to_owned(),
+                "4 faults and healings, well again after 4.2 s".to_owned(),
+            )]
+            .into(),
         }
     }
 
@@ -221,8 +229,8 @@ mod tests {
             [
                 "| | counter + transactions | growth |",
                 "| --- | --- | --- |",
-                "| kill | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 |",
-                "| cut | – | **passed**: 12 rows, 3 faults; well again after 4.2 s; seed 7 |",
+                "| kill | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 |",
+                "| cut | – | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 |",
             ]
         );
     }
