@@ -123,7 +123,7 @@ faults! {
     SlowSync "slow-sync" Disks "Every sync of a node's disk takes 50 to 500 ms longer.";
     FailingSync "failing-sync" Disks "One sync of a node's disk fails (EIO); if that ends the node, it is started again at the end.";
     FailingSyncs "failing-syncs" Disks "All syncs of a node's disk fail (EIO) until the end, when the node is started again if it has ended.";
-    LyingSync "lying-sync" Disks "A node's disk says that it has synced and has not; at the end, the node is killed, loses that, and is started again.";
+    LyingSync "lying-sync" Disks "A node's disk says that it has synced parts and write-ahead log, and has not; at the end, the node is killed, loses that, and is started again.";
     PowerCut "power-cut" Disks "A node is killed and its disk loses what was not synced, but for the first so many writes and a torn one; it is started again at the end.";
     DiskFull "disk-full" Disks "A node's disk has 0 to 64 KiB left (ENOSPC) until the end, when the node is started again if it has ended.";
     ReadErrors "read-errors" Disks "One of 10 to 200 reads from a node's disk fails (EIO) until the end, when the node is started again if it has ended.";

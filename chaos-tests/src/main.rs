@@ -5,6 +5,8 @@ use std::time::Duration;
 use tidemill_chaos_tests::{
     cell, direct, failover, matrix, replacing, report, saturation, scenario, throughput, visibility,
 };
+use tidemill_sim::{ControlPlane, command};
+use tidemill_sim_raft::ReplicatedCatalog;
 
 /// Fault tests and measurements on real processes.
 #[derive(Parser)]
@@ -57,7 +59,7 @@ enum Command {
     /// Measure how fast a backlog is read, and what it costs
     Throughput(throughput::Options),
     /// Simulate histories of the control plane: many nodes in one thread, faults by seed
-    Sim(tidemill_sim::command::Arguments),
+    Sim(command::Arguments<tidemill_sim::mutant::Mutant>),
     /// Run some workloads with one kind of fault, and judge their history
     Cell(cell::Options),
     /// Run every workload with every kind of fault, cell by cell; goes on where it was cut off
@@ -68,7 +70,7 @@ enum Command {
     )]
     Check(report::command::Arguments),
     /// Simulate histories of the replicated catalog: real openraft, disks and network that fail by seed
-    Raft(tidemill_sim_raft::command::Arguments),
+    Raft(command::Arguments<tidemill_sim_raft::mutant::Mutant>),
     /// Keep all cores full, and count who is taken for gone
     Saturation {
         /// How long
@@ -135,7 +137,7 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Writes(options) => direct::measure(&options).await?,
         Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
-        Command::Sim(arguments) => tidemill_sim::command::run(&arguments).map_err(anyhow::Error::msg)?,
+        Command::Sim(arguments) => command::run::<ControlPlane>(&arguments).map_err(anyhow::Error::msg)?,
         Command::Cell(options) => {
             std::process::exit(tokio::task::spawn_blocking(move || cell::judged(&options)).await??)
         }
@@ -143,7 +145,7 @@ async fn main() -> anyhow::Result<()> {
             std::process::exit(tokio::task::spawn_blocking(move || matrix::run(&options)).await??)
         }
         Command::Check(arguments) => std::process::exit(report::command::run(&arguments)?),
-        Command::Raft(arguments) => tidemill_sim_raft::command::run(&arguments).map_err(anyhow::Error::msg)?,
+        Command::Raft(arguments) => command::run::<ReplicatedCatalog>(&arguments).map_err(anyhow::Error::msg)?,
         Command::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;

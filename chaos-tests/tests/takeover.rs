@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::time::Duration;
 use tidemill_chaos_tests::failover::{Fault, Options, Standby, measure};
+use tidemill_chaos_tests::world::World;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn every_row_is_there_once(fault: Fault, rounds: u32) {
     let options = Options {
@@ -30,4 +34,33 @@ async fn from_a_node_that_is_stopped_and_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn from_a_node_that_is_cut_off() {
     every_row_is_there_once(Fault::Cut, 2).await;
+}
+
+/// What a node has under way when it stops by itself, since it hears nobody, is of no account when it leads again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_alone_leads_in_another_epoch() {
+    let world = &mut World::start(3).await.unwrap();
+    world.run("CREATE TABLE t (id BIGINT) WITH (shards = 6)").await.unwrap();
+    world.all_lead(PATIENCE).await.unwrap();
+    let name = world.name(0).to_owned();
+    let shard = world
+        .ask(&format!("SELECT min(shard) FROM system.shards WHERE leader = '{name}'"))
+        .await
+        .unwrap();
+    let epoch = format!("SELECT epoch FROM system.shards WHERE shard = {shard}");
+    let before = world.ask(&epoch).await.unwrap();
+    for other in [1, 2] {
+        world.signal(other, "STOP").unwrap();
+    }
+    // It stops its tasks after 5 s. Nobody can take its shards meanwhile: there is no quorum.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    for other in [1, 2] {
+        world.signal(other, "CONT").unwrap();
+    }
+    world.all_ready().await.unwrap();
+    let another = async |world: &World| Ok(world.ask(&epoch).await? > before);
+    world
+        .wait_for("the shard to be led in another epoch", PATIENCE, another)
+        .await
+        .unwrap();
 }

@@ -96,7 +96,7 @@ uuid!(/// A data folder: made when the folder is, so that a wiped node is a diff
     InstanceId);
 uuid!(/// A disk for part files: made when its folder is, so that an emptied one is a different one.
     DiskId);
-uuid!(/// One run of a node's process.
+uuid!(/// One run of a node's process; another one when all its tasks have stopped since no manager was heard.
     BootId);
 uuid!(/// One wish for a writer, repeated unchanged when its answer was lost.
     WriterToken);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::Addresses;
-use tidemill_core::{BootId, DiskId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
+use tidemill_core::{DiskId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Version};
 use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress, Wait};
@@ -54,8 +54,6 @@ impl Contact {
 pub struct Heart {
     /// This node.
     pub node: NodeId,
-    /// This run of its process.
-    pub boot: BootId,
     /// Its data folder.
     pub instance: InstanceId,
     /// Its disk for parts, if it keeps any.
@@ -155,7 +153,7 @@ impl Heart {
         let rows_per_second = rates.update(positions.collect());
         BeatRequest {
             node: self.node.0,
-            boot: self.boot.to_string(),
+            boot: self.supervisor.boot().to_string(),
             instance: self.instance.to_string(),
             raft: self.addresses.raft.clone(),
             api: self.addresses.api.clone(),

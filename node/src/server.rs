@@ -28,9 +28,9 @@ use anyhow::{Context, anyhow};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tidemill_core::DiskId;
 use tidemill_core::catalog::{Addresses, Cluster, ClusterKey, Replication, Shard};
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{BootId, DiskId};
 use tidemill_ingest::budget::Budget;
 use tidemill_ingest::priority::Priority;
 use tidemill_ingest::task::TaskContext;
@@ -246,7 +246,6 @@ impl Running {
         wal: Wal,
         query: &Runtime,
     ) -> anyhow::Result<Self> {
-        let boot = BootId(rand::random());
         let parts = Parts::new(opened, &catalog, config);
         let contact = Arc::new(Contact::default());
         let reports = Arc::new(Reports::default());
@@ -264,7 +263,7 @@ impl Running {
             attention: Arc::default(),
         });
         let id = catalog.node_id();
-        let supervisor = Arc::new(Supervisor::new(id, boot, catalog.clone(), context, contact.clone()));
+        let supervisor = Arc::new(Supervisor::new(id, catalog.clone(), context, contact.clone()));
         let progress = Arc::new(ClusterProgress {
             catalog: catalog.clone(),
             reports: reports.clone(),
@@ -304,7 +303,6 @@ impl Running {
         let pinned = engine.clone();
         let heart = Arc::new(Heart {
             node: id,
-            boot,
             instance: catalog.instance(),
             disk: parts.disk.as_ref().map(|disk| disk.holder().disk),
             addresses: Addresses {

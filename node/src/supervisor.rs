@@ -3,7 +3,7 @@
 //! It follows the local catalog and makes the difference. It starts nothing before the catalog has
 //! taken note of this run of the process: the terms of office of an earlier run are over. When no
 //! manager has answered for [`ALONE`], it stops all tasks by itself: this node may be cut off, and
-//! another may lead its shards by now.
+//! another may lead its shards by now. What it starts after that is another run.
 
 use crate::heartbeat::Contact;
 use crate::wal;
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Keeps the tasks of this node.
 pub struct Supervisor {
     node: NodeId,
-    boot: BootId,
+    boot: Mutex<BootId>,
     catalog: Catalog,
     context: Arc<TaskContext>,
     contact: Arc<Contact>,
@@ -52,8 +52,9 @@ pub struct TaskReport {
 
 impl Supervisor {
     /// A supervisor without tasks.
-    pub fn new(node: NodeId, boot: BootId, catalog: Catalog, context: Arc<TaskContext>, contact: Arc<Contact>) -> Self {
+    pub fn new(node: NodeId, catalog: Catalog, context: Arc<TaskContext>, contact: Arc<Contact>) -> Self {
         let (tasks, draining) = (Mutex::default(), AtomicBool::new(false));
+        let boot = Mutex::new(BootId(rand::random()));
         Self {
             node,
             boot,
@@ -63,6 +64,11 @@ impl Supervisor {
             tasks,
             draining,
         }
+    }
+
+    /// What the catalog has to know before anything is led here.
+    pub fn boot(&self) -> BootId {
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tasks(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<ShardTask>>> {
@@ -85,7 +91,7 @@ impl Supervisor {
                 continue;
             }
             if self.contact.silence() > ALONE {
-                self.stop_all("no manager has answered for 5 s");
+                self.begin_anew();
                 continue;
             }
             let logged = self.wal().lanes();
@@ -104,7 +110,7 @@ impl Supervisor {
     fn reconcile(&self, state: &dyn CatalogSnapshot, logged: &[wal::Lane]) -> Result<(), ViewError> {
         let known = state
             .get::<Node>(&self.node)?
-            .is_some_and(|node| node.boot == Some(self.boot));
+            .is_some_and(|node| node.boot == Some(self.boot()));
         let mut wanted = BTreeMap::new();
         if known {
             for shard in state.list::<Shard>(&[])? {
@@ -184,11 +190,15 @@ impl Supervisor {
         Ok(())
     }
 
-    fn stop_all(&self, why: &str) {
+    /// Ends all tasks, as when the process ends. What they have proposed may still be under way, and be decided when this node
+    /// leads again: under another boot id that is in another term of office, so that the catalog refuses it.
+    fn begin_anew(&self) {
         let tasks = self.tasks().clone();
-        if !tasks.is_empty() {
-            warn!("{why}: {} tasks stop", tasks.len());
+        if tasks.is_empty() {
+            return;
         }
+        warn!("no manager has answered for {ALONE:?}: {} tasks stop", tasks.len());
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = BootId(rand::random());
         self.end(tasks);
     }
 

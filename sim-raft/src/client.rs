@@ -2,7 +2,6 @@
 //! again when nobody knows what came of it, and read.
 
 use crate::node::{Node, ProposeError, Proposed};
-use crate::oracle::Violation;
 use crate::runtime::{lock, spawn_on, true_sleep};
 use crate::world::{World, tell};
 use futures::channel::oneshot;
@@ -18,6 +17,7 @@ use tidemill_core::command::{
 use tidemill_core::schema::{Column, ColumnType};
 use tidemill_core::view::{CatalogRead, MemView, ViewError};
 use tidemill_core::{Command, CommitId, Counts, Offset, Outcome, PartId, PartitionId, Proposal, SchemaVersion, Span};
+use tidemill_sim::seeds::Violation;
 
 /// The table and the pipe.
 const TABLE: &str = "t";
@@ -204,7 +204,7 @@ fn make(world: &World, state: &MemView, chosen: usize) -> Result<Option<Command>
                 .filter(|node| node.state == NodeState::Ready)
                 .map(|node| node.id)
                 .collect();
-            world.roll(|dice| dice.pick(&ready)).map(|leader| {
+            world.roll(|dice| dice.pick(&ready).copied()).map(|leader| {
                 Command::AssignLeader(AssignLeader {
                     shard: shard.id,
                     replaces: shard.epoch,
@@ -226,7 +226,7 @@ fn commit(world: &World, state: &MemView, shard: &Shard) -> Result<Option<Comman
         .iter()
         .filter(|partition| partition.shard == shard.id)
         .collect();
-    let Some(partition) = world.roll(|dice| dice.pick(&of_shard)) else {
+    let Some(partition) = world.roll(|dice| dice.pick(&of_shard).copied()) else {
         return Ok(None);
     };
     let rows = world.roll(|dice| dice.between(1, 50));

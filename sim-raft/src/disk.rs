@@ -5,10 +5,10 @@
 //! as a record of RocksDB's log is.
 
 use crate::catalog::SnapshotFiles;
-use crate::dice::Dice;
 use crate::types::{Entry, LogId, Membership, SnapshotMeta, Vote};
 use std::collections::BTreeMap;
 use tidemill_core::view::{MemView, WriteSet};
+use tidemill_sim::dice::Dice;
 
 /// One change to the log.
 #[derive(Clone)]

@@ -14,8 +14,6 @@
 
 mod catalog;
 mod client;
-pub mod command;
-mod dice;
 mod disk;
 mod life;
 mod log;
@@ -25,15 +23,14 @@ mod nemesis;
 mod network;
 mod node;
 mod oracle;
-pub mod report;
 mod runtime;
+mod tally;
 #[path = "../../raft/src/timing.rs"]
 mod timing;
 mod types;
 mod world;
 
-pub use oracle::Violation;
-pub use world::Tally;
+pub use tally::Tally;
 
 use mutant::Mutant;
 use openraft::async_runtime::AsyncRuntime;
@@ -41,55 +38,37 @@ use openraft_rt_sim::SimRuntime;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
+use tidemill_sim::Simulation;
+use tidemill_sim::seeds::Violation;
 use world::World;
 
-/// A run that broke a rule.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Its seed.
-    pub seed: u64,
-    /// What it broke.
-    pub violation: Violation,
-}
+/// The simulation of this crate.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicatedCatalog;
 
-/// Runs the history of `seed`, broken on purpose if that is asked for.
-///
-/// # Errors
-/// The first rule that is broken.
-pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Tally, Failure> {
-    history(seed, mutant, false).0
-}
+impl Simulation for ReplicatedCatalog {
+    const WORD: &'static str = "raft";
+    const SEEDS: u64 = 200;
+    type Mutant = Mutant;
+    type Tally = Tally;
 
-/// As [`run`], and what happens, line by line.
-pub fn tell(seed: u64, mutant: Option<Mutant>) -> (Result<Tally, Failure>, Vec<String>) {
-    history(seed, mutant, true)
-}
-
-fn history(seed: u64, mutant: Option<Mutant>, told: bool) -> (Result<Tally, Failure>, Vec<String>) {
-    hush();
-    let world = Arc::new(World::new(seed, mutant, told));
-    let mut runtime = SimRuntime::with_seed(seed);
-    let living = world.clone();
-    IS_SIMULATED.set(true);
-    let lived = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async move {
-            life::live(living.clone()).await;
-            living.end()
-        })
-    }));
-    drop(runtime);
-    IS_SIMULATED.set(false);
-    let (result, told) = match lived {
-        Ok(ended) => ended,
-        Err(_) => {
-            let broken = Violation {
-                rule: "PANIC: nobody panics".into(),
-                found: "the simulated runtime gave up: a task runs without end, or nobody has anything to do".into(),
-            };
-            (Err(broken), vec![])
-        }
-    };
-    (result.map_err(|violation| Failure { seed, violation }), told)
+    fn history(seed: u64, mutant: Option<Mutant>, tells: bool) -> (Result<Tally, Violation>, Vec<String>) {
+        hush();
+        let world = Arc::new(World::new(seed, mutant, tells));
+        let mut runtime = SimRuntime::with_seed(seed);
+        let living = world.clone();
+        IS_SIMULATED.set(true);
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(async move {
+                life::live(living.clone()).await;
+                living.end()
+            })
+        }));
+        drop(runtime);
+        IS_SIMULATED.set(false);
+        let gave_up = "the simulated runtime gave up: a task runs without end, or nobody has anything to do";
+        lived.unwrap_or_else(|_| (Err(Violation::new("PANIC: nobody panics", gave_up)), vec![]))
+    }
 }
 
 thread_local! {

@@ -3,12 +3,12 @@
 use crate::client;
 use crate::manager::is_settled;
 use crate::nemesis;
-use crate::oracle::Violation;
 use crate::runtime::{lock, spawn_free, true_nanos, true_sleep};
 use crate::world::{Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
+use tidemill_sim::seeds::Violation;
 
 /// How long everything may take until it is well again once nothing breaks any more.
 const RECOVERY: Duration = Duration::from_secs(30);

@@ -3,7 +3,6 @@
 
 use crate::network::{Failure, Manner, call};
 use crate::node::{Node, ProposeError, Proposed};
-use crate::oracle::Violation;
 use crate::runtime::{Moment, NodeRuntime, lock, spawn_free, spawn_on};
 use crate::timing::CAUGHT_UP;
 use crate::types::{LogId, Member, TypeConfig};
@@ -20,6 +19,7 @@ use tidemill_core::command::{AssignLeader, FoundCluster, FoundingMember, NodeUp,
 use tidemill_core::membership::{Group, Plan, Standing, Step, next_step};
 use tidemill_core::view::CatalogRead;
 use tidemill_core::{ClusterId, Command, NodeId};
+use tidemill_sim::seeds::Violation;
 
 /// How often a node looks.
 const LOOK: Duration = Duration::from_millis(250);

@@ -3,29 +3,9 @@
 //! Each undoes one rule of how openraft is used, in the models of this crate. Neither the product nor openraft has a switch for being
 //! wrong.
 
-macro_rules! mutants {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        /// A behaviour that is broken on purpose.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
-        pub enum Mutant {
-            $($(#[doc = $doc])* $name,)*
-        }
-
-        impl Mutant {
-            /// All of them.
-            pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
-
-            /// What is broken, in a line.
-            pub fn describe(self) -> &'static str {
-                match self {
-                    $(Mutant::$name => concat!($($doc),*).trim_ascii(),)*
-                }
-            }
-        }
-    };
-}
-
-mutants! {
+/// A behaviour that is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Mutant {
     /// A vote is given and not written down.
     VoteIsNotPersisted,
     /// Appended entries are acknowledged before they are synced.

@@ -1,7 +1,6 @@
 //! Whoever breaks things, and the operators.
 
 use crate::client::{admit, note, propose, within};
-use crate::dice::Dice;
 use crate::mutant::Mutant;
 use crate::network::Link;
 use crate::node::{Node, ProposeError};
@@ -14,6 +13,7 @@ use tidemill_core::catalog::{self, NodeIntent};
 use tidemill_core::command::SetNodeIntent;
 use tidemill_core::view::CatalogRead;
 use tidemill_core::{Command, NodeId};
+use tidemill_sim::dice::Dice;
 
 /// What can be broken, by the names that a tally has; a run has some of them.
 pub(crate) const FAULTS: [&str; 21] = [
@@ -52,10 +52,10 @@ pub(crate) async fn run(world: Arc<World>, from: Duration, until: Duration) {
     true_sleep(from).await;
     while true_nanos() < until.as_nanos() as u64 && world.violation().is_none() {
         if world.roll(|dice| dice.one_in(4)) {
-            if let Some(act) = world.roll(|dice| dice.pick(&acts)) {
+            if let Some(act) = world.roll(|dice| dice.pick(&acts).copied()) {
                 operate(&world, act);
             }
-        } else if let Some(fault) = world.roll(|dice| dice.pick(&faults)) {
+        } else if let Some(fault) = world.roll(|dice| dice.pick(&faults).copied()) {
             strike(&world, fault);
         }
         let pause = world.roll(|dice| dice.time(100_000, 1_500_000));
@@ -67,7 +67,7 @@ fn some_of(dice: &mut Dice, all: &[&'static str]) -> Vec<&'static str> {
     let least = 1 + dice.between(0, 3);
     let mut some: Vec<&'static str> = all.iter().filter(|_| dice.one_in(least)).copied().collect();
     if some.is_empty() {
-        some.extend(dice.pick(all));
+        some.extend(dice.pick(all).copied());
     }
     some
 }
@@ -87,7 +87,7 @@ fn strike(world: &Arc<World>, fault: &'static str) {
         .filter(|m| m.process().is_some())
         .map(|m| m.index)
         .collect();
-    let Some(index) = world.roll(|dice| dice.pick(&running)) else {
+    let Some(index) = world.roll(|dice| dice.pick(&running).copied()) else {
         return;
     };
     let machine = world.machines[index].clone();
@@ -245,7 +245,7 @@ fn leave(world: &Arc<World>) {
     if staying.len() <= 3 {
         return;
     }
-    if let Some(node) = world.roll(|dice| dice.pick(&staying)) {
+    if let Some(node) = world.roll(|dice| dice.pick(&staying).copied()) {
         world.act("leave");
         let command = Command::SetNodeIntent(SetNodeIntent {
             node,

@@ -2,7 +2,6 @@
 //! direction. Calls have the deadlines of `raft/src/network.rs`; what is sent may still arrive after them.
 
 use crate::catalog::SnapshotFiles;
-use crate::dice::Dice;
 use crate::node::Node;
 use crate::runtime::{NodeRuntime, lock, spawn_free, spawn_on, true_sleep};
 use crate::types::{Member, Snapshot, TypeConfig, Vote};
@@ -21,6 +20,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidemill_core::InstanceId;
+use tidemill_sim::dice::Dice;
 
 /// A snapshot of which nothing moves for so long is given up.
 const STALLED: Duration = Duration::from_secs(20);

@@ -96,7 +96,7 @@ impl Node {
             process: process.clone(),
             id,
             instance,
-            boot: BootId(world.roll(crate::dice::Dice::id)),
+            boot: BootId(world.roll(tidemill_sim::dice::Dice::id)),
             started_blank,
             raft,
             moved,

@@ -5,41 +5,11 @@ use crate::disk::CatalogState;
 use crate::types::{Entry, LogId, Reply};
 use openraft::EntryPayload;
 use std::collections::BTreeMap;
-use std::fmt;
 use tidemill_core::command::{Command, Refusal};
 use tidemill_core::invariants::{check_state, check_step};
-use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError};
+use tidemill_core::view::{CatalogRead, MemView, Overlay};
 use tidemill_core::{CommitId, Outcome, Version};
-
-/// A broken rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The rule.
-    pub rule: String,
-    /// What was found.
-    pub found: String,
-}
-
-impl Violation {
-    pub(crate) fn new(rule: impl Into<String>, found: impl Into<String>) -> Self {
-        Self {
-            rule: rule.into(),
-            found: found.into(),
-        }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}': {}", self.rule, self.found)
-    }
-}
-
-impl From<ViewError> for Violation {
-    fn from(error: ViewError) -> Self {
-        Self::new("the catalog can be read", error.to_string())
-    }
-}
+use tidemill_sim::seeds::Violation;
 
 /// How often the whole state is checked; every step is.
 const STATE_EVERY: u64 = 16;

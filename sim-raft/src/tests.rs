@@ -1,12 +1,13 @@
 //! The simulation itself: the same seed is the same history, another is another, and what is broken is noticed.
 
-use crate::dice::Dice;
+use crate::ReplicatedCatalog;
 use crate::disk::{Change, Disk, LogDisk};
 use crate::mutant::Mutant;
-use crate::report::run_all;
 use crate::types::Vote;
-use crate::{run, tell};
 use openraft::vote::RaftLeaderId;
+use tidemill_sim::Simulation;
+use tidemill_sim::dice::Dice;
+use tidemill_sim::seeds::run_all;
 
 fn vote(term: u64) -> Vote {
     Vote {
@@ -18,8 +19,8 @@ fn vote(term: u64) -> Vote {
 #[test]
 fn a_seed_gives_the_same_history_every_time() {
     for seed in 1..4 {
-        let (first, told) = tell(seed, None);
-        let (second, told_again) = tell(seed, None);
+        let (first, told) = ReplicatedCatalog::tell(seed, None);
+        let (second, told_again) = ReplicatedCatalog::tell(seed, None);
         assert_eq!(told, told_again, "seed {seed}");
         assert_eq!(first.unwrap(), second.unwrap(), "seed {seed}");
     }
@@ -27,12 +28,18 @@ fn a_seed_gives_the_same_history_every_time() {
 
 #[test]
 fn being_told_changes_nothing() {
-    assert_eq!(run(4, None).unwrap(), tell(4, None).0.unwrap());
+    assert_eq!(
+        ReplicatedCatalog::run(4, None).unwrap(),
+        ReplicatedCatalog::tell(4, None).0.unwrap()
+    );
 }
 
 #[test]
 fn another_seed_gives_another_history() {
-    assert_ne!(run(1, None).unwrap().digest, run(2, None).unwrap().digest);
+    assert_ne!(
+        ReplicatedCatalog::run(1, None).unwrap().digest,
+        ReplicatedCatalog::run(2, None).unwrap().digest
+    );
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn rules_that_are_broken_are_noticed() {
         Mutant::VoteIsNotPersisted,
         Mutant::BatchIsTorn,
     ] {
-        assert!(run_all(1..20, Some(mutant)).is_err(), "{mutant:?}");
+        assert!(run_all::<ReplicatedCatalog>(1..20, Some(mutant)).is_err(), "{mutant:?}");
     }
 }
 
@@ -68,7 +75,7 @@ fn what_was_not_synced_survives_a_killed_process_and_may_not_survive_a_loss_of_p
 
 #[test]
 fn a_log_whose_last_entry_is_newer_than_its_vote_is_refused() {
-    let (result, _) = tell(1, Some(Mutant::VoteIsNotPersisted));
+    let (result, _) = ReplicatedCatalog::tell(1, Some(Mutant::VoteIsNotPersisted));
     let failure = result.unwrap_err();
     assert!(
         failure.violation.found.contains("newer than the vote"),

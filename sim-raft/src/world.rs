@@ -1,45 +1,20 @@
 //! The whole: machines, network, clients and whoever breaks things, and what all of them share.
 
-use crate::dice::Dice;
 use crate::disk::{CatalogState, Disk};
 use crate::mutant::Mutant;
 use crate::network::Net;
 use crate::node::Node;
-use crate::oracle::{LeaderId, Oracle, Violation};
+use crate::oracle::{LeaderId, Oracle};
 use crate::runtime::{Process, RIGHT, lock, spawn_free, spawn_on, true_nanos, true_sleep};
+use crate::tally::Tally;
 use crate::types::{Entry, LogId, Member, Reply};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidemill_core::view::MemView;
 use tidemill_core::{Command, InstanceId, Proposal};
-
-/// What happened in a run, or in many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Simulated nanoseconds.
-    pub time: u64,
-    /// How often tasks of nodes were run.
-    pub steps: u64,
-    /// Entries that were committed.
-    pub entries: u64,
-    /// Elections that were won.
-    pub elections: u64,
-    /// Proposals that were acknowledged, with *yes* or *no*.
-    pub acknowledged: u64,
-    /// Proposals of which nobody knows the fate.
-    pub unknown: u64,
-    /// Linearizable reads that were answered.
-    pub reads: u64,
-    /// Other things that must happen for a run to prove something.
-    pub events: BTreeMap<&'static str, u64>,
-    /// Faults by name.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Changes of membership by name.
-    pub acts: BTreeMap<&'static str, u64>,
-    /// Hash of all that happened.
-    pub digest: u64,
-}
+use tidemill_sim::dice::Dice;
+use tidemill_sim::seeds::Violation;
 
 /// Everything that the tasks of a simulation share.
 pub(crate) struct World {

@@ -1,7 +1,8 @@
 //! What the world knows of a command, and the catalog does not: which disks have which files, what was promised to whom.
 
 use crate::client::REPAIR;
-use crate::oracle::{Early, Promise, Violation, committed_ids};
+use crate::oracle::{Early, Promise, committed_ids};
+use crate::seeds::Violation;
 use crate::source::{Loss, RecordId, Slot};
 use crate::time::{MS, SECOND};
 use crate::world::World;

@@ -2,7 +2,8 @@
 
 use crate::event::{Body, Event, Message};
 use crate::mutant::Mutant;
-use crate::oracle::{Answer, Violation};
+use crate::oracle::Answer;
+use crate::seeds::Violation;
 use crate::task::PinnedLane;
 use crate::time::{MS, SECOND, Time};
 use crate::world::World;

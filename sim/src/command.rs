@@ -1,32 +1,29 @@
-//! What people type.
+//! What people type to run a simulation.
 
-use crate::mutant::Mutant;
-use crate::report::run_all;
-use crate::world::Tally;
-use crate::{Failure, tell};
+use crate::seeds::{Failure, Simulation, Tally, run_all};
 use clap::ValueEnum;
+use clap::builder::StyledStr;
 use std::io::Write;
 use std::time::Instant;
 
 /// How much of a broken history is shown.
 const TOLD: usize = 60;
 
-/// Simulated histories of the control plane.
-#[derive(Clone, Debug, clap::Parser)]
-#[command(name = "sim")]
-pub struct Arguments {
+/// Simulated histories: a seed is one.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments<M: ValueEnum + Send + Sync + 'static> {
     /// Runs this seed alone, twice, and compares the two
     #[arg(long, conflicts_with_all = ["seeds", "mutants"])]
     seed: Option<u64>,
-    /// How many seeds to run, from --from on
-    #[arg(long, default_value_t = 1_000)]
-    seeds: u64,
+    /// How many seeds to run, from --from on [default: 1000 of sim, 200 of raft]
+    #[arg(long)]
+    seeds: Option<u64>,
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// Breaks a behaviour on purpose
     #[arg(long, value_enum)]
-    mutant: Option<Mutant>,
+    mutant: Option<M>,
     /// Breaks each behaviour in turn, and says after how many seeds which check noticed
     #[arg(long, conflicts_with = "mutant")]
     mutants: bool,
@@ -35,21 +32,40 @@ pub struct Arguments {
     tell: bool,
 }
 
+#[derive(clap::Parser)]
+struct Alone<M: ValueEnum + Send + Sync + 'static> {
+    #[command(flatten)]
+    arguments: Arguments<M>,
+}
+
+/// A whole program that runs a simulation. It ends in failure when a rule is broken.
+pub fn main<S: Simulation>() -> std::process::ExitCode {
+    use clap::Parser;
+    match run::<S>(&Alone::parse().arguments) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
 /// Does what was typed.
 ///
 /// # Errors
 /// What was broken, and how to see it again.
-pub fn run(arguments: &Arguments) -> Result<(), String> {
+pub fn run<S: Simulation>(arguments: &Arguments<S::Mutant>) -> Result<(), String> {
+    let seeds = arguments.from..arguments.from + arguments.seeds.unwrap_or(S::SEEDS);
     match arguments.seed {
-        Some(seed) => one(seed, arguments),
-        None if arguments.mutants => all_mutants(arguments),
-        None => many(arguments),
+        Some(seed) => one::<S>(seed, arguments),
+        None if arguments.mutants => all_mutants::<S>(seeds),
+        None => many::<S>(seeds, arguments.mutant),
     }
 }
 
-fn one(seed: u64, arguments: &Arguments) -> Result<(), String> {
+fn one<S: Simulation>(seed: u64, arguments: &Arguments<S::Mutant>) -> Result<(), String> {
     let mutant = arguments.mutant;
-    let (first, told) = tell(seed, mutant);
+    let (first, told) = S::tell(seed, mutant);
     if arguments.tell {
         let mut out = std::io::stdout().lock();
         if told.iter().any(|line| writeln!(out, "{line}").is_err()) {
@@ -57,12 +73,11 @@ fn one(seed: u64, arguments: &Arguments) -> Result<(), String> {
             return Ok(());
         }
     }
-    let failed = |failure: Failure| match arguments.tell {
-        true => broken(&failure, mutant),
-        false => explain(&failure, mutant),
-    };
-    let first: Tally = first.map_err(failed)?;
-    let second = crate::run(seed, mutant).map_err(|failure| explain(&failure, mutant))?;
+    let first = first.map_err(|failure| match arguments.tell {
+        true => broken::<S>(&failure, mutant),
+        false => explain::<S>(&failure, mutant),
+    })?;
+    let second = S::run(seed, mutant).map_err(|failure| explain::<S>(&failure, mutant))?;
     if first != second {
         return Err(format!("seed {seed} gave two histories: {first:?} and {second:?}"));
     }
@@ -70,13 +85,12 @@ fn one(seed: u64, arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-fn many(arguments: &Arguments) -> Result<(), String> {
-    let seeds = arguments.from..arguments.from + arguments.seeds;
+fn many<S: Simulation>(seeds: std::ops::Range<u64>, mutant: Option<S::Mutant>) -> Result<(), String> {
     println!("seeds {} to {}", seeds.start, seeds.end - 1);
-    let sum = run_all(seeds, arguments.mutant).map_err(|failure| explain(&failure, arguments.mutant))?;
+    let sum = run_all::<S>(seeds, mutant).map_err(|failure| explain::<S>(&failure, mutant))?;
     println!("{sum}");
     // A thousand histories meet everything; of a few nothing can be asked.
-    let lacks = sum.lacks();
+    let lacks = sum.tally.lacks();
     if sum.seeds >= 1_000 && !lacks.is_empty() {
         return Err(format!(
             "unknown: there were no {}, so this proves nothing",
@@ -87,27 +101,21 @@ fn many(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-fn all_mutants(arguments: &Arguments) -> Result<(), String> {
+fn all_mutants<S: Simulation>(seeds: std::ops::Range<u64>) -> Result<(), String> {
     let mut survivors = Vec::new();
     println!("| broken on purpose | noticed by | seeds | seconds |\n|---|---|---|---|");
-    for mutant in Mutant::ALL {
+    for mutant in S::Mutant::value_variants() {
         let began = Instant::now();
-        let mut seeds = arguments.from..arguments.from + arguments.seeds;
-        let caught = seeds.find_map(|seed| crate::run(seed, Some(*mutant)).err().map(|failure| (seed, failure)));
+        let caught = seeds.clone().find_map(|seed| S::run(seed, Some(*mutant)).err());
         let seconds = began.elapsed().as_secs_f64();
+        let what = describe(*mutant);
         match caught {
-            Some((seed, failure)) => println!(
-                "| {} | {} | {} | {seconds:.1} |",
-                mutant.describe(),
-                failure.violation.rule,
-                seed - arguments.from + 1
-            ),
+            Some(Failure { seed, violation }) => {
+                let rule = violation.rule;
+                println!("| {what} | {rule} | {} | {seconds:.1} |", seed - seeds.start + 1);
+            }
             None => {
-                println!(
-                    "| {} | **nobody** | {} | {seconds:.1} |",
-                    mutant.describe(),
-                    arguments.seeds
-                );
+                println!("| {what} | **nobody** | {} | {seconds:.1} |", seeds.end - seeds.start);
                 survivors.push(*mutant);
             }
         }
@@ -118,19 +126,27 @@ fn all_mutants(arguments: &Arguments) -> Result<(), String> {
     }
 }
 
-/// What was broken, how it came to that, and how to see it again.
-fn explain(failure: &Failure, mutant: Option<Mutant>) -> String {
-    // The same history, told this time.
-    let (_, told) = tell(failure.seed, mutant);
-    let last = &told[told.len().saturating_sub(TOLD)..];
-    format!("{}\n{}", last.join("\n"), broken(failure, mutant))
+/// What is broken, in a sentence: its documentation, which `--help` shows too.
+fn describe(mutant: impl ValueEnum) -> String {
+    let value = mutant.to_possible_value();
+    let help = value.as_ref().and_then(|value| value.get_help());
+    format!("{}.", help.map_or_else(String::new, StyledStr::to_string))
 }
 
-fn broken(failure: &Failure, mutant: Option<Mutant>) -> String {
+/// What was broken, how it came to that, and how to see it again.
+fn explain<S: Simulation>(failure: &Failure, mutant: Option<S::Mutant>) -> String {
+    // The same history, told this time.
+    let (_, told) = S::tell(failure.seed, mutant);
+    let last = &told[told.len().saturating_sub(TOLD)..];
+    format!("{}\n{}", last.join("\n"), broken::<S>(failure, mutant))
+}
+
+fn broken<S: Simulation>(failure: &Failure, mutant: Option<S::Mutant>) -> String {
     let Failure { seed, violation } = failure;
     let mutant = mutant.and_then(|mutant| mutant.to_possible_value());
     let mutant = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.get_name()));
+    let word = S::WORD;
     format!(
-        "seed {seed} breaks {violation}\nto see it again: cargo run -p tidemill-chaos-tests -- sim --seed {seed}{mutant} --tell"
+        "seed {seed} breaks {violation}\nto see it again: cargo run -p tidemill-chaos-tests -- {word} --seed {seed}{mutant} --tell"
     )
 }

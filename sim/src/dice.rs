@@ -1,5 +1,7 @@
 //! Everything that is left to chance, from one seed.
 
+use std::time::Duration;
+
 /// A stream of choices that a seed decides.
 #[derive(Debug)]
 pub struct Dice(fastrand::Rng);
@@ -15,6 +17,11 @@ impl Dice {
         if to <= from { from } else { self.0.u64(from..to) }
     }
 
+    /// A time between two, in microseconds.
+    pub fn time(&mut self, from_us: u64, to_us: u64) -> Duration {
+        Duration::from_micros(self.between(from_us, to_us))
+    }
+
     /// An index below `count`, which must not be 0.
     pub fn below(&mut self, count: usize) -> usize {
         self.0.usize(0..count.max(1))
@@ -23,6 +30,11 @@ impl Dice {
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.0.u64(0..n.max(1)) == 0
+    }
+
+    /// True `of` times in a thousand.
+    pub fn per_mille(&mut self, of: u64) -> bool {
+        of > 0 && self.0.u64(0..1000) < of
     }
 
     /// One of `of`.

@@ -1,7 +1,7 @@
 //! What happens to disks, as far as replication is there to stand it.
 
 use crate::node::{Node, Purpose};
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::time::SECOND;
 use crate::world::World;
 use tidemill_core::catalog::{Copies, Holder, Replica, ReplicaState, Shard};

@@ -4,7 +4,7 @@
 use crate::event::{Body, Duty, Event};
 use crate::mutant::Mutant;
 use crate::node::{KEEP, Kept, Purpose};
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::world::World;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{ReplicaOf, SetHoldings};

@@ -16,7 +16,7 @@
 mod checks;
 mod client;
 pub mod command;
-mod dice;
+pub mod dice;
 mod disks;
 mod event;
 mod group;
@@ -29,10 +29,11 @@ mod node;
 mod operator;
 mod oracle;
 mod proposals;
-pub mod report;
+pub mod seeds;
 mod source;
 mod stranded;
 mod supervisor;
+mod tally;
 mod task;
 mod time;
 mod together;
@@ -40,35 +41,26 @@ mod wal;
 mod world;
 mod writer;
 
-pub use oracle::Violation;
-pub use world::Tally;
+pub use seeds::Simulation;
+pub use tally::Tally;
 
 use mutant::Mutant;
+use seeds::Violation;
 use world::World;
 
-/// A run that broke a rule.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Its seed.
-    pub seed: u64,
-    /// What it broke.
-    pub violation: Violation,
-}
+/// The simulation of this crate.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlPlane;
 
-/// Runs the history of `seed`, broken on purpose if that is asked for.
-///
-/// # Errors
-/// The first rule that is broken.
-pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Tally, Failure> {
-    ended(seed, World::new(seed, mutant, false)).0
-}
+impl Simulation for ControlPlane {
+    const WORD: &'static str = "sim";
+    const SEEDS: u64 = 1_000;
+    type Mutant = Mutant;
+    type Tally = Tally;
 
-/// As [`run`], and what happens, line by line.
-pub fn tell(seed: u64, mutant: Option<Mutant>) -> (Result<Tally, Failure>, Vec<String>) {
-    ended(seed, World::new(seed, mutant, true))
-}
-
-fn ended(seed: u64, mut world: World) -> (Result<Tally, Failure>, Vec<String>) {
-    let ran = world.run().map_err(|violation| Failure { seed, violation });
-    (ran.map(|()| world.tally), world.told.unwrap_or_default())
+    fn history(seed: u64, mutant: Option<Mutant>, tells: bool) -> (Result<Tally, Violation>, Vec<String>) {
+        let mut world = World::new(seed, mutant, tells);
+        let ran = world.run();
+        (ran.map(|()| world.tally), world.told.unwrap_or_default())
+    }
 }

@@ -4,7 +4,7 @@
 
 use crate::event::Beat;
 use crate::node::Purpose;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::time::{SECOND, Time};
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};

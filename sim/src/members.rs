@@ -7,7 +7,7 @@
 use crate::event::Event;
 use crate::mutant::Mutant;
 use crate::node::{Node, Purpose};
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
 use std::collections::{BTreeMap, BTreeSet};

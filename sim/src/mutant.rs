@@ -8,29 +8,9 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::{Command, ReplicaOf};
 use tidemill_core::view::{CatalogRead, MemView, Overlay, ViewError, WriteSet};
 
-macro_rules! mutants {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        /// A behaviour that is broken on purpose.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
-        pub enum Mutant {
-            $($(#[doc = $doc])* $name,)*
-        }
-
-        impl Mutant {
-            /// All of them.
-            pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
-
-            /// What is broken, in a line.
-            pub fn describe(self) -> &'static str {
-                match self {
-                    $(Mutant::$name => concat!($($doc),*).trim_ascii(),)*
-                }
-            }
-        }
-    };
-}
-
-mutants! {
+/// A behaviour that is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Mutant {
     /// A commit is taken wherever it begins.
     NoOffsetCheck,
     /// A commit of a deposed leader is taken.

@@ -2,7 +2,7 @@
 
 use crate::dice::Dice;
 use crate::event::Event;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::time::{MS, Time};
 use crate::world::{World, tell};
 

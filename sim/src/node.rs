@@ -5,7 +5,7 @@ use crate::event::{Beat, Body, Duty, Event, Message};
 use crate::group::Group;
 use crate::manager::Manager;
 use crate::mutant::Mutant;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::task::Task;
 use crate::time::{MS, Time};
 use crate::wal::Wal;
@@ -105,6 +105,8 @@ pub(crate) struct Node {
     pub deferred: Vec<Event>,
     pub waiting: BTreeMap<u64, Purpose>,
     pub decides_at: Time,
+    /// How often it has stopped its tasks because it heard no manager.
+    pub silences: u64,
     pub swept: Time,
     /// The state by which its tasks were last reconciled.
     pub supervised: Option<usize>,
@@ -148,14 +150,15 @@ impl Node {
             deferred: Vec::new(),
             waiting: BTreeMap::new(),
             decides_at: 0,
+            silences: 0,
             swept: 0,
             supervised: None,
         }
     }
 
-    /// This run of its process, as others know it.
+    /// This run of it, as others know it.
     pub fn boot_id(&self) -> BootId {
-        BootId((u128::from(self.id.0) << 64) | u128::from(self.boot))
+        BootId((u128::from(self.id.0) << 64) | (u128::from(self.silences) << 32) | u128::from(self.boot))
     }
 
     pub fn holder(&self) -> Holder {

@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::group::Pending;
 use crate::mutant::Mutant;
 use crate::node::Purpose;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::source::{Loss, Slot};
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};

@@ -1,48 +1,17 @@
 //! What must hold, whatever happens: checked after every command, at every query, and at the end.
 
 use crate::client::TOPIC;
+use crate::seeds::Violation;
 use crate::source::{RecordId, Slot, Topic};
 use crate::task::{Files, PinnedLane, Row};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::CommitPart;
 use tidemill_core::invariants::{check_state, check_step};
-use tidemill_core::view::{CatalogRead, MemView, ViewError};
+use tidemill_core::view::{CatalogRead, MemView};
 use tidemill_core::{Epoch, ShardId};
-
-/// Something that must never be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which rule is broken: an invariant of the catalog, or one of the simulation's own checks.
-    pub rule: &'static str,
-    /// What was found.
-    pub found: String,
-}
-
-impl Violation {
-    /// A broken rule.
-    pub fn new(rule: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            rule,
-            found: found.into(),
-        }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.rule, self.found)
-    }
-}
-
-impl From<ViewError> for Violation {
-    fn from(error: ViewError) -> Self {
-        Violation::new("the state can be read", error.to_string())
-    }
-}
 
 /// Rows of which a program was told that they are there.
 #[derive(Clone, Debug)]

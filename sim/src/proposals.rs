@@ -3,7 +3,7 @@
 use crate::event::{Body, Duty, Event, Message};
 use crate::group::Pending;
 use crate::node::{Node, Purpose};
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::time::{MS, Time};
 use crate::world::{World, tell};
 use tidemill_core::command::Outcome;

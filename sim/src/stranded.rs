@@ -4,7 +4,7 @@
 
 use crate::event::{Body, Duty};
 use crate::mutant::Mutant;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::task::{Incoming, Piece};
 use crate::time::{SECOND, Time};
 use crate::world::World;

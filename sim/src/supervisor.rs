@@ -5,7 +5,7 @@
 use crate::event::Body;
 use crate::mutant::Mutant;
 use crate::node::Purpose;
-use crate::oracle::Violation;
+use crate::seeds::Violation;
 use crate::task::{Task, Wanted, Wish};
 use crate::time::{SECOND, Time};
 use crate::wal::Wal;
@@ -23,6 +23,8 @@ impl World {
     pub fn supervise(&mut self, index: usize) -> Result<(), Violation> {
         let node = &mut self.nodes[index];
         if self.now >= node.contact + ALONE {
+            // What they have under way may be decided when this node leads again: that is another run, as the catalog sees it.
+            node.silences += u64::from(!node.tasks.is_empty());
             node.tasks.clear();
             node.supervised = None;
             return Ok(());

@@ -4,7 +4,8 @@
 use crate::event::Event;
 use crate::nemesis::Fault;
 use crate::node::Purpose;
-use crate::oracle::{Early, Violation};
+use crate::oracle::Early;
+use crate::seeds::Violation;
 use crate::source::RecordId;
 use crate::time::MS;
 use crate::world::World;

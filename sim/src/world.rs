@@ -10,8 +10,10 @@ use crate::group::Group;
 use crate::mutant::Mutant;
 use crate::nemesis::Nemesis;
 use crate::node::Node;
-use crate::oracle::{Oracle, Violation};
+use crate::oracle::Oracle;
+use crate::seeds::Violation;
 use crate::source::Topic;
+use crate::tally::Tally;
 use crate::task::{Files, Hands};
 use crate::time::{MS, Time};
 use crate::writer::Client;
@@ -23,35 +25,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// How often the group looks whether it has a leader.
 const RAFT: Time = 50 * MS;
-
-/// What came of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Events.
-    pub events: u64,
-    /// Simulated time.
-    pub time: Time,
-    /// Commands that were committed.
-    pub commands: u64,
-    /// Commits of parts among them that were taken.
-    pub commits: u64,
-    /// Commands that were refused.
-    pub refusals: u64,
-    /// Faults, by name.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// What operators did, by name.
-    pub acts: BTreeMap<&'static str, u64>,
-    /// Queries that were answered.
-    pub queries: u64,
-    /// Records that were produced.
-    pub records: u64,
-    /// Rows in the table at the end.
-    pub rows: u64,
-    /// Rows of programs that were acknowledged, by level.
-    pub acked: BTreeMap<&'static str, u64>,
-    /// A hash of the whole history.
-    pub digest: u64,
-}
 
 /// See the module's page.
 pub(crate) struct World {

@@ -7,7 +7,8 @@ use crate::dice::Dice;
 use crate::event::{Body, Duty, Event};
 use crate::mutant::Mutant;
 use crate::node::Purpose;
-use crate::oracle::{Promise, Violation};
+use crate::oracle::Promise;
+use crate::seeds::Violation;
 use crate::source::RecordId;
 use crate::task::{Answer, Incoming, Piece, Taken};
 use crate::time::{MS, SECOND, Time};
@@ -28,8 +29,6 @@ const GAP: Time = 10 * SECOND;
 #[derive(Clone, Debug)]
 pub(crate) struct Gap {
     shard: ShardId,
-    /// In which it leads.
-    epoch: Option<Epoch>,
     /// What it holds until that is decided.
     place: (PipeId, PartitionId),
     /// The program that waits for it, and its request.
@@ -319,7 +318,6 @@ impl World {
         tell!(self, "n{} holds {place:?} to pass over {expected}..{to}", index + 1);
         let gap = Gap {
             shard,
-            epoch,
             place,
             from,
             pass: PassGap {
@@ -341,7 +339,7 @@ impl World {
     /// What came of passing over a gap; nothing if nobody knows.
     pub fn gap_decided(&mut self, index: usize, request: u64, gap: Gap, outcome: Option<Outcome>) {
         let task = self.nodes[index].tasks.get(&gap.shard);
-        let goes_on = task.is_some_and(|task| task.epoch == gap.epoch) && self.mutant != Some(Mutant::GapsAreGivenUp);
+        let goes_on = task.is_some_and(|task| task.holds(gap.place)) && self.mutant != Some(Mutant::GapsAreGivenUp);
         if outcome.is_none() && goes_on {
             // Again until that is known: it may still be under way, and be decided when the partition is open again.
             return self.propose_gap(index, gap);

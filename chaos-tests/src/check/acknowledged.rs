@@ -1,7 +1,7 @@
 //! Rows that programs wrote themselves, by what they were told.
 //!
-//! `all`: there once, whatever happened. `leader`: may be missing only if, after it was written, a fault took the disk or the power of
-//! a node that may have led its shard. `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not.
+//! `all`: there once, whatever happened. `leader`: may be missing only if, after it was written, a fault took the disk or the log of
+//! a node that may have led its shard, which a loss of power does not. `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not.
 
 use super::decode::Write;
 use super::facts::Operation;
@@ -10,7 +10,7 @@ use crate::history::Kind;
 use std::collections::BTreeMap;
 
 /// Words by which a fault says that it takes away what a disk was given.
-const DESTROYS: [&str; 6] = ["power", "wipe", "lose", "lying", "destroy", "replace"];
+const DESTROYS: [&str; 6] = ["wipe", "lose", "lying", "destroy", "replace", "-wal"];
 
 /// What is known of a row, the strongest that any of its writes was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +76,7 @@ pub fn check(run: &Run) -> Outcome {
     outcome.looked(count(Told::None), "sent without waiting");
     outcome.looked(count(Told::Nothing), "of which nobody knows");
     outcome.looked(count(Told::Refused), "refused");
-    outcome.looked(excused, "missing that a leader lost with its disk or power");
+    outcome.looked(excused, "missing that a leader lost with its disk or log");
     outcome
 }
 
@@ -103,7 +103,7 @@ fn verdict(run: &Run, told: Told, operation: &Operation, there: usize) -> Fit {
         (Told::All, 0) => Fit::Wrong("was acknowledged by all and is not there".to_owned()),
         (Told::Leader, 0) if leader_may_have_lost(run, operation) => Fit::Excused,
         (Told::Leader, 0) => Fit::Wrong(
-            "was acknowledged by its leader and is not there, and no fault took the disk or the power of a node that may have led it".to_owned(),
+            "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it".to_owned(),
         ),
         _ => Fit::Fits,
     }

@@ -168,7 +168,7 @@ impl Model {
     fn disturb(&mut self) {
         match self.chance.random_range(0..8) {
             0..3 => self.kill(),
-            3..5 => self.lose_power(),
+            3..5 => self.lose_disk(),
             5 => self.expire(),
             _ => self.operate(),
         }
@@ -178,9 +178,9 @@ impl Model {
         self.begin("kill");
     }
 
-    /// A node loses its power, and what it had not flushed.
-    fn lose_power(&mut self) {
-        if let Some(node) = self.begin("power") {
+    /// A node loses its disk, and with it what it had not flushed.
+    fn lose_disk(&mut self) {
+        if let Some(node) = self.begin("lose-disk") {
             self.cluster.lose_unflushed(&node);
         }
     }

@@ -246,10 +246,12 @@ fn what_a_leader_lost_needs_a_fault_of_that_leader() {
         told.note("rows", json!({ "table": "d", "writer": "w", "rows": [] }))
             .word("acknowledged")
     };
-    assert_eq!(run("power-loss", "n2", false), "passed");
-    assert_eq!(run("power-loss", "n3", false), "failed");
-    assert_eq!(run("power-loss", "n2", true), "failed");
+    assert_eq!(run("lose-disk", "n2", false), "passed");
+    assert_eq!(run("lose-disk", "n3", false), "failed");
+    assert_eq!(run("lose-disk", "n2", true), "failed");
     assert_eq!(run("kill", "n2", false), "failed");
+    assert_eq!(run("power-cut", "n2", false), "failed");
+    assert_eq!(run("truncate-wal", "n2", false), "passed");
 }
 
 #[test]

@@ -12,16 +12,18 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long it is watched whether a node starts with what it has.
 const START: Duration = Duration::from_secs(10);
+/// How long between two looks for what is to be spoiled.
+const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
+pub(super) async fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let node = any(stroke)?;
     let data = stroke.world.data(node);
     match stroke.fault() {
-        Fault::CorruptParts | Fault::TruncateParts => return spoil_parts(stroke, node, &data.join("parts")),
+        Fault::CorruptParts | Fault::TruncateParts => return spoil_parts(stroke, node, &data.join("parts")).await,
         Fault::WipeDisk => {
             stroke.tell(json!(stroke.world.name(node)));
             stroke.after(After::JoinAnew(node));
@@ -65,9 +67,17 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn spoil_parts(stroke: &mut Stroke<'_>, node: usize, folder: &Path) -> anyhow::Result<()> {
-    let mut found = files(folder, &["parquet"]);
-    ensure!(!found.is_empty(), "{} has no parts yet", stroke.world.name(node));
+async fn spoil_parts(stroke: &mut Stroke<'_>, node: usize, folder: &Path) -> anyhow::Result<()> {
+    let (mut found, began) = (files(folder, &["parquet"]), Instant::now());
+    while found.is_empty() {
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "{} has no parts yet",
+            stroke.world.name(node)
+        );
+        tokio::time::sleep(LOOK).await;
+        found = files(folder, &["parquet"]);
+    }
     found.shuffle(stroke.rng);
     found.truncate(found.len().div_ceil(3));
     let names: Vec<String> = found.iter().map(|path| name(path)).collect();

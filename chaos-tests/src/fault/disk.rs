@@ -36,8 +36,8 @@ pub struct Troubles {
     /// So many of the next syncs fail with EIO. What they should have synced is then never synced, also when a later
     /// sync says that it went well: so does a kernel that marks pages clean that it could not write.
     pub failing_syncs: u64,
-    /// Syncs say that they are done and do nothing.
-    pub lying: bool,
+    /// Syncs of what is in folders of these names say that they are done and do nothing; an empty name is that of all.
+    pub lying: &'static [&'static str],
     /// So many bytes may still be written before ENOSPC; what is deleted is free again.
     pub space: Option<u64>,
     /// One of so many reads fails with EIO.

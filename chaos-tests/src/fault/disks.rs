@@ -52,13 +52,14 @@ fn trouble(stroke: &mut Stroke<'_>, node: usize) -> anyhow::Result<()> {
         Fault::SlowSync => troubles.sync_delay = Duration::from_millis(rng.random_range(50..=500)),
         Fault::FailingSync => troubles.failing_syncs = 1,
         Fault::FailingSyncs => troubles.failing_syncs = u64::MAX,
-        Fault::LyingSync => troubles.lying = true,
+        // Not about the Raft log: who votes and forgets that is no member of a group that anybody can rely on.
+        Fault::LyingSync => troubles.lying = &["parts", "wal"],
         Fault::DiskFull => troubles.space = Some(rng.random_range(0..=64 * 1024)),
         _ => troubles.failing_reads = Some(rng.random_range(10..=200)),
     }
     stroke.tell(json!({ "node": stroke.world.name(node), "disk": format!("{troubles:?}") }));
     disk.trouble(troubles);
-    if troubles.lying {
+    if !troubles.lying.is_empty() {
         stroke.after(After::Betray(node));
     }
     stroke.until_the_end(Troubled(disk));

@@ -163,7 +163,9 @@ impl<'a> Stroke<'a> {
             | Bandwidth | HalfOpen | Resets | Duplication => super::wires::strike(self).await,
             SlowSync | FailingSync | FailingSyncs | LyingSync | PowerCut | DiskFull | ReadErrors | ClockJump
             | ClockDrift => disks::strike(self),
-            CorruptParts | TruncateParts | CorruptWal | TruncateWal | CorruptRaftLog | WipeDisk => damage::strike(self),
+            CorruptParts | TruncateParts | CorruptWal | TruncateWal | CorruptRaftLog | WipeDisk => {
+                damage::strike(self).await
+            }
             KillBroker | PauseBroker | MoveLeaders | UncleanElection | Retention | DeleteRecords | RecreateTopic
             | GrowTopic => brokers::strike(self).await,
             Combined => combined::strike(self).await,

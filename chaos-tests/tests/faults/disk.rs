@@ -104,7 +104,7 @@ fn a_lying_sync_loses_exactly_what_it_said_was_synced() {
     let mut m = mounted();
     let mut file = durable(&m.at.join("log"), b"true");
     m.disk.trouble(Troubles {
-        lying: true,
+        lying: &[""],
         ..Troubles::default()
     });
     file.write_all(b" and false").unwrap();

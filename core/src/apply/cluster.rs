@@ -76,7 +76,7 @@ pub(super) fn node_up(state: &mut Overlay<'_>, at: At, c: &NodeUp) -> Verdict {
     if node.boot != Some(c.boot) {
         // What an earlier run of this process had in memory is gone: its terms of office end here,
         // so that nothing it still has under way can be taken for the work of the new run.
-        depose(state, at, c.node, format!("node '{}' was started anew", node.name))?;
+        depose(state, at, c.node, format!("node '{}' has begun anew", node.name))?;
     }
     if !same_disk {
         // Whatever it held is on another disk, and not where it is asked for.

@@ -165,6 +165,11 @@ impl Task {
         holds
     }
 
+    /// Whether it keeps a partition closed: another task, which has taken its place, does not.
+    pub fn holds(&self, place: (PipeId, PartitionId)) -> bool {
+        self.held.contains(&place)
+    }
+
     /// Opens it again, as the catalog says by then.
     pub fn release(&mut self, place: (PipeId, PartitionId)) {
         self.held.remove(&place);

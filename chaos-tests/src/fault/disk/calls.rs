@@ -231,8 +231,8 @@ impl Filesystem for Passthrough {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        self.sync(self.file(handle).map(Some), None, reply);
+    fn fsync(&self, _: &Request, number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        self.sync(self.file(handle).map(Some), self.path(number).ok(), reply);
     }
 
     fn fsyncdir(&self, _: &Request, number: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {

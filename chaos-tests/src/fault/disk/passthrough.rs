@@ -231,14 +231,14 @@ impl Passthrough {
         Ok(FileHandle(next))
     }
 
-    /// Syncs a file or, without one, a folder, as far as the troubles allow; answers when that is over, from a thread of its own
+    /// Syncs a file or, without one, a folder, which is at `path` if it still has a name, as far as the troubles allow; answers when that is over, from a thread of its own
     /// when it takes long.
-    pub fn sync(&self, file: io::Result<Option<Arc<File>>>, folder: Option<PathBuf>, reply: ReplyEmpty) {
+    pub fn sync(&self, file: io::Result<Option<Arc<File>>>, path: Option<PathBuf>, reply: ReplyEmpty) {
         let shared = self.shared.clone();
         let delay = shared.troubles().sync_delay;
         let work = move || {
             std::thread::sleep(delay);
-            match file.and_then(|file| sync(&shared, file.as_deref(), folder.as_deref())) {
+            match file.and_then(|file| sync(&shared, file.as_deref(), path.as_deref())) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(error.into()),
             }
@@ -251,18 +251,20 @@ impl Passthrough {
     }
 }
 
-fn sync(shared: &Shared, file: Option<&File>, folder: Option<&Path>) -> io::Result<()> {
+fn sync(shared: &Shared, file: Option<&File>, path: Option<&Path>) -> io::Result<()> {
     Done::count(&shared.done.syncs);
     let (fails, lies) = {
         let mut troubles = shared.troubles();
         let fails = troubles.failing_syncs > 0;
         troubles.failing_syncs = troubles.failing_syncs.saturating_sub(1);
-        (fails, troubles.lying)
+        let is_in =
+            |folder: &&str| folder.is_empty() || path.is_some_and(|path| path.iter().any(|name| name == *folder));
+        (fails, troubles.lying.iter().any(is_in))
     };
     if fails || lies {
         Done::count(&shared.done.bad_syncs);
     }
-    match (file, folder) {
+    match (file, path) {
         (Some(file), _) if fails => shared.journal().sync_failed(file)?,
         _ if fails || lies => {}
         (Some(file), _) => {
