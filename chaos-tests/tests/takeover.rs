@@ -40,7 +40,7 @@ async fn from_a_node_that_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_alone_leads_in_another_epoch() {
     let world = &mut World::start(3).await.unwrap();
-    world.run("CREATE TABLE t (id BIGINT) WITH (shards = 6)").await.unwrap();
+    world.run("CREATE TABLE t (id BIGINT) WITH (shards = 3)").await.unwrap();
     world.all_lead(PATIENCE).await.unwrap();
     let name = world.name(0).to_owned();
     let shard = world
@@ -53,8 +53,9 @@ async fn a_node_that_was_alone_leads_in_another_epoch() {
     for other in [1, 2] {
         world.signal(other, "STOP").unwrap();
     }
-    // It stops its tasks after 5 s. Nobody can take its shards meanwhile: there is no quorum.
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    // Nobody can take its shards meanwhile: there is no quorum.
+    let stopped = async |world: &World| Ok(world.log(0)?.contains("tasks stop"));
+    world.wait_for("it to stop its tasks", PATIENCE, stopped).await.unwrap();
     for other in [1, 2] {
         world.signal(other, "CONT").unwrap();
     }
