@@ -1,7 +1,8 @@
 //! Rows that programs wrote themselves, by what they were told.
 //!
 //! `all`: there once, whatever happened. `leader`: may be missing only if, after it was written, a fault took the disk or the log of
-//! a node that may have led its shard, which a loss of power does not. `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not.
+//! a node that may have led its shard, which a loss of power does not. `none`: may be missing, never twice. Refused: never there.
+//! Nobody knows: there once or not.
 
 use super::decode::Write;
 use super::facts::Operation;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Rows that are there, of writes at a level that ended well. Those at `leader` only where no disk was lost.
 pub fn written_at(f: &Forge<'_>, acks: &str) -> Vec<At> {
-    if acks == "leader" && f.happened("begin power", "") {
+    if acks == "leader" && f.happened("begin lose-disk", "") {
         return Vec::new();
     }
     let ok: Vec<&Value> = f
