@@ -17,6 +17,26 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Measure(Measurement),
+    /// Simulate histories of the control plane: many nodes in one thread, faults by seed
+    Sim(command::Arguments<tidemill_sim::mutant::Mutant>),
+    /// Run some workloads with one kind of fault, and judge their history
+    Cell(cell::Options),
+    /// Run every workload with every kind of fault, cell by cell; goes on where it was cut off
+    Matrix(matrix::Options),
+    /// Judge the histories of runs, and write a page for each and one over all
+    #[command(
+        after_help = "Ends with 0 if every run passed, with 1 if one failed, and with 3 if none failed and one proves nothing."
+    )]
+    Check(report::command::Arguments),
+    /// Simulate histories of the replicated catalog: real openraft, disks and network that fail by seed
+    Raft(command::Arguments<tidemill_sim_raft::mutant::Mutant>),
+}
+
+/// What is done to one world, and measured there.
+#[derive(Subcommand)]
+enum Measurement {
     /// Kill every node in turn with kill -9 while events flow, and count every row
     ExactlyOnce {
         /// Decides rows and kills; a fresh one by default
@@ -58,19 +78,6 @@ enum Command {
     Replace(replacing::Options),
     /// Measure how fast a backlog is read, and what it costs
     Throughput(throughput::Options),
-    /// Simulate histories of the control plane: many nodes in one thread, faults by seed
-    Sim(command::Arguments<tidemill_sim::mutant::Mutant>),
-    /// Run some workloads with one kind of fault, and judge their history
-    Cell(cell::Options),
-    /// Run every workload with every kind of fault, cell by cell; goes on where it was cut off
-    Matrix(matrix::Options),
-    /// Judge the histories of runs, and write a page for each and one over all
-    #[command(
-        after_help = "Ends with 0 if every run passed, with 1 if one failed, and with 3 if none failed and one proves nothing."
-    )]
-    Check(report::command::Arguments),
-    /// Simulate histories of the replicated catalog: real openraft, disks and network that fail by seed
-    Raft(command::Arguments<tidemill_sim_raft::mutant::Mutant>),
     /// Keep all cores full, and count who is taken for gone
     Saturation {
         /// How long
@@ -79,10 +86,22 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::ExactlyOnce {
+        Command::Measure(measurement) => measure(measurement),
+        // Outside of any runtime: cells have one each, and openraft's simulation brings its own, which stands still within another.
+        Command::Sim(arguments) => command::run::<ControlPlane>(&arguments).map_err(anyhow::Error::msg),
+        Command::Raft(arguments) => command::run::<ReplicatedCatalog>(&arguments).map_err(anyhow::Error::msg),
+        Command::Cell(options) => std::process::exit(cell::judged(&options)?),
+        Command::Matrix(options) => std::process::exit(matrix::run(&options)?),
+        Command::Check(arguments) => std::process::exit(report::command::run(&arguments)?),
+    }
+}
+
+#[tokio::main]
+async fn measure(measurement: Measurement) -> anyhow::Result<()> {
+    match measurement {
+        Measurement::ExactlyOnce {
             seed,
             rows,
             bad,
@@ -104,14 +123,14 @@ async fn main() -> anyhow::Result<()> {
             };
             tell(&scenario::exactly_once(&options).await?);
         }
-        Command::Visibility { rate, seconds } => {
+        Measurement::Visibility { rate, seconds } => {
             let v = visibility::measure(rate, seconds).await?;
             println!(
                 "{} rows at {rate}/s: visible after p50 {} ms, p99 {} ms, max {} ms ({} polls)",
                 v.rows, v.p50_ms, v.p99_ms, v.max_ms, v.polls
             );
         }
-        Command::Failover(options) => {
+        Measurement::Failover(options) => {
             let rounds = failover::measure(&options).await?;
             println!(
                 "{} rounds of {:?}, {} events/s, {:?} standby:",
@@ -135,18 +154,9 @@ async fn main() -> anyhow::Result<()> {
                 sum(|r| r.takeovers.read_again)
             );
         }
-        Command::Writes(options) => direct::measure(&options).await?,
-        Command::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
-        Command::Sim(arguments) => command::run::<ControlPlane>(&arguments).map_err(anyhow::Error::msg)?,
-        Command::Cell(options) => {
-            std::process::exit(tokio::task::spawn_blocking(move || cell::judged(&options)).await??)
-        }
-        Command::Matrix(options) => {
-            std::process::exit(tokio::task::spawn_blocking(move || matrix::run(&options)).await??)
-        }
-        Command::Check(arguments) => std::process::exit(report::command::run(&arguments)?),
-        Command::Raft(arguments) => command::run::<ReplicatedCatalog>(&arguments).map_err(anyhow::Error::msg)?,
-        Command::Saturation { seconds } => {
+        Measurement::Writes(options) => direct::measure(&options).await?,
+        Measurement::Replace(options) => println!("{}", replacing::table(&replacing::measure(&options).await?)),
+        Measurement::Saturation { seconds } => {
             let s = saturation::measure(seconds).await?;
             let percent = |share: f64| share * 100.0;
             println!(
@@ -164,7 +174,7 @@ async fn main() -> anyhow::Result<()> {
             );
             s.check()?;
         }
-        Command::Throughput(options) => {
+        Measurement::Throughput(options) => {
             let t = throughput::measure(&options).await?;
             let seconds = t.took.as_secs_f64();
             println!(

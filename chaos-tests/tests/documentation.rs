@@ -1,9 +1,10 @@
-//! The statements in the documentation, run as they stand there.
+//! The statements in the documentation, and what failures say how to see them again, run as they stand there.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::process::Command;
 use tidemill_chaos_tests::stage::Stage;
-use tidemill_chaos_tests::world::checkout;
+use tidemill_chaos_tests::world::{checkout, output};
 use tidemill_client::sql::split;
 
 /// The blocks of a page that say they are SQL.
@@ -39,4 +40,15 @@ async fn statements_about_guarantees_and_repairing_run_as_documented() {
             .unwrap(),
         0
     );
+}
+
+/// `timeout` ends what stands still: openraft's simulation does within a runtime of another kind.
+#[test]
+fn the_line_that_a_broken_history_prints_replays_it() {
+    for simulation in ["sim", "raft"] {
+        let mut replay = Command::new("timeout");
+        replay.args(["60", env!("CARGO_BIN_EXE_chaos"), simulation, "--seed", "7", "--tell"]);
+        let told = output(&mut replay).unwrap();
+        assert!(told.ends_with("twice the same history\n"), "{simulation}: {told}");
+    }
 }
