@@ -40,6 +40,7 @@ async fn from_a_node_that_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_alone_leads_in_another_epoch() {
     let world = &mut World::start(3).await.unwrap();
+    // A shard for each node: none is moved for the sake of evenness meanwhile.
     world.run("CREATE TABLE t (id BIGINT) WITH (shards = 3)").await.unwrap();
     world.all_lead(PATIENCE).await.unwrap();
     let name = world.name(0).to_owned();

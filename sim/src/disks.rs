@@ -1,6 +1,6 @@
 //! What happens to disks, as far as replication is there to stand it.
 
-use crate::node::{Node, Purpose};
+use crate::node::{Kept, Node, Purpose};
 use crate::seeds::Violation;
 use crate::time::SECOND;
 use crate::world::World;
@@ -73,27 +73,16 @@ impl World {
         let Some(shard) = state.find::<Shard>(&of)?.filter(|shard| shard.epoch == epoch) else {
             return Ok(false);
         };
-        let has = |node: &Node| {
-            let stays = shard
-                .replica(node.id)
-                .is_some_and(|replica| replica.state == ReplicaState::Ready);
-            let kept = node.stored.get(&part);
-            node.index != index && stays && kept.is_some_and(|kept| kept.durable && !kept.broken)
-        };
+        let has = |node: &Node| node.index != index && keeps(node, &shard, part);
         let is_committed = state.find::<Copies>(&(of, part))?.is_some();
         Ok(!is_committed && !self.nodes.iter().any(has))
     }
 
-    /// How many disks but that of `index` have the file as it was written. Who copies may be told to stop, and then has nothing.
+    /// How many disks but that of `index` have the file, by the catalog and in truth.
     fn sound_elsewhere(&self, shard: &Shard, copies: &Copies, index: usize) -> usize {
         let sound = |other: &&Holder| {
             let node = &self.nodes[other.node.0 as usize - 1];
-            let kept = node.stored.get(&copies.part);
-            let stays = |replica: &Replica| replica.state == ReplicaState::Ready;
-            node.index != index
-                && node.disk == other.disk
-                && shard.replica(other.node).is_some_and(stays)
-                && kept.is_some_and(|kept| kept.durable && !kept.broken)
+            node.index != index && node.disk == other.disk && keeps(node, shard, copies.part)
         };
         copies.holders.iter().filter(sound).count()
     }
@@ -124,4 +113,10 @@ impl World {
         }
         Ok(false)
     }
+}
+
+/// Whether a node has a file of a shard as it was written. Who copies may be told to stop, and then has nothing.
+fn keeps(node: &Node, shard: &Shard, part: PartId) -> bool {
+    let stays = |replica: &Replica| replica.state == ReplicaState::Ready;
+    shard.replica(node.id).is_some_and(stays) && node.stored.get(&part).is_some_and(Kept::is_sound)
 }

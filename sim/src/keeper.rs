@@ -48,7 +48,7 @@ impl World {
             let mut missing = 0;
             for copies in state.all::<Copies>(&shard.id.bytes())? {
                 let kept = self.nodes[index].stored.get(&copies.part).copied();
-                let is_there = kept.is_some_and(|kept| kept.durable && !kept.broken);
+                let is_there = kept.is_some_and(|kept| kept.is_sound());
                 if copies.on(me) {
                     if kept.is_none_or(|kept| kept.broken) {
                         lost.push((shard.id, copies.part, "it is damaged".to_owned()));

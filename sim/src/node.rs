@@ -50,6 +50,13 @@ pub(crate) struct Kept {
     pub broken: bool,
 }
 
+impl Kept {
+    /// Whether it is there for good, as it was written.
+    pub fn is_sound(&self) -> bool {
+        self.durable && !self.broken
+    }
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub(crate) struct Node {

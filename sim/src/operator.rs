@@ -4,7 +4,7 @@ use crate::client::{PIPE, REPAIR, TABLE, source};
 use crate::event::Event;
 use crate::group::Pending;
 use crate::mutant::Mutant;
-use crate::node::Purpose;
+use crate::node::{Kept, Purpose};
 use crate::seeds::Violation;
 use crate::source::{Loss, Slot};
 use crate::time::{MS, SECOND, Time};
@@ -351,7 +351,7 @@ impl World {
                 let sound = |holder: &Holder| {
                     let node = &self.nodes[holder.node.0 as usize - 1];
                     let kept = node.stored.get(&copies.part);
-                    node.disk == holder.disk && kept.is_some_and(|kept| kept.durable && !kept.broken)
+                    node.disk == holder.disk && kept.is_some_and(Kept::is_sound)
                 };
                 let there = copies.holders.iter().filter(|holder| sound(holder)).count();
                 if there < 3 {

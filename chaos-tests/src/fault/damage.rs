@@ -12,12 +12,10 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long it is watched whether a node starts with what it has.
 const START: Duration = Duration::from_secs(10);
-/// How long between two looks for what is to be spoiled.
-const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let node = any(stroke)?;
@@ -68,16 +66,11 @@ fn name(path: &Path) -> String {
 }
 
 async fn spoil_parts(stroke: &mut Stroke<'_>, node: usize, folder: &Path) -> anyhow::Result<()> {
-    let (mut found, began) = (files(folder, &["parquet"]), Instant::now());
-    while found.is_empty() {
-        ensure!(
-            began.elapsed() < PATIENCE,
-            "{} has no parts yet",
-            stroke.world.name(node)
-        );
-        tokio::time::sleep(LOOK).await;
-        found = files(folder, &["parquet"]);
-    }
+    let parts = || files(folder, &["parquet"]);
+    let what = format!("{} to have parts", stroke.world.name(node));
+    let there = async |_: &World| Ok(!parts().is_empty());
+    stroke.world.wait_for(&what, PATIENCE, there).await?;
+    let mut found = parts();
     found.shuffle(stroke.rng);
     found.truncate(found.len().div_ceil(3));
     let names: Vec<String> = found.iter().map(|path| name(path)).collect();

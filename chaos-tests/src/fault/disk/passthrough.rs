@@ -231,8 +231,8 @@ impl Passthrough {
         Ok(FileHandle(next))
     }
 
-    /// Syncs a file or, without one, a folder, which is at `path` if it still has a name, as far as the troubles allow; answers when that is over, from a thread of its own
-    /// when it takes long.
+    /// Syncs a file or, without one, a folder, which is at `path` if it still has a name, as far as the troubles allow; answers
+    /// when that is over, from a thread of its own when it takes long.
     pub fn sync(&self, file: io::Result<Option<Arc<File>>>, path: Option<PathBuf>, reply: ReplyEmpty) {
         let shared = self.shared.clone();
         let delay = shared.troubles().sync_delay;
