@@ -28,6 +28,7 @@ pub struct Metrics {
     query_seconds: Histogram,
     raft_term: Gauge,
     raft_is_leader: Gauge,
+    raft_log_losses: Gauge,
     catalog_version: Gauge,
     memory_limit: Gauge,
     memory_share: Family<Labels, Gauge>,
@@ -129,6 +130,7 @@ impl Default for Metrics {
             query_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             raft_term: Gauge::default(),
             raft_is_leader: Gauge::default(),
+            raft_log_losses: Gauge::default(),
             catalog_version: Gauge::default(),
             memory_limit: Gauge::default(),
             memory_share: Family::default(),
@@ -179,6 +181,11 @@ impl Metrics {
             "tidemill_raft_is_leader",
             "1 if this node leads the Raft group",
             self.raft_is_leader.clone(),
+        );
+        r.register(
+            "tidemill_raft_log_losses",
+            "Times, since the start of this node, that a follower of it had lost entries that it had acknowledged",
+            self.raft_log_losses.clone(),
         );
         r.register(
             "tidemill_catalog_version",
@@ -421,6 +428,7 @@ impl Metrics {
         let raft = catalog.status();
         self.raft_term.set(raft.term as i64);
         self.raft_is_leader.set((raft.leader == Some(raft.node)).into());
+        self.raft_log_losses.set(raft.log_losses as i64);
         self.catalog_version.set(raft.applied.0 as i64);
         let (reports, standing_by): (Vec<_>, Vec<_>) =
             supervisor.reports().into_iter().partition(|r| r.epoch.is_some());

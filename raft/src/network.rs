@@ -99,6 +99,41 @@ impl Peer {
         self.peers.header(self.id, &self.member)
     }
 
+    /// Keeps what the follower has acknowledged, and says so if it does not have that any more: under one vote a follower
+    /// only ever gets entries, so a disk has lost what it said was synced, or is an older copy of itself.
+    fn note(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        answer: &AppendEntriesResponse<TypeConfig>,
+        had: Option<u64>,
+    ) {
+        let asked = request.prev_log_id.as_ref().map(|id| id.index);
+        match answer {
+            AppendEntriesResponse::Success => {
+                let last = request.entries.last().map(|entry| entry.log_id.index).or(asked);
+                if let Some(last) = last {
+                    self.peers.acknowledge(self.id, request.vote, last);
+                }
+            }
+            AppendEntriesResponse::Conflict => {
+                if let Some((asked, had)) = asked.zip(had)
+                    && asked <= had
+                    && self.peers.forgot(self.id)
+                {
+                    tracing::error!(
+                        "node '{}' has acknowledged the Raft log up to entry {had}, and does not have entry {asked} any \
+                         more: its disk loses what it says is synced, or its data folder was replaced by an older copy. \
+                         It gets the entries again; until then they are safe only while this node lives. Replace that node \
+                         (tidemill node replace)",
+                        self.member.name
+                    );
+                }
+            }
+            // Nobody answers the first; after the second this node does not lead.
+            AppendEntriesResponse::PartialSuccess(_) | AppendEntriesResponse::HigherVote(_) => {}
+        }
+    }
+
     async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
         call: Call,
@@ -170,7 +205,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         } else {
             soft.max(self.append_timeout)
         };
-        self.call(Call::Append, self.lane, &request, limit).await
+        // Taken before the call: what is acknowledged meanwhile, over the other lane, may be newer than the answer.
+        let had = self.peers.acknowledged(self.id, &request.vote);
+        let answer = self.call(Call::Append, self.lane, &request, limit).await?;
+        self.note(&request, &answer, had);
+        Ok(answer)
     }
 
     async fn vote(

@@ -1,12 +1,15 @@
 //! Connections to the other nodes: made when first used, kept, and made anew after a failure. Each
 //! kind of traffic has its own, so that a snapshot on its way does not hold up a heartbeat. Also
-//! the header that says who speaks to whom.
+//! the header that says who speaks to whom, and what of the log each follower has acknowledged to this leader.
 
-use crate::types::Member;
+use crate::types::{Member, Vote};
 use std::{
     collections::HashMap,
     error::Error,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tidemill_core::InstanceId;
@@ -39,6 +42,10 @@ pub(crate) struct Peers {
     instance: InstanceId,
     connect_timeout: Duration,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
+    /// By follower: the vote under which this node led, and the index of the last entry acknowledged to it then.
+    acknowledged: Mutex<HashMap<u64, (Vote, u64)>>,
+    /// See [`Peers::log_losses`].
+    log_losses: AtomicU64,
 }
 
 impl Peers {
@@ -49,6 +56,8 @@ impl Peers {
             instance,
             connect_timeout,
             channels: Mutex::default(),
+            acknowledged: Mutex::default(),
+            log_losses: AtomicU64::default(),
         }
     }
 
@@ -90,6 +99,37 @@ impl Peers {
         Ok(RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// The index of the last entry that `follower` has acknowledged to this leader under `vote`.
+    pub(crate) fn acknowledged(&self, follower: u64, vote: &Vote) -> Option<u64> {
+        let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let under = acknowledged.get(&follower).filter(|(under, _)| under == vote);
+        under.map(|(_, index)| *index)
+    }
+
+    /// `follower` has all entries up to `index`, it says to the leader of `vote`.
+    pub(crate) fn acknowledge(&self, follower: u64, vote: Vote, index: u64) {
+        let mut acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = acknowledged.entry(follower).or_insert((vote, index));
+        if last.0 != vote {
+            *last = (vote, index);
+        }
+        last.1 = last.1.max(index);
+    }
+
+    /// `follower` has lost entries that it had acknowledged under this vote. They are sent again (see `Timing`), and what
+    /// it acknowledges from now on counts anew. Answers whether this was not known yet.
+    pub(crate) fn forgot(&self, follower: u64) -> bool {
+        let mut acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = acknowledged.remove(&follower).is_some();
+        self.log_losses.fetch_add(is_new.into(), Ordering::Relaxed);
+        is_new
+    }
+
+    /// How often a follower had lost entries that it had acknowledged, since the start.
+    pub(crate) fn log_losses(&self) -> u64 {
+        self.log_losses.load(Ordering::Relaxed)
     }
 
     /// Drops the connection after a failure of the transport; the next call makes a new one.

@@ -39,6 +39,8 @@ pub struct RaftStatus {
     pub quorum_seen: Option<Duration>,
     /// On the leader: the others.
     pub followers: Vec<FollowerStatus>,
+    /// How often, since the start of this node, a follower of it had lost entries that it had acknowledged.
+    pub log_losses: u64,
     /// Why the node is not part of a founded cluster yet.
     pub waiting_for: Option<String>,
     /// Why Raft does not run any more.
@@ -98,6 +100,7 @@ impl RaftStatus {
             learners: membership.learner_ids().map(NodeId).collect(),
             quorum_seen: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
             followers,
+            log_losses: node.peers.log_losses(),
             waiting_for: node.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             stopped: node.stopped.borrow().clone(),
         }

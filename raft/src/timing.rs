@@ -63,6 +63,10 @@ impl Timing {
             // was answered before; a leader that took office again without an election could serve
             // linearizable reads from that.
             enable_leader_restore: Some(false),
+            // A follower whose disk has lost entries that it had acknowledged gets them again. Else it would never be fed any
+            // more, and after two such the group would decide nothing; until it is fed the danger is the same, that this
+            // leader is lost and one is elected that lacks them. What was committed stays so; `network` tells people.
+            allow_log_reversion: Some(true),
             // Messages are bounded by bytes where the log is read.
             max_payload_entries: 1024,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),

@@ -1,7 +1,7 @@
 //! Nodes that are lost and come back.
 
-use crate::group::{Group, PATIENCE, block_on, eventually};
-use std::time::Instant;
+use crate::group::{Group, PATIENCE, block_on, eventually, remove};
+use std::{path::Path, time::Instant};
 use tidemill_core::view::CatalogRead;
 
 #[test]
@@ -108,4 +108,48 @@ fn a_follower_that_missed_too_much_gets_the_files() {
     );
     let incoming = group.folder.path().join(format!("n{behind}/catalog/incoming"));
     assert_eq!(std::fs::read_dir(incoming).unwrap().count(), 0);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn followers_that_lost_acknowledged_entries_get_them_again() {
+    let mut group = Group::founded(3);
+    group.create(1, "kept");
+    group.same_everywhere();
+    let leader = group.leader();
+    let followers: Vec<u64> = (1..=3).filter(|number| *number != leader).collect();
+    // One after the other, and so both: with two that are never fed again, the group would decide nothing.
+    for (nth, follower) in followers.into_iter().enumerate() {
+        let data = group.folder.path().join(format!("n{follower}"));
+        let older = group.folder.path().join(format!("older{follower}"));
+        group.stop(follower);
+        copy(&data, &older);
+        group.start(follower);
+        for i in 0..20 {
+            group.create(leader, &format!("lost{follower}i{i}"));
+        }
+        group.same_everywhere();
+        group.stop(follower);
+        remove(&data);
+        std::fs::rename(&older, &data).unwrap();
+        group.start(follower);
+        let newest = group.catalog(leader).status().applied;
+        block_on(group.catalog(follower).wait_applied(newest, PATIENCE)).unwrap();
+        let status = group.catalog(leader).status();
+        assert_eq!((group.leader(), status.log_losses), (leader, nth as u64 + 1));
+    }
+    group.create(leader, "after");
+    group.same_everywhere();
+    assert_eq!(group.tables(1).len(), 42);
 }
