@@ -244,12 +244,17 @@ async fn collect(options: &Options, stage: &Stage, world: &World) -> anyhow::Res
     Ok(())
 }
 
-/// What the nodes said, for whoever looks for the reason.
+/// What the nodes and the brokers said, for whoever looks for the reason.
 fn keep_logs(world: &World, out: &Path) {
     for i in 0..world.node_count() {
         if let Ok(log) = world.log(i) {
             // Without it there is still the history.
             drop(std::fs::write(out.join(format!("{}.log", world.name(i))), log));
+        }
+    }
+    for broker in 1..=world.broker_count() {
+        if let Ok(log) = world.kafka(&["log", &broker.to_string()]) {
+            drop(std::fs::write(out.join(format!("b{broker}.log")), log));
         }
     }
 }

@@ -72,13 +72,7 @@ async fn a_graceful_end_commits_and_hands_over_and_a_restart_of_all_keeps_everyt
         assert!(took < Duration::from_secs(15), "n{} took {took:?} to end", i + 1);
         assert_eq!(count(&world.client().unwrap(), TABLE).await.unwrap().rows, 40_000);
         world.start_node(i).unwrap();
-        world
-            .wait_for("all nodes", Duration::from_secs(30), async |world| {
-                let status = world.client()?.cluster_status().await?;
-                Ok(status.nodes.iter().all(|n| n.state == "Ready"))
-            })
-            .await
-            .unwrap();
+        world.all_ready().await.unwrap();
     }
     for i in 0..3 {
         world.kill_node(i).unwrap();

@@ -13,13 +13,20 @@ use anyhow::{Context, ensure};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use topics::{Topic, log_end};
+pub(super) use topics::Topic;
+use topics::log_end;
 
 /// What a topic gets so that its records expire at once.
-const EXPIRE: [&str; 3] = ["retention.ms=1000", "segment.ms=1000", "file.delete.delay.ms=1000"];
+const EXPIRE: [&str; 4] = [
+    "cleanup.policy=delete",
+    "retention.ms=1000",
+    "segment.ms=1000",
+    "file.delete.delay.ms=1000",
+];
 /// What it has so that a broker may lead that lacks records.
 const MAY_LOSE: [&str; 2] = ["unclean.leader.election.enable=true", "min.insync.replicas=1"];
 /// So many records at least are to be lost in an unclean election, if they come in time.
@@ -163,10 +170,7 @@ async fn elect_uncleanly(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let led: Vec<u32> = topic.led_by(leader).collect();
     let name = topic.name.clone();
     stroke.tell(json!({ "topic": name, "partitions": led, "leader": Place::Broker(leader).to_string() }));
-    stroke.after(After::Unset(
-        name.clone(),
-        "unclean.leader.election.enable,min.insync.replicas",
-    ));
+    stroke.after(After::Restore(topic.clone(), &MAY_LOSE));
     kafka(stroke.world, &[&["topic", "config", &name], &MAY_LOSE[..]].concat())?;
     let apart = followers_apart(stroke.world, leader)?;
     let alone = |now: &Topic| {
@@ -186,41 +190,31 @@ async fn elect_uncleanly(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         led.iter()
             .all(|p| now.partitions[*p as usize].leader.is_some_and(|l| l != leader))
     };
-    let now = until(stroke.world, &name, "a follower to lead", elected).await?;
-    for Ends {
-        partition,
-        leader,
-        followers,
-    } in ends
-    {
-        let new = now.partitions[partition as usize].leader;
-        let from = followers
-            .iter()
-            .find(|(broker, _)| Some(*broker) == new)
-            .map_or(0, |(_, end)| *end);
-        tell_lost(stroke.history(), &name, partition, (from, leader), "unclean election");
+    until(stroke.world, &name, "a follower to lead", elected).await?;
+    for of in ends {
+        let lost = (of.followers, of.leader);
+        tell_lost(stroke.history(), &name, of.partition, lost, "unclean election");
     }
     Ok(())
 }
 
-/// Up to where the leader and each of the followers have a partition.
+/// Up to where a partition is there.
 struct Ends {
     partition: u32,
     leader: u64,
-    followers: Vec<(u32, u64)>,
+    /// At the follower that has least: it may have led for a moment, and cut the others down to that.
+    followers: u64,
 }
 
 impl Ends {
     fn look(world: &World, topic: &Topic, partition: u32, leader: u32) -> Self {
         let end = |broker: u32| log_end(&log_folder(world, broker, &topic.name, partition));
         let replicas = topic.partitions[partition as usize].replicas.iter().copied();
+        let followers = replicas.filter(|broker| *broker != leader).map(end);
         Self {
             partition,
             leader: end(leader),
-            followers: replicas
-                .filter(|broker| *broker != leader)
-                .map(|broker| (broker, end(broker)))
-                .collect(),
+            followers: followers.min().unwrap_or_default(),
         }
     }
 }
@@ -255,10 +249,12 @@ async fn wait_for_records(world: &World, topic: &str, partitions: &[u32], leader
     }
 }
 
+fn data_folder(world: &World, broker: u32) -> PathBuf {
+    world.folder().join(format!("kafka/broker-{broker}/data"))
+}
+
 fn log_folder(world: &World, broker: u32, topic: &str, partition: u32) -> PathBuf {
-    world
-        .folder()
-        .join(format!("kafka/broker-{broker}/data/{topic}-{partition}"))
+    data_folder(world, broker).join(format!("{topic}-{partition}"))
 }
 
 /// Says that offsets of a topic are gone, or are those of other records now.
@@ -272,7 +268,7 @@ fn tell_lost(history: &History, topic: &str, partition: u32, (from, to): (u64, u
 /// Records expire that nobody has read: nobody can read meanwhile.
 async fn expire(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let topic = any_topic(stroke)?;
-    let name = topic.name;
+    let name = topic.name.clone();
     stroke.tell(json!({ "topic": name }));
     let network = stroke
         .world
@@ -292,20 +288,16 @@ async fn expire(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let unread = topics::latest(stroke.world, &name)?;
-    stroke.after(After::Unset(
-        name.clone(),
-        "retention.ms,segment.ms,file.delete.delay.ms",
-    ));
+    stroke.after(After::Restore(topic, &EXPIRE));
     stroke.after(After::TellExpired(name.clone(), before));
     stroke.until_the_end(links);
     kafka(stroke.world, &[&["topic", "config", &name], &EXPIRE[..]].concat())?;
     let began = Instant::now();
     loop {
         let now = topics::earliest(stroke.world, &name)?;
-        if now
-            .iter()
-            .all(|(partition, offset)| unread.iter().any(|(p, end)| p == partition && offset >= end))
-        {
+        // It may have got more partitions meanwhile.
+        let is_gone = |(partition, end): &(u32, u64)| now.iter().any(|(p, offset)| p == partition && offset >= end);
+        if unread.iter().all(is_gone) {
             return Ok(());
         }
         ensure!(
@@ -316,19 +308,33 @@ async fn expire(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Takes settings of a topic back.
-pub(super) fn unset(world: &World, topic: &str, settings: &str) -> anyhow::Result<()> {
-    let words = [
-        "config",
-        "--alter",
-        "--entity-type",
-        "topics",
-        "--entity-name",
-        topic,
-        "--delete-config",
-        settings,
-    ];
-    kafka(world, &words).map(drop)
+/// Gives a topic back what it had before settings were `changed`.
+pub(super) fn restore(world: &World, topic: &Topic, changed: &[&str]) -> anyhow::Result<()> {
+    let mut had = Vec::new();
+    let mut had_not = Vec::new();
+    for name in changed.iter().filter_map(|setting| setting.split('=').next()) {
+        let is_it = |setting: &&str| setting.split('=').next() == Some(name);
+        match topic.settings.split(',').find(is_it) {
+            Some(setting) => had.push(setting),
+            None => had_not.push(name),
+        }
+    }
+    if !had.is_empty() {
+        kafka(world, &[&["topic", "config", &topic.name], &had[..]].concat())?;
+    }
+    if !had_not.is_empty() {
+        let topic = [
+            "config",
+            "--alter",
+            "--entity-type",
+            "topics",
+            "--entity-name",
+            &topic.name,
+        ];
+        let had_not = had_not.join(",");
+        kafka(world, &[&topic[..], &["--delete-config", &had_not]].concat())?;
+    }
+    Ok(())
 }
 
 pub(super) fn tell_expired(world: &World, history: &History, topic: &str, before: &[(u32, u64)]) -> anyhow::Result<()> {
@@ -382,7 +388,6 @@ fn delete_records(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
 
 async fn recreate(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let topic = any_topic(stroke)?;
-    let ends = topics::latest(stroke.world, &topic.name)?;
     stroke.tell(json!({ "topic": topic.name, "id": topic.id }));
     kafka(stroke.world, &["topic", "delete", &topic.name])?;
     let began = Instant::now();
@@ -395,10 +400,35 @@ async fn recreate(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    for (partition, end) in ends {
+    for (partition, end) in deleted_ends(stroke.world, &topic).await? {
         tell_lost(stroke.history(), &topic.name, partition, (0, end), "topic recreated");
     }
     Ok(())
+}
+
+/// Up to where the logs of a deleted topic went, what came while it was being deleted included: brokers set them aside first.
+async fn deleted_ends(world: &World, topic: &Topic) -> anyhow::Result<BTreeMap<u32, u64>> {
+    let began = Instant::now();
+    loop {
+        let brokers = 1..=world.broker_count();
+        let logs: Vec<topics::Kept> = brokers
+            .flat_map(|broker| topics::kept(&data_folder(world, broker), topic))
+            .collect();
+        if !logs.is_empty() && logs.iter().all(|log| log.deleted) {
+            let mut ends = BTreeMap::new();
+            for log in logs {
+                let end: &mut u64 = ends.entry(log.partition).or_default();
+                *end = log.end.max(*end);
+            }
+            return Ok(ends);
+        }
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "the brokers do not set the logs of {} aside: {logs:?}",
+            topic.name
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn grow(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! A fault under way: what has to be mended, in which order, and what has to be said about it.
 
 use super::Fault;
+use super::brokers::Topic;
 use super::{brokers, combined, damage, disks, process};
 use crate::history::{self, History};
 use crate::world::World;
@@ -38,8 +39,8 @@ pub(super) enum After {
     StartBroker(u32),
     /// Those lead that are meant to.
     PreferredLeaders,
-    /// A topic has no such setting any more.
-    Unset(String, &'static str),
+    /// A topic, as it was, has these settings as it had them.
+    Restore(Topic, &'static [&'static str]),
     /// Another fault ends.
     End(Box<Running>),
     /// What has gone of a topic since these were its earliest offsets.
@@ -101,7 +102,7 @@ async fn mend(after: After, world: &mut World, history: &History) -> anyhow::Res
         After::End(running) => Box::pin(running.end(world)).await?,
         After::StartBroker(broker) => brokers::start(world, broker)?,
         After::PreferredLeaders => brokers::prefer(world).await?,
-        After::Unset(topic, settings) => brokers::unset(world, &topic, settings)?,
+        After::Restore(topic, changed) => brokers::restore(world, &topic, changed)?,
         After::TellExpired(topic, before) => brokers::tell_expired(world, history, &topic, &before)?,
     }
     Ok(())

@@ -8,8 +8,13 @@ use crate::world::{World, checkout, output};
 use anyhow::Context;
 use std::process::Command;
 
-/// Followers that fall behind are noticed within seconds, so that an unclean election need not wait for half a minute.
-const BROKER_SETTINGS: [&str; 2] = ["replica.lag.time.max.ms=4000", "auto.leader.rebalance.enable=false"];
+/// Followers that fall behind are noticed within seconds, so that an unclean election need not wait for half a minute. What
+/// is deleted stays on the disk for a minute, so that it can be seen what that was.
+const BROKER_SETTINGS: [&str; 3] = [
+    "replica.lag.time.max.ms=4000",
+    "auto.leader.rebalance.enable=false",
+    "log.segment.delete.delay.ms=60000",
+];
 
 /// How large a world is, and what can happen in it.
 #[derive(Clone, Debug)]

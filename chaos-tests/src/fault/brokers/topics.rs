@@ -128,6 +128,34 @@ fn offsets(world: &World, arguments: &[&str]) -> anyhow::Result<Vec<(u32, u64)>>
     Ok(said.lines().filter_map(line).collect())
 }
 
+/// A log of a topic on the disk of a broker.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub partition: u32,
+    /// Whether it is set aside, to be deleted.
+    pub deleted: bool,
+    /// The offset after its last record.
+    pub end: u64,
+}
+
+/// What a broker with this folder has of this very topic, and not of another of its name.
+pub fn kept(data: &Path, topic: &Topic) -> Vec<Kept> {
+    let folders = fs::read_dir(data).into_iter().flatten().flatten();
+    let read = |entry: fs::DirEntry| {
+        let (path, name) = (entry.path(), entry.file_name().into_string().ok()?);
+        let rest = name.strip_prefix(&topic.name)?.strip_prefix('-')?;
+        let partition = rest.split('.').next()?.parse().ok()?;
+        let says = fs::read_to_string(path.join("partition.metadata")).ok()?;
+        let id = says.lines().find_map(|line| line.strip_prefix("topic_id:"))?;
+        (id.trim() == topic.id).then(|| Kept {
+            partition,
+            deleted: rest.ends_with("-delete"),
+            end: log_end(&path),
+        })
+    };
+    folders.filter_map(read).collect()
+}
+
 /// Up to where a broker has a partition that lies in `folder`: the offset after its last record; 0 if there is nothing.
 pub fn log_end(folder: &Path) -> u64 {
     let files = fs::read_dir(folder)
@@ -190,5 +218,37 @@ mod tests {
             (None, [3, 1].as_slice())
         );
         assert_eq!(topic.led_by(2).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn logs_of_another_topic_of_that_name_are_not_counted() {
+        let data = tempfile::tempdir().unwrap();
+        for (folder, id) in [
+            ("t-1", "new"),
+            ("t-0.5f-delete", "old"),
+            ("t-1.6f-delete", "older"),
+            ("t-u-0", "old"),
+        ] {
+            let folder = data.path().join(folder);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("partition.metadata"), format!("version: 0\ntopic_id: {id}")).unwrap();
+            fs::write(folder.join("00000000000000000007.log"), "").unwrap();
+        }
+        let kept = |id: &str| {
+            let topic = Topic {
+                name: "t".into(),
+                id: id.into(),
+                replication: 1,
+                settings: String::new(),
+                partitions: Vec::new(),
+            };
+            super::kept(data.path(), &topic)
+        };
+        let log = |partition, deleted| Kept {
+            partition,
+            deleted,
+            end: 7,
+        };
+        assert_eq!((kept("old"), kept("new")), (vec![log(0, true)], vec![log(1, false)]));
     }
 }
