@@ -6,6 +6,7 @@ use crate::history::{History, Requires, RunMeta};
 use crate::matrix;
 use crate::monitor;
 use crate::report::command;
+use crate::workload::operators::Operator;
 use crate::workload::stage::Stage;
 use crate::workload::{Work, Workload, operators};
 use crate::world::{World, output};
@@ -210,6 +211,8 @@ async fn recover(stage: &Stage, world: &mut World, healed: Instant) -> anyhow::R
 /// Waits until everything is committed, and writes down what there is.
 async fn collect(options: &Options, stage: &Stage, world: &World) -> anyhow::Result<()> {
     let until = Instant::now() + RECOVERY;
+    // A client of the brokers may find out only now that they are there again, and what they lack.
+    let mut on_call = Operator::at(stage, 0)?;
     for pipe in options.workloads.iter().flat_map(|workload| workload.pipes()) {
         // An operator may have left it so.
         drop(stage.run(&format!("ALTER PIPE {pipe} RESUME")).await);
@@ -222,7 +225,10 @@ async fn collect(options: &Options, stage: &Stage, world: &World) -> anyhow::Res
                 Err(error) if Instant::now() > until => {
                     return Err(error).with_context(|| format!("{pipe} does not catch up"));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Err(_) => {
+                    operators::mend_stops(stage, &mut on_call).await?;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             }
         }
         // Commits what was read.

@@ -5,6 +5,7 @@
 //! log was destroyed, an offset may have had two records, with two ids.
 
 use super::operator::Statement;
+use super::sources::PartitionLog;
 use super::tables::{Filled, Row};
 use super::{Outcome, Run};
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ pub fn check(run: &Run) -> Outcome {
         for (partition, of) in &filled.rejects {
             rejects += of.len();
             let copies = copies(run, table, topic, *partition);
-            set_aside(&mut outcome, (table, topic, *partition), filled, of, copies);
+            set_aside(run, &mut outcome, (table, topic, *partition), filled, of, copies);
         }
         ids(run, &mut outcome, table, topic, filled);
     }
@@ -67,9 +68,8 @@ fn offsets(
         .filter(|same| same.len() > copies)
     {
         let offset = same[0].offset;
-        let destroyed = log.is_some_and(|log| log.is_destroyed(offset) || !log.former.is_empty());
         let most = same.chunk_by(|a, b| a.id == b.id).map(<[Row]>::len).max().unwrap_or(0);
-        if destroyed && most <= copies {
+        if lives(log, offset) > 1 && most <= copies {
             continue;
         }
         let entries: Vec<usize> = same.iter().map(|row| row.entry).collect();
@@ -82,26 +82,40 @@ fn offsets(
 }
 
 fn set_aside(
+    run: &Run,
     outcome: &mut Outcome,
     (table, topic, partition): (&str, &str, u32),
     filled: &Filled,
     rejects: &[(u64, usize)],
     copies: usize,
 ) {
+    let log = run.facts.sources.logs.get(&(topic.to_owned(), partition));
     for same in rejects.chunk_by(|a, b| a.0 == b.0) {
         let (offset, entry) = same[0];
-        if same.len() > copies {
+        let lives = lives(log, offset);
+        if same.len() > copies * lives {
             let text = format!(
                 "table {table} has set {topic}/{partition}, offset {offset}, aside {} times",
                 same.len()
             );
             outcome.find(&[entry, same[same.len() - 1].1], text);
         }
-        if let Some(row) = filled.at(partition, offset).first() {
+        if let Some(row) = filled.at(partition, offset).first()
+            && lives == 1
+        {
             let text = format!("table {table} has {topic}/{partition}, offset {offset}, as a row and set aside");
             outcome.find(&[row.entry, entry], text);
         }
     }
+}
+
+/// How many records an offset may have had, one after the other.
+fn lives(log: Option<&PartitionLog>, offset: u64) -> usize {
+    let ended = |log: &PartitionLog| {
+        let destroyed = log.destroyed.iter().filter(|(from, to)| (*from..*to).contains(&offset));
+        destroyed.count() + usize::from(!log.former.is_empty())
+    };
+    1 + log.map_or(0, ended)
 }
 
 /// Ids that are at more offsets of the table than of the log.

@@ -183,24 +183,31 @@ async fn insist(stage: &Stage, operator: &mut Operator, sql: &str) {
     }
 }
 
-/// Lets partitions go on that have stopped because their source is not what it was, as whoever is on call would.
+/// Lets partitions go on that have stopped, again and again, as whoever is on call would.
 pub async fn look_after_stops(stage: Stage) -> anyhow::Result<()> {
     let mut operator = Operator::at(&stage, 0)?;
-    let stopped =
-        "SELECT pipe, CAST(\"partition\" AS VARCHAR), stopped FROM system.partitions WHERE stopped IS NOT NULL";
     while !stage.is_over() {
         clerk::pause(&stage, Duration::from_secs(1)).await;
-        let Ok(found) = rows(&operator.client, stopped).await else {
-            continue;
-        };
-        for batch in found {
-            for row in 0..batch.num_rows() {
-                let text = |column: usize| arrow::util::display::array_value_to_string(batch.column(column), row);
-                let (pipe, partition, reason) = (text(0)?, text(1)?, text(2)?);
-                let place = json!({ "pipe": pipe, "partition": partition, "reason": reason });
-                stage.history.note("monitor", "stopped", place);
-                go_on(&mut operator, &pipe, &partition, &reason).await;
-            }
+        mend_stops(&stage, &mut operator).await?;
+    }
+    Ok(())
+}
+
+/// Lets partitions go on that have stopped because their source is not what it was.
+pub async fn mend_stops(stage: &Stage, operator: &mut Operator) -> anyhow::Result<()> {
+    let stopped =
+        "SELECT pipe, CAST(\"partition\" AS VARCHAR), stopped FROM system.partitions WHERE stopped IS NOT NULL";
+    // Asked again soon.
+    let Ok(found) = rows(&operator.client, stopped).await else {
+        return Ok(());
+    };
+    for batch in found {
+        for row in 0..batch.num_rows() {
+            let text = |column: usize| arrow::util::display::array_value_to_string(batch.column(column), row);
+            let (pipe, partition, reason) = (text(0)?, text(1)?, text(2)?);
+            let place = json!({ "pipe": pipe, "partition": partition, "reason": reason });
+            stage.history.note("monitor", "stopped", place);
+            go_on(operator, &pipe, &partition, &reason).await;
         }
     }
     Ok(())
