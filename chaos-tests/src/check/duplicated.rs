@@ -5,7 +5,6 @@
 //! log was destroyed, an offset may have had two records, with two ids.
 
 use super::operator::Statement;
-use super::sources::PartitionLog;
 use super::tables::{Filled, Row};
 use super::{Outcome, Run};
 use std::collections::HashMap;
@@ -69,7 +68,7 @@ fn offsets(
     {
         let offset = same[0].offset;
         let most = same.chunk_by(|a, b| a.id == b.id).map(<[Row]>::len).max().unwrap_or(0);
-        if lives(log, offset) > 1 && most <= copies {
+        if log.is_some_and(|log| log.lives(offset) > 1) && most <= copies {
             continue;
         }
         let entries: Vec<usize> = same.iter().map(|row| row.entry).collect();
@@ -92,7 +91,7 @@ fn set_aside(
     let log = run.facts.sources.logs.get(&(topic.to_owned(), partition));
     for same in rejects.chunk_by(|a, b| a.0 == b.0) {
         let (offset, entry) = same[0];
-        let lives = lives(log, offset);
+        let lives = log.map_or(1, |log| log.lives(offset));
         if same.len() > copies * lives {
             let text = format!(
                 "table {table} has set {topic}/{partition}, offset {offset}, aside {} times",
@@ -107,15 +106,6 @@ fn set_aside(
             outcome.find(&[row.entry, entry], text);
         }
     }
-}
-
-/// How many records an offset may have had, one after the other.
-fn lives(log: Option<&PartitionLog>, offset: u64) -> usize {
-    let ended = |log: &PartitionLog| {
-        let destroyed = log.destroyed.iter().filter(|(from, to)| (*from..*to).contains(&offset));
-        destroyed.count() + usize::from(!log.former.is_empty())
-    };
-    1 + log.map_or(0, ended)
 }
 
 /// Ids that are at more offsets of the table than of the log.

@@ -91,7 +91,9 @@ fn set_aside(
     filled: &Filled,
     log: &PartitionLog,
 ) {
-    for (offset, entry) in filled.rejects.get(&partition).into_iter().flatten() {
+    // Where there may have been another record, it may be that one.
+    let once = |(offset, _): &&(u64, usize)| log.lives(*offset) == 1;
+    for (offset, entry) in filled.rejects.get(&partition).into_iter().flatten().filter(once) {
         let sent = log
             .at(*offset)
             .and_then(|(_, id, _)| run.facts.sources.sent.get(&(*id)?));

@@ -59,6 +59,15 @@ impl PartitionLog {
         self.records.get(at).filter(|(o, ..)| *o == offset)
     }
 
+    /// How many records `offset` may have had, one after the other.
+    pub fn lives(&self, offset: u64) -> usize {
+        let destroyed = self
+            .destroyed
+            .iter()
+            .filter(|(from, to)| (*from..*to).contains(&offset));
+        1 + destroyed.count() + usize::from(!self.former.is_empty())
+    }
+
     /// True if the harness destroyed what was at `offset`.
     pub fn is_destroyed(&self, offset: u64) -> bool {
         self.destroyed.iter().any(|(from, to)| (*from..*to).contains(&offset))
