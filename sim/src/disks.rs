@@ -3,7 +3,7 @@
 use crate::node::{Kept, Node, Purpose};
 use crate::seeds::Violation;
 use crate::time::SECOND;
-use crate::world::World;
+use crate::world::{World, tell};
 use tidemill_core::catalog::{Copies, Holder, Replica, ReplicaState, Shard};
 use tidemill_core::command::ReplicaOf;
 use tidemill_core::view::{CatalogRead, Key, MemView};
@@ -41,6 +41,7 @@ impl World {
         node.stored.clear();
         node.broken.clear();
         node.disk = disk;
+        tell!(self, "n{} has another disk", index + 1);
         if self.dice.one_in(2) {
             let node = &mut self.nodes[index];
             node.wal.wipe();

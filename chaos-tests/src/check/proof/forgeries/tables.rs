@@ -7,15 +7,19 @@ use serde_json::{Value, json};
 
 /// Rows that no operator had a hand in and whose log was not destroyed: what is wrong there has no excuse.
 pub fn plain_rows(f: &Forge<'_>) -> Vec<At> {
-    let may = |at: &At| {
-        let partition = f.field(*at, 0);
-        let destroyed = f
-            .entries
-            .iter()
-            .any(|e| e.f == "log-lost" && e.value["partition"] == partition);
-        !destroyed && !f.happened("operate", &format!("({partition})"))
-    };
-    f.rows(false).into_iter().filter(may).collect()
+    f.rows(false)
+        .into_iter()
+        .filter(|at| is_plain(f, f.field(*at, 0)))
+        .collect()
+}
+
+/// The same of a partition.
+fn is_plain(f: &Forge<'_>, partition: u64) -> bool {
+    let destroyed = f
+        .entries
+        .iter()
+        .any(|e| e.f == "log-lost" && e.value["partition"] == partition);
+    !destroyed && !f.happened("operate", &format!("({partition})"))
 }
 
 /// Those of them that a producer was told are there.
@@ -186,7 +190,7 @@ pub fn reject_twice(f: &mut Forge<'_>) -> Option<()> {
     let notes = f.all("rejects", Kind::Info);
     let once = |at: &usize| {
         let first = &f.entries[*at].value["rows"][0];
-        !first.is_null() && !f.happened("operate", &format!("({})", first[0]))
+        first[0].as_u64().is_some_and(|partition| is_plain(f, partition))
     };
     let note = f.one(&notes.into_iter().filter(once).collect::<Vec<_>>())?;
     let again = f.value(note)["rows"][0].clone();
