@@ -80,7 +80,7 @@ fn wrong(run: &Run, log: &PartitionLog, row: &Row) -> Result<Seen, String> {
     }
     if log.may_have_held(row.offset) || !log.former.is_empty() {
         // Compaction takes records away and never puts others in their place.
-        let another = there.is_some() && !log.is_destroyed(row.offset) && log.former.is_empty();
+        let another = there.is_some() && log.lives(row.offset) == 1;
         match sent {
             _ if another => {}
             Some(_) => return Ok(Seen::Gone),

@@ -17,7 +17,7 @@ pub fn check(run: &Run) -> Outcome {
                 log.and_then(|log| log.at(row.offset))
                     .is_some_and(|(_, id, _)| *id == row.id)
             };
-            let destroyed = |row: &Row| log.is_some_and(|log| log.is_destroyed(row.offset) || !log.former.is_empty());
+            let destroyed = |row: &Row| log.is_some_and(|log| log.lives(row.offset) > 1);
             let mut last: BTreeMap<&str, (u64, &Row)> = BTreeMap::new();
             for row in of {
                 let sent = row.id.and_then(|id| run.facts.sources.sent.get(&id));

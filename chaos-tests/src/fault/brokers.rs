@@ -124,25 +124,17 @@ async fn move_leaders(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
             .iter()
             .all(|partition| partition.leader.is_some_and(|leader| leader != broker))
     };
-    until(stroke.world, &topic.name, "others to lead", moved)
-        .await
-        .map(drop)
+    until(stroke.world, &topic.name, "others to lead", moved).await
 }
 
 /// Waits until a topic is so.
-async fn until(world: &World, topic: &str, what: &str, holds: impl Fn(&Topic) -> bool) -> anyhow::Result<Topic> {
-    let began = Instant::now();
-    loop {
-        let now = Topic::look(world, topic);
-        match now {
-            Ok(now) if holds(&now) => return Ok(now),
-            _ => ensure!(
-                began.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for {what} of {topic}: {now:?}"
-            ),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+async fn until(world: &World, topic: &str, what: &str, holds: impl Fn(&Topic) -> bool) -> anyhow::Result<()> {
+    let is_so = async |world: &World| {
+        let now = Topic::look(world, topic)?;
+        ensure!(holds(&now), "{now:?}");
+        Ok(true)
+    };
+    world.wait_for(&format!("{what} of {topic}"), PATIENCE, is_so).await
 }
 
 pub(super) async fn prefer(world: &World) -> anyhow::Result<()> {
@@ -408,27 +400,25 @@ async fn recreate(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
 
 /// Up to where the logs of a deleted topic went, what came while it was being deleted included: brokers set them aside first.
 async fn deleted_ends(world: &World, topic: &Topic) -> anyhow::Result<BTreeMap<u32, u64>> {
-    let began = Instant::now();
-    loop {
+    let logs = || -> Vec<topics::Kept> {
         let brokers = 1..=world.broker_count();
-        let logs: Vec<topics::Kept> = brokers
+        brokers
             .flat_map(|broker| topics::kept(&data_folder(world, broker), topic))
-            .collect();
-        if !logs.is_empty() && logs.iter().all(|log| log.deleted) {
-            let mut ends = BTreeMap::new();
-            for log in logs {
-                let end: &mut u64 = ends.entry(log.partition).or_default();
-                *end = log.end.max(*end);
-            }
-            return Ok(ends);
-        }
-        ensure!(
-            began.elapsed() < PATIENCE,
-            "the brokers do not set the logs of {} aside: {logs:?}",
-            topic.name
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
+            .collect()
+    };
+    let aside = async |_: &World| {
+        let logs = logs();
+        ensure!(!logs.is_empty() && logs.iter().all(|log| log.deleted), "{logs:?}");
+        Ok(true)
+    };
+    let what = format!("the brokers to set the logs of {} aside", topic.name);
+    world.wait_for(&what, PATIENCE, aside).await?;
+    let mut ends = BTreeMap::new();
+    for log in logs() {
+        let end: &mut u64 = ends.entry(log.partition).or_default();
+        *end = log.end.max(*end);
     }
+    Ok(ends)
 }
 
 fn grow(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
