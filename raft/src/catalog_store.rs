@@ -261,6 +261,13 @@ impl CatalogFolder {
 
     /// Copies the catalog as it is now and makes the copy the current snapshot.
     pub(crate) fn build_snapshot(&self) -> io::Result<Snapshot> {
+        let copy = self.copy()?;
+        self.adopt(&copy.meta, &copy.snapshot)?;
+        Ok(copy)
+    }
+
+    /// Copies the catalog as it is now.
+    pub(crate) fn copy(&self) -> io::Result<Snapshot> {
         // Most of the writing is done before the lock is taken, so that applying hardly waits.
         self.current()?.flush()?;
         let building = self.root.join("snapshots").join(format!("{}.building", random_name()));
@@ -276,22 +283,27 @@ impl CatalogFolder {
             }
         };
         snapshot::complete(&building, &meta)?;
-        let files = Arc::new(SnapshotFiles { folder });
-        self.adopt(&meta, &files)?;
-        Ok(Snapshot { meta, snapshot: files })
+        let snapshot = Arc::new(SnapshotFiles { folder });
+        Ok(Snapshot { meta, snapshot })
     }
 
-    /// Makes complete files the current snapshot, in place of the last one.
-    fn adopt(&self, meta: &SnapshotMeta, files: &SnapshotFolder) -> io::Result<()> {
+    /// Makes complete files the current snapshot, in place of the last one, unless that is newer.
+    ///
+    /// One from the leader may be installed while one of this node is being built, and openraft purges the log up to it. Were the older
+    /// one to take its place, nothing would lead on from it: a follower that is sent it asks for entries that are gone.
+    pub(crate) fn adopt(&self, meta: &SnapshotMeta, files: &SnapshotFolder) -> io::Result<()> {
+        // Held until the files have their place, so that of two the newer one wins, whichever comes first.
+        let mut current = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        if current
+            .as_ref()
+            .is_some_and(|(current, _)| current.last_log_id > meta.last_log_id)
+        {
+            return Ok(());
+        }
         let name = format!("{:020}-{}", version_of(meta.last_log_id.as_ref()).0, random_name());
         files.folder.move_to(self.root.join("snapshots").join(name))?;
         files.folder.keep(true);
-        let last = self
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace((meta.clone(), files.clone()));
-        if let Some((_, last)) = last
+        if let Some((_, last)) = current.replace((meta.clone(), files.clone()))
             && !Arc::ptr_eq(&last, files)
         {
             last.folder.keep(false);
@@ -389,7 +401,10 @@ impl RaftStateMachine<TypeConfig> for CatalogStore {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.0.snapshot().map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        // May wait for one that is taking its place on the disk.
+        let folder = self.0.clone();
+        let snapshot = blocking(move || Ok(folder.snapshot())).await?;
+        Ok(snapshot.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 

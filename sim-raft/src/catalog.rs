@@ -209,9 +209,14 @@ impl RaftSnapshotBuilder<TypeConfig> for CatalogStore {
         };
         true_sleep(self.world.sync_time(&self.machine)).await;
         let snapshot = Arc::new(state);
-        lock(&self.machine.disk)
-            .catalog
-            .adopt(meta.clone(), snapshot.clone(), syncs);
+        let catalog = &mut lock(&self.machine.disk).catalog;
+        // A newer one may have been installed meanwhile.
+        let newer = catalog
+            .snapshot()
+            .is_some_and(|(last, _)| last.last_log_id > meta.last_log_id);
+        if !newer || self.world.mutant == Some(Mutant::OlderSnapshotTakesOver) {
+            catalog.adopt(meta.clone(), snapshot.clone(), syncs);
+        }
         self.world.count("snapshots");
         Ok(Snapshot { meta, snapshot })
     }

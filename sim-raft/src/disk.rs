@@ -166,7 +166,7 @@ impl CatalogDisk {
         self.snapshot.clone()
     }
 
-    /// A snapshot takes the place of the last one, durably or, if somebody forgot, not.
+    /// A snapshot takes the place of the last one, older or newer, durably or, if somebody forgot, not.
     pub fn adopt(&mut self, meta: SnapshotMeta, snapshot: SnapshotFiles, durable: bool) {
         self.snapshot = Some((meta, snapshot));
         if durable {

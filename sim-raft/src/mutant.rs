@@ -20,6 +20,8 @@ pub enum Mutant {
     InstallIsNotSynced,
     /// A start finds the log behind the catalog, and goes on with an old snapshot.
     LogIsBehindTheCatalog,
+    /// A snapshot that was being built takes the place of a newer one that was installed meanwhile.
+    OlderSnapshotTakesOver,
     /// A snapshot says that it is newer than it is.
     SnapshotIsOlderThanItSays,
     /// Entries are applied again after a restart.

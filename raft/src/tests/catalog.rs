@@ -160,6 +160,32 @@ async fn a_snapshot_is_the_state_and_survives_its_origin() {
 }
 
 #[tokio::test]
+async fn one_that_was_being_built_does_not_take_the_place_of_a_newer_one() {
+    let folder = TempDir::new().unwrap();
+    let mut leader = open(&folder.path().join("leader"));
+    apply(&mut leader, entries(0..20)).await;
+    let newer = leader.build_snapshot().await.unwrap();
+    let root = folder.path().join("follower");
+    let mut follower = open(&root);
+    apply(&mut follower, entries(0..10)).await;
+    let older = follower.folder().copy().unwrap();
+    let arrived = root.join("incoming/x");
+    copy_folder(&newer.snapshot.folder.path(), &arrived);
+    let files = Arc::new(crate::snapshot::SnapshotFiles {
+        folder: crate::folder::OwnedFolder::new(arrived, false),
+    });
+    follower.install_snapshot(&newer.meta, files).await.unwrap();
+    follower.folder().adopt(&older.meta, &older.snapshot).unwrap();
+    let current = follower.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta, newer.meta);
+    drop((older, current, follower));
+    // It has left nothing.
+    assert_eq!(fs::read_dir(root.join("snapshots")).unwrap().count(), 1);
+    let kept = open(&root).get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(kept.meta, newer.meta);
+}
+
+#[tokio::test]
 async fn only_the_last_snapshot_is_kept() {
     let folder = TempDir::new().unwrap();
     let mut store = open(folder.path());
