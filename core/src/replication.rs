@@ -36,7 +36,7 @@ pub struct Keeper {
     pub stays: bool,
     /// Whether it can be given a replica now.
     pub takes: bool,
-    /// Whether it is heard of: only such a node can have what another gives up.
+    /// Whether it is heard, with the disk that the catalog knows: only such a node can have what another gives up.
     pub heard: bool,
 }
 
@@ -69,10 +69,13 @@ pub fn changes(problem: &Problem) -> Vec<Change> {
 }
 
 impl Problem {
-    /// What the catalog asks for, whose nodes are `nodes`; nothing where all nodes share one part store.
+    /// What the catalog asks for, whose nodes are `nodes`; nothing where all nodes share one part store. `heard` says whether
+    /// a node is, in the run of its process and with the disk that the catalog knows: while the group had no leader, others
+    /// may have lost their disks, and the catalog learns that only from their next heartbeats.
     pub fn of<V: CatalogRead + ?Sized>(
         state: &V,
         nodes: &[Node],
+        heard: impl Fn(&Node) -> bool,
         may_balance: bool,
     ) -> Result<Option<Self>, ViewError> {
         let Some(rule) = state.replication()? else {
@@ -83,7 +86,7 @@ impl Problem {
             node: node.id,
             stays: node.intent != NodeIntent::Leave,
             takes: node.state == NodeState::Ready && node.disk.is_some(),
-            heard: node.state.is_up(),
+            heard: node.state.is_up() && heard(node),
         };
         let tables = state.list::<Table>(&[])?.into_iter();
         let homes = |table: Table| {

@@ -266,7 +266,8 @@ impl Manager {
     async fn place_replicas(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<Vec<ReplicaOf>, ViewError> {
         let nodes = state.list::<Node>(&[])?;
         let settled = |node: &Node| node.state != NodeState::Ready || term.is_settled(node.id, RESETTLE);
-        let Some(problem) = replication::Problem::of(state, &nodes, nodes.iter().all(settled))? else {
+        let heard = |node: &Node| self.reports.hears(node);
+        let Some(problem) = replication::Problem::of(state, &nodes, heard, nodes.iter().all(settled))? else {
             return Ok(Vec::new());
         };
         let mut leaving = Vec::new();

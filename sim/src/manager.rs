@@ -68,6 +68,14 @@ impl Manager {
         self.reports.get(&index).is_some_and(|report| now < report.at + SILENT)
     }
 
+    /// Whether a node is heard in the run of its process, and with the disk, that the catalog knows.
+    fn hears_as_known(&self, node: &Node, now: Time) -> bool {
+        let report = self.reports.get(&(node.id.0 as usize - 1));
+        report
+            .filter(|report| now < report.at + SILENT)
+            .is_some_and(|report| node.boot == Some(report.beat.boot) && node.disk == Some(report.beat.disk))
+    }
+
     /// For how long a node has been heard without a pause.
     pub fn heard_for(&self, index: usize, now: Time) -> Time {
         let report = self.reports.get(&index).filter(|_| self.hears(index, now));
@@ -97,7 +105,7 @@ impl World {
         let mut commands = Vec::new();
         self.judge(index, &state, &mut commands)?;
         if commands.is_empty() {
-            let leaving = place_replicas(&state, &mut commands)?;
+            let leaving = self.place_replicas(index, &state, &mut commands)?;
             self.place_leaders(index, &state, &leaving, &mut commands)?;
             self.grow(index, &state, &mut commands)?;
             commands.extend(self.step_members(index, &state)?);
@@ -209,15 +217,8 @@ impl World {
         for shard in &mut problem.shards {
             // After a loss of power everywhere a standby has nothing, and who led last has its log.
             let heard = |id: &NodeId| {
-                let report = manager
-                    .reports
-                    .get(&(id.0 as usize - 1))
-                    .filter(|r| now < r.at + SILENT);
-                report.is_some_and(|r| {
-                    nodes
-                        .iter()
-                        .any(|node| node.id == *id && node.boot == Some(r.beat.boot))
-                })
+                let mut known = nodes.iter().filter(|node| node.id == *id);
+                known.any(|node| manager.hears_as_known(node, now))
             };
             if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
                 shard.standby = shard.standby.filter(heard);
@@ -299,30 +300,37 @@ impl World {
         }
         Ok(())
     }
-}
 
-/// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
-fn place_replicas(state: &MemView, commands: &mut Vec<Command>) -> Result<Vec<ReplicaOf>, Violation> {
-    let nodes = state.list::<Node>(&[])?;
-    let Some(problem) = replication::Problem::of(state, &nodes, true)? else {
-        return Ok(Vec::new());
-    };
-    let mut leaving = Vec::new();
-    for change in replication::changes(&problem).into_iter().take(8) {
-        match change {
-            Change::Add(of) => commands.push(Command::AddReplica(of)),
-            Change::Drop(of) => {
-                let shard = problem.shards.iter().find(|shard| shard.id == of.shard);
-                let leads = shard.is_some_and(|shard| shard.leader == Some(of.node));
-                let ready = |node: &NodeId| nodes.iter().any(|n| n.id == *node && n.state == NodeState::Ready);
-                let mut others = shard.into_iter().flat_map(Shard::ready_replicas);
-                match leads {
-                    true if others.any(|node| node != of.node && ready(&node)) => leaving.push(of),
-                    true => {}
-                    false => commands.push(Command::DropReplica(of)),
+    /// Lets nodes keep the files of shards, or not any more. Gives those that lead what they shall not keep.
+    fn place_replicas(
+        &self,
+        index: usize,
+        state: &MemView,
+        commands: &mut Vec<Command>,
+    ) -> Result<Vec<ReplicaOf>, Violation> {
+        let nodes = state.list::<Node>(&[])?;
+        let manager = self.nodes[index].manager.as_ref();
+        let heard = |node: &Node| manager.is_some_and(|manager| manager.hears_as_known(node, self.now));
+        let Some(problem) = replication::Problem::of(state, &nodes, heard, true)? else {
+            return Ok(Vec::new());
+        };
+        let mut leaving = Vec::new();
+        for change in replication::changes(&problem).into_iter().take(8) {
+            match change {
+                Change::Add(of) => commands.push(Command::AddReplica(of)),
+                Change::Drop(of) => {
+                    let shard = problem.shards.iter().find(|shard| shard.id == of.shard);
+                    let leads = shard.is_some_and(|shard| shard.leader == Some(of.node));
+                    let ready = |node: &NodeId| nodes.iter().any(|n| n.id == *node && n.state == NodeState::Ready);
+                    let mut others = shard.into_iter().flat_map(Shard::ready_replicas);
+                    match leads {
+                        true if others.any(|node| node != of.node && ready(&node)) => leaving.push(of),
+                        true => {}
+                        false => commands.push(Command::DropReplica(of)),
+                    }
                 }
             }
         }
+        Ok(leaving)
     }
-    Ok(leaving)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidemill_core::catalog::Addresses;
+use tidemill_core::catalog::{Addresses, Node};
 use tidemill_core::membership::Heard;
 use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, PartitionRate, ProgressReply};
@@ -143,6 +143,12 @@ impl Reports {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&node)
             .cloned()
+    }
+
+    /// Whether `node` is heard in the run of its process, and with the disk, that the catalog knows.
+    pub(super) fn hears(&self, node: &Node) -> bool {
+        let report = self.get(node.id).filter(|report| report.at.elapsed() < SILENT);
+        report.is_some_and(|report| node.boot == Some(report.boot) && node.disk == report.disk)
     }
 
     pub(super) fn refuse(&self, boot: BootId, why: String) {

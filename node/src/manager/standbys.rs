@@ -16,11 +16,7 @@ use tracing::{debug, info};
 /// Passes over standbys that are not heard in the run of their process that the catalog knows, where who led last is there and
 /// has rows in its log: after a loss of power everywhere, a standby has nothing.
 pub(super) fn pass_over_unheard(reports: &Reports, nodes: &[Node], problem: &mut Problem) {
-    let heard = |id: &NodeId| {
-        let report = reports.get(*id).filter(|report| report.at.elapsed() < SILENT);
-        let mut known = nodes.iter().filter(|node| node.id == *id);
-        report.is_some_and(|report| known.any(|node| node.boot == Some(report.boot)))
-    };
+    let heard = |id: &NodeId| nodes.iter().any(|node| node.id == *id && reports.hears(node));
     for shard in &mut problem.shards {
         if shard.last_leader.is_some_and(|last| problem.candidates.contains(&last)) {
             shard.standby = shard.standby.filter(heard);
