@@ -210,14 +210,13 @@ impl Manager {
 
     async fn judge_nodes(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
         for node in state.list::<Node>(&[])? {
-            let report = self.reports.get(node.id);
-            let alive = report.as_ref().filter(|r| r.at.elapsed() < SILENT);
+            let alive = self.reports.get(node.id);
             if alive.is_none() && node.state == NodeState::Removed {
                 // What it last said must not keep files from being collected for ever.
                 self.reports.forget(node.id);
                 continue;
             }
-            let judged = match alive {
+            let judged = match &alive {
                 Some(r) if node.state == NodeState::Removed => {
                     let why = format!("node '{}' ({}) was removed from the cluster", node.name, node.id);
                     self.reports.refuse(r.boot, why);

@@ -1,6 +1,7 @@
 //! What the world knows of a command, and the catalog does not: which disks have which files, what was promised to whom.
 
 use crate::client::REPAIR;
+use crate::node::index_of;
 use crate::oracle::{Early, Promise, committed_ids};
 use crate::seeds::Violation;
 use crate::source::{Loss, RecordId, Slot};
@@ -145,7 +146,7 @@ impl World {
 
     /// DUR-1: a node that is heard is not removed with acknowledged rows in its log that nobody else has.
     fn check_removed(&mut self, id: NodeId, before: &MemView) -> Result<(), Violation> {
-        let index = id.0 as usize - 1;
+        let index = index_of(id);
         let manager = self.group.leader.and_then(|leader| self.nodes[leader].manager.as_ref());
         let heard = manager.map_or(0, |manager| manager.heard_for(index, self.now));
         // Whoever is heard again after a pause may have been told to go in that pause.
@@ -212,7 +213,7 @@ impl World {
             return Ok(());
         };
         for holder in &copies.holders {
-            let node = &self.nodes[holder.node.0 as usize - 1];
+            let node = &self.nodes[index_of(holder.node)];
             if node.disk != holder.disk || node.gone {
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use crate::event::{Body, Event, Message};
 use crate::mutant::Mutant;
+use crate::node::index_of;
 use crate::oracle::Answer;
 use crate::seeds::Violation;
 use crate::task::PinnedLane;
@@ -161,7 +162,7 @@ impl World {
         let shards = plan.all::<Shard>(&[])?;
         let leaders: Vec<(ShardId, usize)> = shards
             .iter()
-            .filter_map(|shard| Some((shard.id, shard.leader?.0 as usize - 1)))
+            .filter_map(|shard| Some((shard.id, index_of(shard.leader?))))
             .collect();
         if leaders.len() < shards.len() {
             return Ok(());

@@ -1,6 +1,6 @@
 //! What happens to disks, as far as replication is there to stand it.
 
-use crate::node::{Kept, Node, Purpose};
+use crate::node::{Kept, Node, Purpose, index_of};
 use crate::seeds::Violation;
 use crate::time::SECOND;
 use crate::world::{World, tell};
@@ -82,7 +82,7 @@ impl World {
     /// How many disks but that of `index` have the file, by the catalog and in truth.
     fn sound_elsewhere(&self, shard: &Shard, copies: &Copies, index: usize) -> usize {
         let sound = |other: &&Holder| {
-            let node = &self.nodes[other.node.0 as usize - 1];
+            let node = &self.nodes[index_of(other.node)];
             node.index != index && node.disk == other.disk && keeps(node, shard, copies.part)
         };
         copies.holders.iter().filter(sound).count()
@@ -102,7 +102,7 @@ impl World {
         let Some(holder) = self.dice.pick(&copies.holders).copied() else {
             return Ok(false);
         };
-        let index = holder.node.0 as usize - 1;
+        let index = index_of(holder.node);
         if self.sound_elsewhere(&shard, &copies, index) < 2 || self.nodes[index].disk != holder.disk {
             return Ok(false);
         }

@@ -3,7 +3,7 @@
 
 use crate::event::{Body, Duty, Event};
 use crate::mutant::Mutant;
-use crate::node::{KEEP, Kept, Purpose};
+use crate::node::{KEEP, Kept, Purpose, index_of};
 use crate::seeds::Violation;
 use crate::world::World;
 use tidemill_core::catalog::*;
@@ -59,7 +59,7 @@ impl World {
                 if is_there {
                     holds.push((shard.id, copies.part));
                 } else if let Some(source) = self.dice.pick(&copies.holders).copied() {
-                    let from = source.node.0 as usize - 1;
+                    let from = index_of(source.node);
                     self.send(index, from, Body::Fetch(copies.part));
                 }
             }

@@ -3,7 +3,7 @@
 //! A model of `node/src/manager.rs`, with its waiting times.
 
 use crate::event::Beat;
-use crate::node::Purpose;
+use crate::node::{Purpose, index_of};
 use crate::seeds::Violation;
 use crate::time::{SECOND, Time};
 use crate::world::World;
@@ -58,28 +58,29 @@ impl Manager {
     }
 
     pub fn hear(&mut self, from: usize, at: Time, beat: Beat) {
-        let before = self.reports.get(&from).filter(|report| at < report.at + SILENT);
-        let since = before.map_or(at, |report| report.since);
+        let since = self.heard(from, at).map_or(at, |report| report.since);
         self.reports.insert(from, Report { at, since, beat });
+    }
+
+    /// What a node last said, if it is not silent.
+    fn heard(&self, index: usize, now: Time) -> Option<&Report> {
+        self.reports.get(&index).filter(|report| now < report.at + SILENT)
     }
 
     /// Whether a node was heard of not long ago.
     pub fn hears(&self, index: usize, now: Time) -> bool {
-        self.reports.get(&index).is_some_and(|report| now < report.at + SILENT)
+        self.heard(index, now).is_some()
     }
 
     /// Whether a node is heard in the run of its process, and with the disk, that the catalog knows.
     fn hears_as_known(&self, node: &Node, now: Time) -> bool {
-        let report = self.reports.get(&(node.id.0 as usize - 1));
-        report
-            .filter(|report| now < report.at + SILENT)
+        self.heard(index_of(node.id), now)
             .is_some_and(|report| node.boot == Some(report.beat.boot) && node.disk == Some(report.beat.disk))
     }
 
     /// For how long a node has been heard without a pause.
     pub fn heard_for(&self, index: usize, now: Time) -> Time {
-        let report = self.reports.get(&index).filter(|_| self.hears(index, now));
-        report.map_or(0, |report| now - report.since)
+        self.heard(index, now).map_or(0, |report| now - report.since)
     }
 
     /// Whether a node that is heard says that others have all that its log had for them.
@@ -128,8 +129,7 @@ impl World {
             if node.state == NodeState::Removed {
                 continue;
             }
-            let report = manager.reports.get(&(node.id.0 as usize - 1));
-            let alive = report.filter(|report| now < report.at + SILENT);
+            let alive = manager.heard(index_of(node.id), now);
             let judged = match alive {
                 Some(report) => {
                     let known = node.boot == Some(report.beat.boot) && node.disk == Some(report.beat.disk);
@@ -258,8 +258,7 @@ impl World {
             };
             let report = shard
                 .leader
-                .and_then(|leader| manager.reports.get(&(leader.0 as usize - 1)));
-            let report = report.filter(|report| self.now < report.at + SILENT);
+                .and_then(|leader| manager.heard(index_of(leader), self.now));
             let is_led = report.is_some_and(|report| report.beat.led.contains(&(shard.id, shard.epoch)));
             // A leader that has not been started again yet may be the one whose log has the rows.
             if change.to.is_some() && !is_led {

@@ -6,7 +6,7 @@
 
 use crate::event::Event;
 use crate::mutant::Mutant;
-use crate::node::{Node, Purpose};
+use crate::node::{Node, Purpose, index_of};
 use crate::seeds::Violation;
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
@@ -25,10 +25,6 @@ const MOST: usize = 14;
 const ENOUGH: usize = 9;
 /// A log that is so many entries behind has caught up.
 const CAUGHT_UP: usize = 50;
-
-fn index_of(id: NodeId) -> usize {
-    id.0 as usize - 1
-}
 
 impl World {
     /// A node that nobody knows wants to join, under a name of its own or under that of one that was lost.

@@ -29,6 +29,11 @@ const WORK: Time = 30 * MS;
 /// How often its keeper looks.
 pub(crate) const KEEP: Time = 500 * MS;
 
+/// Where a node is in [`World::nodes`].
+pub(crate) fn index_of(node: NodeId) -> usize {
+    node.0 as usize - 1
+}
+
 /// What a request of a node was for.
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {

@@ -4,7 +4,7 @@ use crate::client::{PIPE, REPAIR, TABLE, source};
 use crate::event::Event;
 use crate::group::Pending;
 use crate::mutant::Mutant;
-use crate::node::{Kept, Purpose};
+use crate::node::{Kept, Purpose, index_of};
 use crate::seeds::Violation;
 use crate::source::{Loss, Slot};
 use crate::time::{MS, SECOND, Time};
@@ -253,7 +253,7 @@ impl World {
 
     fn drain_or_serve(&mut self, state: &MemView) -> Result<Option<Command>, Violation> {
         let nodes = state.all::<Node>(&[])?;
-        let gone = |id: NodeId| self.nodes.get(id.0 as usize - 1).is_some_and(|node| node.gone);
+        let gone = |id: NodeId| self.nodes.get(index_of(id)).is_some_and(|node| node.gone);
         let living = nodes
             .iter()
             .filter(|node| node.state != NodeState::Removed && !gone(node.id));
@@ -313,7 +313,7 @@ impl World {
             commands.extend(self.create_again()?);
         }
         commands.extend(self.tend_members(&state)?);
-        let lost = |id: NodeId| self.nodes.get(id.0 as usize - 1).is_some_and(|node| node.gone);
+        let lost = |id: NodeId| self.nodes.get(index_of(id)).is_some_and(|node| node.gone);
         for other in state
             .all::<Node>(&[])?
             .iter()
@@ -349,7 +349,7 @@ impl World {
             }
             for copies in state.all::<Copies>(&shard.id.bytes())? {
                 let sound = |holder: &Holder| {
-                    let node = &self.nodes[holder.node.0 as usize - 1];
+                    let node = &self.nodes[index_of(holder.node)];
                     let kept = node.stored.get(&copies.part);
                     node.disk == holder.disk && kept.is_some_and(Kept::is_sound)
                 };

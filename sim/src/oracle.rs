@@ -1,6 +1,7 @@
 //! What must hold, whatever happens: checked after every command, at every query, and at the end.
 
 use crate::client::TOPIC;
+use crate::node::index_of;
 use crate::seeds::Violation;
 use crate::source::{RecordId, Slot, Topic};
 use crate::task::{Files, PinnedLane, Row};
@@ -253,7 +254,7 @@ impl Oracle {
         let shards = answer.state.all::<Shard>(&[])?;
         for (id, early) in &self.early {
             let leads = |shard: &Arc<Shard>| {
-                let leader = shard.leader.map(|leader| leader.0 as usize - 1);
+                let leader = shard.leader.map(index_of);
                 leader == Some(early.node) && Some(shard.epoch) == early.epoch
             };
             let promised = early.logged && !early.passed && early.at < answer.begun;

@@ -4,6 +4,7 @@
 
 use crate::event::{Body, Duty};
 use crate::mutant::Mutant;
+use crate::node::index_of;
 use crate::seeds::Violation;
 use crate::task::{Incoming, Piece};
 use crate::time::{SECOND, Time};
@@ -45,7 +46,7 @@ impl World {
             }
             done = false;
             let acks = writer.map(|writer| writer.acks);
-            let to = leader.0 as usize - 1;
+            let to = index_of(leader);
             self.send(
                 index,
                 to,

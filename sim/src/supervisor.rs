@@ -4,7 +4,7 @@
 
 use crate::event::Body;
 use crate::mutant::Mutant;
-use crate::node::Purpose;
+use crate::node::{Purpose, index_of};
 use crate::seeds::Violation;
 use crate::task::{Task, Wanted, Wish};
 use crate::time::{SECOND, Time};
@@ -127,7 +127,7 @@ impl World {
                         .flatten()
                         .map_or(vec![], |shard| shard.replicas.clone());
                     for replica in replicas {
-                        let to = replica.node.0 as usize - 1;
+                        let to = index_of(replica.node);
                         self.send(index, to, Body::Put(part));
                         if self.mutant == Some(Mutant::CommitsBeforePut) {
                             let holder = self.nodes[to].holder();

@@ -3,7 +3,7 @@
 
 use crate::event::Event;
 use crate::nemesis::Fault;
-use crate::node::Purpose;
+use crate::node::{Purpose, index_of};
 use crate::oracle::Early;
 use crate::seeds::Violation;
 use crate::source::RecordId;
@@ -130,7 +130,7 @@ impl World {
         let tip = self.group.tip();
         let leader = tip.find::<Shard>(&shard)?.and_then(|shard| shard.leader);
         match leader.filter(|_| !self.healed) {
-            Some(leader) => self.begin_for_a_while(Fault::Kill(leader.0 as usize - 1)),
+            Some(leader) => self.begin_for_a_while(Fault::Kill(index_of(leader))),
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@
 use crate::dice::Dice;
 use crate::event::{Body, Duty, Event};
 use crate::mutant::Mutant;
-use crate::node::Purpose;
+use crate::node::{Purpose, index_of};
 use crate::oracle::Promise;
 use crate::seeds::Violation;
 use crate::source::RecordId;
@@ -143,7 +143,7 @@ impl World {
                 rows: c.rows.clone(),
             },
         };
-        self.send(node, leader.0 as usize - 1, body);
+        self.send(node, index_of(leader), body);
         Ok(())
     }
 

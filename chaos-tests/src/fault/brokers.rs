@@ -138,22 +138,12 @@ async fn until(world: &World, topic: &str, what: &str, holds: impl Fn(&Topic) ->
 }
 
 pub(super) async fn prefer(world: &World) -> anyhow::Result<()> {
-    let began = Instant::now();
     // A broker that has just started has to catch up before it may lead.
-    loop {
-        let elected = kafka(
-            world,
-            &["elect", "--election-type", "preferred", "--all-topic-partitions"],
-        );
-        match elected {
-            Ok(_) => return Ok(()),
-            Err(error) => ensure!(
-                began.elapsed() < PATIENCE,
-                "the preferred leaders do not lead: {error:#}"
-            ),
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    let elected = async |world: &World| {
+        let all = ["elect", "--election-type", "preferred", "--all-topic-partitions"];
+        kafka(world, &all).map(|_| true)
+    };
+    world.wait_for("the preferred leaders to lead", PATIENCE, elected).await
 }
 
 /// The followers do not hear the leader any more, so that it goes on alone; then it is killed.
@@ -284,20 +274,15 @@ async fn expire(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     stroke.after(After::TellExpired(name.clone(), before));
     stroke.until_the_end(links);
     kafka(stroke.world, &[&["topic", "config", &name], &EXPIRE[..]].concat())?;
-    let began = Instant::now();
-    loop {
-        let now = topics::earliest(stroke.world, &name)?;
+    let expired = async |world: &World| {
+        let now = topics::earliest(world, &name)?;
         // It may have got more partitions meanwhile.
         let is_gone = |(partition, end): &(u32, u64)| now.iter().any(|(p, offset)| p == partition && offset >= end);
-        if unread.iter().all(is_gone) {
-            return Ok(());
-        }
-        ensure!(
-            began.elapsed() < PATIENCE,
-            "the records of {name} do not expire: {now:?} of {unread:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+        ensure!(unread.iter().all(is_gone), "{now:?} of {unread:?}");
+        Ok(true)
+    };
+    let what = format!("the records of {name} to expire");
+    stroke.world.wait_for(&what, PATIENCE, expired).await
 }
 
 /// Gives a topic back what it had before settings were `changed`.
@@ -382,16 +367,10 @@ async fn recreate(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let topic = any_topic(stroke)?;
     stroke.tell(json!({ "topic": topic.name, "id": topic.id }));
     kafka(stroke.world, &["topic", "delete", &topic.name])?;
-    let began = Instant::now();
     // It may take a moment until the name is free.
-    while let Err(error) = topic.create(stroke.world) {
-        ensure!(
-            began.elapsed() < PATIENCE,
-            "{} cannot be created again: {error:#}",
-            topic.name
-        );
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    let created = async |world: &World| topic.create(world).map(|_| true);
+    let what = format!("{} to be created again", topic.name);
+    stroke.world.wait_for(&what, PATIENCE, created).await?;
     for (partition, end) in deleted_ends(stroke.world, &topic).await? {
         tell_lost(stroke.history(), &topic.name, partition, (0, end), "topic recreated");
     }

@@ -137,18 +137,16 @@ impl Reports {
             .collect()
     }
 
+    /// What `node` last said, if it is not silent.
     pub(super) fn get(&self, node: NodeId) -> Option<Report> {
-        self.heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&node)
-            .cloned()
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&node).filter(|report| report.at.elapsed() < SILENT).cloned()
     }
 
     /// Whether `node` is heard in the run of its process, and with the disk, that the catalog knows.
     pub(super) fn hears(&self, node: &Node) -> bool {
-        let report = self.get(node.id).filter(|report| report.at.elapsed() < SILENT);
-        report.is_some_and(|report| node.boot == Some(report.boot) && node.disk == report.disk)
+        self.get(node.id)
+            .is_some_and(|report| node.boot == Some(report.boot) && node.disk == report.disk)
     }
 
     pub(super) fn refuse(&self, boot: BootId, why: String) {

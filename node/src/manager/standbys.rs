@@ -2,7 +2,7 @@
 
 use super::replace::keep_away;
 use super::shards::placement_problem;
-use super::{Reports, SILENT, Term};
+use super::{Reports, Term};
 use crate::adapters::propose;
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard};
@@ -28,12 +28,10 @@ pub(super) fn pass_over_unheard(reports: &Reports, nodes: &[Node], problem: &mut
 fn is_led(reports: &Reports, shard: &Shard) -> bool {
     let report = shard.leader.and_then(|leader| reports.get(leader));
     let led = (shard.id.table.0, shard.id.index, shard.epoch.0);
-    report
-        .filter(|report| report.at.elapsed() < SILENT)
-        .is_some_and(|report| {
-            let mut tasks = report.progress.tasks.iter();
-            tasks.any(|task| (task.table, task.shard, task.epoch) == led)
-        })
+    report.is_some_and(|report| {
+        let mut tasks = report.progress.tasks.iter();
+        tasks.any(|task| (task.table, task.shard, task.epoch) == led)
+    })
 }
 
 /// Gives shards the standbys that they shall have, and takes away those that they shall not.

@@ -1,7 +1,12 @@
 //! The catalog: the same on every kind of store, exact about its version, and repeatable.
 
 use super::{log::copy_folder, *};
-use crate::{catalog_store::CatalogStore, types::Reply};
+use crate::{
+    catalog_store::{CatalogStore, Snapshot},
+    folder::OwnedFolder,
+    snapshot::{SnapshotFiles, SnapshotFolder},
+    types::Reply,
+};
 use openraft::{RaftSnapshotBuilder, storage::RaftStateMachine};
 use std::{fs, path::Path};
 use tempfile::TempDir;
@@ -25,6 +30,15 @@ async fn apply(store: &mut CatalogStore, entries: Vec<Entry>) {
 
 fn digest(store: &CatalogStore) -> u128 {
     store.folder().pin().unwrap().digest().unwrap()
+}
+
+/// As if `snapshot` had arrived at the catalog in `root`: a copy of the files, in a folder of its own.
+fn arrived(snapshot: &Snapshot, root: &Path) -> SnapshotFolder {
+    let path = root.join("incoming/x");
+    copy_folder(&snapshot.snapshot.folder.path(), &path);
+    Arc::new(SnapshotFiles {
+        folder: OwnedFolder::new(path, false),
+    })
 }
 
 /// The same commands on the view in memory, one at a time.
@@ -135,12 +149,7 @@ async fn a_snapshot_is_the_state_and_survives_its_origin() {
     let mut other = open(&folder.path().join("b"));
     apply(&mut other, entries(0..5)).await;
     let held = other.folder().pin().unwrap();
-    // As if it had arrived: a copy of the files, in a folder of its own.
-    let arrived = folder.path().join("b/incoming/x");
-    copy_folder(&snapshot.snapshot.folder.path(), &arrived);
-    let files = Arc::new(crate::snapshot::SnapshotFiles {
-        folder: crate::folder::OwnedFolder::new(arrived, false),
-    });
+    let files = arrived(&snapshot, &folder.path().join("b"));
     other.install_snapshot(&snapshot.meta, files).await.unwrap();
     assert_eq!(digest(&other), want);
     assert_eq!(*other.folder().version().borrow(), Version(299));
@@ -169,11 +178,7 @@ async fn one_that_was_being_built_does_not_take_the_place_of_a_newer_one() {
     let mut follower = open(&root);
     apply(&mut follower, entries(0..10)).await;
     let older = follower.folder().copy().unwrap();
-    let arrived = root.join("incoming/x");
-    copy_folder(&newer.snapshot.folder.path(), &arrived);
-    let files = Arc::new(crate::snapshot::SnapshotFiles {
-        folder: crate::folder::OwnedFolder::new(arrived, false),
-    });
+    let files = arrived(&newer, &root);
     follower.install_snapshot(&newer.meta, files).await.unwrap();
     follower.folder().adopt(&older.meta, &older.snapshot).unwrap();
     let current = follower.get_current_snapshot().await.unwrap().unwrap();
