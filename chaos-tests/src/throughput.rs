@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tidemill_client::{Answer, Client, ClientError};
+use tidemill_client::{Answer, Client};
 use tokio::task::JoinHandle;
 
 /// What to read, and with what.
@@ -57,8 +57,6 @@ pub struct Queries {
     pub answered: u64,
     /// Those that got no memory, and said so.
     pub refused: u64,
-    /// Those that no node could answer in the time there was, with what they said.
-    pub late: Vec<String>,
     /// The others, with what they said.
     pub failed: Vec<String>,
 }
@@ -68,7 +66,6 @@ impl Queries {
     pub fn add(&mut self, other: Self) {
         self.answered += other.answered;
         self.refused += other.refused;
-        self.late.extend(other.late);
         self.failed.extend(other.failed);
     }
 }
@@ -211,7 +208,6 @@ async fn query(client: Client, stop: Arc<AtomicBool>) -> Queries {
             Err(error) if error.to_string().contains("needs more memory than queries have here") => {
                 queries.refused += 1;
             }
-            Err(error @ ClientError::Unavailable { .. }) => queries.late.push(format!("{sql}: {error}")),
             Err(error) => queries.failed.push(format!("{sql}: {error}")),
         }
     }

@@ -28,6 +28,7 @@ use tidemill_query::{
 };
 use tidemill_raft::{Catalog, ProposeError, ReadError};
 use tidemill_storage::memtable::{PinnedBatch, PinnedPartition, PinnedShard};
+use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a statement waits for the catalog.
@@ -101,12 +102,21 @@ fn too_large(error: &ProposeError) -> Outcome {
 }
 
 /// Connections to other nodes, one for each address.
-#[derive(Default)]
 pub struct Connections {
+    /// Drives them, whoever uses one first: one that a query opened must not wait with it.
+    runtime: Handle,
     open: Mutex<BTreeMap<String, Channel>>,
 }
 
 impl Connections {
+    /// None yet; `runtime` is to drive them.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            open: Mutex::default(),
+        }
+    }
+
     /// The connection to `address`, made when it is first used.
     pub fn to(&self, address: &str) -> Result<Channel, String> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,6 +124,7 @@ impl Connections {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
+        let _drives_it = self.runtime.enter();
         let channel = endpoint
             .connect_timeout(Duration::from_millis(700))
             .tcp_nodelay(true)

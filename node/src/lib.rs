@@ -1,8 +1,9 @@
 //! The Tidemill node: wiring, supervisor, services and command line.
 //!
-//! Three runtimes keep what must never wait apart from what may: `control` runs Raft, heartbeats, the manager
-//! and HTTP; `ingest` runs the writers of the shards, the keeper of parts and the api; `query` runs SQL. Consumer threads
-//! are threads of their own.
+//! Four runtimes keep what must never wait apart from what may: `control` runs Raft, heartbeats, the manager
+//! and HTTP; `ingest` runs the writers of the shards, the keeper of parts and the api; `statements` begins SQL and sends
+//! what comes of it; `query` runs the operators in between, which hold a thread for seconds. Consumer threads are threads of
+//! their own.
 
 pub mod adapters;
 pub mod allocator;

@@ -46,7 +46,7 @@ use tidemill_raft::{Catalog, RaftConfig};
 use tidemill_storage::store::{self, Disk, DiskFolder, PartStore, ReplicatedStore, StoreError};
 use tidemill_storage::wal::{Wal, WalClosing, WalOptions};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -75,11 +75,18 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let control = runtime("control", 2)?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let ingest = runtime("ingest", cores)?;
+    let statements = runtime("statements", cores)?;
     let query = runtime("query", cores)?;
+    let runtimes = Runtimes {
+        ingest: ingest.handle().clone(),
+        statements: statements.handle().clone(),
+        query: query.handle().clone(),
+    };
     let mut wal = WalClosing::default();
-    let ended = control.block_on(start_and_wait(config, &mut wal, &ingest, &query));
+    let ended = control.block_on(start_and_wait(config, &mut wal, &runtimes));
     // Nothing of value is under way any more; what does not end by itself is not waited for.
     query.shutdown_background();
+    statements.shutdown_background();
     ingest.shutdown_background();
     control.shutdown_timeout(Duration::from_secs(1));
     // A consumer thread may still be in a call to its broker, and holds the log until that returns.
@@ -88,6 +95,13 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     ended
+}
+
+/// Those beside `control`, which everything is led from.
+struct Runtimes {
+    ingest: Handle,
+    statements: Handle,
+    query: Handle,
 }
 
 fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
@@ -115,18 +129,16 @@ struct Listeners {
     http: TcpListener,
 }
 
-async fn start_and_wait(
-    config: NodeConfig,
-    closing: &mut WalClosing,
-    ingest: &Runtime,
-    query: &Runtime,
-) -> anyhow::Result<()> {
+async fn start_and_wait(config: NodeConfig, closing: &mut WalClosing, runtimes: &Runtimes) -> anyhow::Result<()> {
     let listeners = Listeners {
         raft: bind("raft", &config.listen.raft).await?,
         api: bind("api", &config.listen.api).await?,
         http: bind("http", &config.listen.http).await?,
     };
-    let parts = Opened::open(&config.part_store).context("the part store cannot be used")?;
+    let parts = {
+        let _makes_its_requests = runtimes.ingest.enter();
+        Opened::open(&config.part_store).context("the part store cannot be used")?
+    };
     let wal_dir = config.wal_dir.clone();
     let wal = tokio::task::spawn_blocking(move || Wal::open(&wal_dir, WalOptions::default())).await??;
     *closing = wal.closing();
@@ -144,7 +156,7 @@ async fn start_and_wait(
     join::admitted(&config, &raft_config).await?;
     let (catalog, raft_service) = Catalog::start(raft_config).await?;
 
-    let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, wal, query)?);
+    let node = Arc::new(Running::assemble(&config, catalog.clone(), parts, wal, runtimes)?);
     let (stop, stopped) = watch::channel(false);
     let until = || told(stopped.clone());
     let manager_service = ManagerService {
@@ -159,7 +171,7 @@ async fn start_and_wait(
     let raft_server = tokio::spawn(raft_server);
     tokio::spawn(http::serve(listeners.http, node.pages(), until()));
 
-    let ended = node.clone().live(&config, listeners.api, ingest, query).await;
+    let ended = node.clone().live(&config, listeners.api, runtimes).await;
     stop.send_replace(true);
     // Give the servers a moment to end their streams; peers reconnect elsewhere anyway.
     drop(tokio::time::timeout(Duration::from_millis(500), raft_server).await);
@@ -195,7 +207,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(opened: Opened, catalog: &Catalog, config: &NodeConfig) -> Self {
+    fn new(opened: Opened, catalog: &Catalog, config: &NodeConfig, ingest: &Handle) -> Self {
         let state = Arc::new(KeeperState::default());
         let (store, disk, keeper): (Arc<dyn PartStore>, _, _) = match opened {
             Opened::Shared(store) => (store, None, None),
@@ -205,7 +217,7 @@ impl Parts {
                 let disks = Arc::new(ClusterDisks {
                     own: disk.clone(),
                     catalog: catalog.clone(),
-                    connections: Connections::default(),
+                    connections: Connections::new(ingest.clone()),
                     damaged,
                 });
                 let keeper = Keeper::new(disks.clone(), reports, config.keeper, state.clone());
@@ -244,12 +256,12 @@ impl Running {
         catalog: Catalog,
         opened: Opened,
         wal: Wal,
-        query: &Runtime,
+        runtimes: &Runtimes,
     ) -> anyhow::Result<Self> {
-        let parts = Parts::new(opened, &catalog, config);
+        let parts = Parts::new(opened, &catalog, config, &runtimes.ingest);
         let contact = Arc::new(Contact::default());
         let reports = Arc::new(Reports::default());
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections::new(runtimes.ingest.clone()));
         let priority = Arc::new(Priority::default());
         let budget = Arc::new(Budget::new(config.memory.rows, config.memory.decoding));
         let context = Arc::new(TaskContext {
@@ -285,7 +297,8 @@ impl Running {
             spill_dir: Some(config.data_dir.join("spill")),
             ..EngineConfig::default()
         };
-        let _on_query_runtime = query.enter();
+        // Its operators run there.
+        let _on_query_runtime = runtimes.query.enter();
         let engine = Engine::new(
             engine_config,
             Arc::new(SharedCatalog(catalog.clone())),
@@ -362,13 +375,8 @@ impl Running {
     }
 
     /// Joins the cluster and works until told to end.
-    async fn live(
-        self: Arc<Self>,
-        config: &NodeConfig,
-        api: TcpListener,
-        ingest: &Runtime,
-        query: &Runtime,
-    ) -> anyhow::Result<()> {
+    async fn live(self: Arc<Self>, config: &NodeConfig, api: TcpListener, runtimes: &Runtimes) -> anyhow::Result<()> {
+        let ingest = &runtimes.ingest;
         info!(node = %config.own.name, cluster = %config.cluster, "waiting for the cluster");
         let mut signals = Signals::new()?;
         tokio::select! {
@@ -384,7 +392,7 @@ impl Running {
             node: self.name.clone(),
             part_store: config.part_store.of_cluster().to_owned(),
             metrics: self.metrics.clone(),
-            runtime: query.handle().clone(),
+            runtime: runtimes.statements.clone(),
             under_way: self.statements.clone(),
         };
         let parts = PartsService {
@@ -418,7 +426,7 @@ impl Running {
             self.catalog.clone(),
             self.reports.clone(),
             self.parts.store.clone(),
-            ingest.handle().clone(),
+            ingest.clone(),
         );
         // None of these ends while the node lives; if one does, the node must not go on half alive.
         let mut api_task = ingest.spawn(api_server);

@@ -2,7 +2,11 @@
 //!
 //! It owns what all queries share (memory pool, prepared session, the versions that running queries
 //! hold) and leads a statement through parsing, reading, planning and execution. It keeps no state of
-//! a client: settings come with each call. Queries run on the runtime of the caller.
+//! a client: settings come with each call.
+//!
+//! Operators sort and join for seconds without a pause, on as many threads as there are. So they have a
+//! runtime of their own, the one that the engine is made on; all else, which has to be in time (pins,
+//! the snapshot, the plan), runs where it is called.
 
 use crate::administer;
 use crate::diagnosis::explain;
@@ -23,10 +27,10 @@ use datafusion::common::TableReference;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
-use datafusion::physical_plan::execute_stream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
+use datafusion::physical_plan::{ExecutionPlan, common, execute_stream};
 use datafusion::sql::parser::Statement as SqlStatement;
-use futures::{Stream, stream};
+use futures::{Stream, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -35,10 +39,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tidemill_core::Version;
 use tidemill_storage::store::PartStore;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// What a query takes for reading files, in each of its pieces: pages and columns that the operators do not count.
 const SCAN_BYTES: usize = 4 << 20;
+
+/// How many batches of an answer may be ready before its operators wait for whoever takes them.
+const BATCHES_AHEAD: usize = 2;
 
 /// How an [`Engine`] may use the machine.
 #[derive(Clone, Debug)]
@@ -90,14 +98,20 @@ pub struct Engine {
     pub(crate) replayer: Arc<dyn Replayer>,
     pub(crate) store: Arc<dyn PartStore>,
     prepared: Prepared,
+    /// Where operators run.
+    operators: Handle,
     node: String,
 }
 
 impl Engine {
-    /// An engine over `catalog` and `store`; `self_name` is the name of the node it runs on.
+    /// An engine over `catalog` and `store`; `self_name` is the name of the node it runs on. To be made on the
+    /// runtime that operators are to run on.
     ///
     /// # Errors
     /// When the spill folder cannot be used.
+    ///
+    /// # Panics
+    /// When it is not made on a runtime.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is another part of its surroundings, given once"
@@ -128,6 +142,7 @@ impl Engine {
             replayer,
             store,
             prepared,
+            operators: Handle::current(),
             node: self_name,
         })
     }
@@ -208,11 +223,28 @@ impl Engine {
             .create_physical_plan(&plan)
             .await
             .map_err(|e| explain(e, words, Some(&state)))?;
-        let inner = execute_stream(physical, state.task_ctx()).map_err(|e| explain(e, words, Some(&state)))?;
+        let inner = self.run(physical, &state);
         Ok(Answer::Rows {
             schema: inner.schema(),
             stream: Box::pin(HoldingStream { inner, _held: held }),
         })
+    }
+
+    /// Runs the operators of `plan`. Dropping the rows ends them.
+    fn run(&self, plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> SendableRecordBatchStream {
+        let mut running = RecordBatchReceiverStreamBuilder::new(plan.schema(), BATCHES_AHEAD);
+        let (rows, context) = (running.tx(), state.task_ctx());
+        let operators = async move {
+            let mut batches = execute_stream(plan, context)?;
+            while let Some(batch) = batches.try_next().await? {
+                if rows.send(Ok(batch)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        running.spawn_on(operators, &self.operators);
+        running.build()
     }
 
     /// A session with the tables that `query` names, all of one moment.
@@ -300,9 +332,7 @@ impl Engine {
         let error = |e| explain(e, &words, Some(&state)).at(None);
         let plan = state.statement_to_plan(*query).await.map_err(error)?;
         let plan = state.create_physical_plan(&plan).await.map_err(error)?;
-        datafusion::physical_plan::collect(plan, state.task_ctx())
-            .await
-            .map_err(error)
+        common::collect(self.run(plan, &state)).await.map_err(error)
     }
 
     /// When a catalog that does not answer is given up.

@@ -1,6 +1,7 @@
 //! Connections to the other nodes: made when first used, kept, and made anew after a failure. Each
-//! kind of traffic has its own, so that a snapshot on its way does not hold up a heartbeat. Also
-//! the header that says who speaks to whom, and what of the log each follower has acknowledged to this leader.
+//! kind of traffic has its own, so that a snapshot on its way does not hold up a heartbeat. Whoever uses one first, it is
+//! driven by the runtime that the node was started on: a connection for votes that a query opened must not wait with it.
+//! Also the header that says who speaks to whom, and what of the log each follower has acknowledged to this leader.
 
 use crate::types::{Member, Vote};
 use std::{
@@ -14,6 +15,7 @@ use std::{
 };
 use tidemill_core::InstanceId;
 use tidemill_proto::raft::{Header, raft_client::RaftClient};
+use tokio::runtime::Handle;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -41,6 +43,8 @@ pub(crate) struct Peers {
     node: u64,
     instance: InstanceId,
     connect_timeout: Duration,
+    /// Drives the connections.
+    runtime: Handle,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     /// By follower: the vote under which this node led, and the index of the last entry acknowledged to it then.
     acknowledged: Mutex<HashMap<u64, (Vote, u64)>>,
@@ -49,12 +53,14 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
+    /// To be called on the runtime that is to drive the connections.
     pub(crate) fn new(cluster: String, node: u64, instance: InstanceId, connect_timeout: Duration) -> Self {
         Self {
             cluster,
             node,
             instance,
             connect_timeout,
+            runtime: Handle::current(),
             channels: Mutex::default(),
             acknowledged: Mutex::default(),
             log_losses: AtomicU64::default(),
@@ -77,7 +83,7 @@ impl Peers {
         }
     }
 
-    /// A client for the node at `address`. Needs a tokio runtime; does not wait for the connection.
+    /// A client for the node at `address`. Does not wait for the connection.
     pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<RaftClient<Channel>, Status> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address.to_owned(), lane);
@@ -91,6 +97,7 @@ impl Peers {
                     // Finds out about peers that vanished without closing the connection.
                     .http2_keep_alive_interval(Duration::from_secs(1))
                     .keep_alive_timeout(Duration::from_secs(2));
+                let _drives_it = self.runtime.enter();
                 let channel = endpoint.connect_lazy();
                 channels.insert(key, channel.clone());
                 channel
@@ -153,4 +160,35 @@ pub(crate) fn never_sent(status: &Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read, net::TcpListener};
+    use tidemill_proto::raft::ReadIndexRequest;
+    use tokio::runtime::{Builder, Runtime};
+
+    #[test]
+    fn a_connection_lives_on_where_the_node_was_started() {
+        let started_on = Runtime::new().unwrap();
+        let peers = started_on.block_on(async { Peers::new("c".into(), 1, InstanceId(1), Duration::from_secs(5)) });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let used_by = Builder::new_current_thread().enable_all().build().unwrap();
+        let mut peer = used_by.block_on(async {
+            let mut client = peers.client(&address, Lane::Control).unwrap();
+            let asking = tokio::spawn(async move { client.read_index(ReadIndexRequest::default()).await });
+            let accepted = tokio::task::spawn_blocking(move || listener.accept().unwrap().0);
+            let peer = accepted.await.unwrap();
+            asking.abort();
+            peer
+        });
+        drop(used_by);
+        // It says nothing more, and does not hang up either.
+        peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut said = Vec::new();
+        let hung_up = peer.read_to_end(&mut said).is_ok();
+        assert!(!hung_up && !said.is_empty());
+    }
 }

@@ -176,7 +176,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// * `file:///abs/path`: files in a folder, through the `object_store` library, made durable here.
 ///   Leftovers of dead writers (`name#1`) are never listed; they stay, because nothing tells them
 ///   from the files of a living writer on another node.
-/// * `s3://bucket/prefix`: objects in a bucket, reached as `s3` says.
+/// * `s3://bucket/prefix`: objects in a bucket, reached as `s3` says, by the runtime that this is called on.
 ///
 /// All lay files out alike, so a folder may be opened as either. Blocks: call it when starting.
 ///

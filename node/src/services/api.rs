@@ -46,7 +46,8 @@ pub struct ApiService {
     pub part_store: String,
     /// Counts queries.
     pub metrics: Arc<Metrics>,
-    /// Where statements run, apart from what serves them: a heavy one must not hold up files and fresh rows.
+    /// Where statements begin and their rows are sent from, apart from what serves them: many must not hold up files and
+    /// fresh rows. Their operators run where the engine was made.
     pub runtime: Handle,
     /// Those that are under way.
     pub under_way: UnderWay,

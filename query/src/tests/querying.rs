@@ -1,14 +1,15 @@
 //! Queries over parts and memory together.
 
 use super::world::*;
-use crate::ErrorKind;
+use crate::{Answer, ErrorKind};
 use arrow::array::RecordBatch;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::CatalogQuestions;
 use tidemill_core::{Offset, Version};
+use tokio::runtime::Builder;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_in_parts_and_in_memory_are_seen_once() {
@@ -80,6 +81,32 @@ async fn a_query_that_gets_no_memory_is_refused_until_others_have_ended() {
     running.push(run().await.unwrap());
     drop(running);
     assert_eq!(engine.memory_used(), 0);
+}
+
+#[test]
+fn a_query_begins_while_operators_hold_all_their_threads() {
+    let threads = |count| {
+        Builder::new_multi_thread()
+            .worker_threads(count)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (operators, callers) = (threads(1), threads(1));
+    let (world, engine) = operators.block_on(World::with_events());
+    world.consume(0, 20);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    operators.spawn(async move { held.recv() });
+    callers.block_on(async {
+        let sql = "SELECT id FROM events";
+        let Ok(Answer::Rows { mut stream, .. }) = engine.execute(sql, &BTreeMap::new()).await else {
+            panic!("there are rows")
+        };
+        let waited = tokio::time::timeout(Duration::from_millis(100), stream.next()).await;
+        assert!(waited.is_err(), "operators run elsewhere");
+        let_go.send(()).unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap().num_rows(), 18);
+    });
 }
 
 #[tokio::test]

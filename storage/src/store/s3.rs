@@ -9,12 +9,14 @@ use super::{BoxError, PartStore, StoreError, StoredFile};
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
+use object_store::client::SpawnedReqwestConnector;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, PutMode, RetryConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::Holder;
+use tokio::runtime::Handle;
 
 /// How long the library tries again by itself: not for long, since whoever puts a file does so too, and says that it waits.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,10 +52,14 @@ pub struct S3Store {
 }
 
 impl S3Store {
-    /// The store in `bucket`, below `prefix`. Asks nobody yet.
+    /// The store in `bucket`, below `prefix`. Asks nobody yet. Requests run on the runtime that it is opened on, whoever
+    /// makes them, so that connections are not driven by threads that are held elsewhere.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the settings do not fit together.
+    ///
+    /// # Panics
+    /// When it is not opened on a runtime.
     pub fn open(bucket: &str, prefix: &str, options: &S3Options) -> Result<Self, StoreError> {
         let failed = |source: BoxError| StoreError::Io {
             action: "open part store",
@@ -65,7 +71,10 @@ impl S3Store {
             retry_timeout: PATIENCE,
             ..RetryConfig::default()
         };
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retries);
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_retry(retries)
+            .with_http_connector(SpawnedReqwestConnector::new(Handle::current()));
         if let Some(endpoint) = &options.endpoint {
             builder = builder
                 .with_endpoint(endpoint)
