@@ -243,6 +243,10 @@ pub struct StopPartition {
 pub struct ResetOffsets {
     /// The pipe.
     pub name: String,
+    /// The id that it had when this was worked out: another pipe of that name is not touched. Only what was written before there was
+    /// this field has none.
+    #[serde(default)]
+    pub pipe: Option<PipeId>,
     /// Where each partition goes on; partitions that are not named are not touched.
     pub targets: Vec<ResetTarget>,
     /// What ended the lives before, in a word or two, for the ledger.
@@ -290,6 +294,10 @@ pub struct Backfill {
 pub struct AlterPipe {
     /// The pipe.
     pub name: String,
+    /// The id that it had when this was worked out: another pipe of that name is not touched. Only what was written before there was
+    /// this field has none.
+    #[serde(default)]
+    pub pipe: Option<PipeId>,
     /// Its settings.
     pub settings: PipeSettings,
     /// How its records become rows from now on.
@@ -303,6 +311,10 @@ pub struct AlterPipe {
 pub struct AlterTable {
     /// The table.
     pub name: String,
+    /// The id that it had when this was worked out: another table of that name is not touched. Only what was written before there was
+    /// this field has none.
+    #[serde(default)]
+    pub table: Option<TableId>,
     /// Its settings from now on.
     #[serde(flatten)]
     pub settings: TableSettings,

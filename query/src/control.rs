@@ -53,6 +53,7 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
     }
     let command = AlterTable {
         name: table.name.clone(),
+        table: Some(table.id),
         settings: changed,
     };
     Ok(match propose(engine, Command::AlterTable(command)).await? {
@@ -95,6 +96,7 @@ async fn set(engine: &Engine, pipe: &Pipe, given: Vec<Given>) -> Result<String, 
     }
     let command = AlterPipe {
         name: pipe.name.clone(),
+        pipe: Some(pipe.id),
         settings,
         format,
         source,
@@ -223,6 +225,7 @@ async fn reset_to(
     let count = targets.len();
     let command = ResetOffsets {
         name: pipe.name.clone(),
+        pipe: Some(pipe.id),
         targets,
         because: "reset".to_owned(),
     };
@@ -327,6 +330,7 @@ async fn repair(
     }
     let command = ResetOffsets {
         name: pipe.name.clone(),
+        pipe: Some(pipe.id),
         targets,
         because: "repair".to_owned(),
     };

@@ -56,6 +56,7 @@ impl World {
         self.hot = pipe.settings.standby == Standby::Cold;
         Ok(Some(Command::AlterPipe(AlterPipe {
             name: pipe.name,
+            pipe: Some(pipe.id),
             settings: self.pipe_settings(),
             format: pipe.format,
             source: source(),
@@ -73,6 +74,7 @@ impl World {
         };
         Ok(Some(Command::AlterTable(AlterTable {
             name: table.name,
+            table: Some(table.id),
             settings: TableSettings { wal, ..table.settings },
         })))
     }
@@ -211,6 +213,7 @@ impl World {
             }
             return Ok(Some(Command::ResetOffsets(ResetOffsets {
                 name: pipe.name,
+                pipe: Some(pipe.id),
                 targets: blind,
                 because: "skip".into(),
             })));
@@ -218,6 +221,7 @@ impl World {
         Ok((!targets.is_empty()).then(|| {
             Command::ResetOffsets(ResetOffsets {
                 name: pipe.name,
+                pipe: Some(pipe.id),
                 targets,
                 because: REPAIR.into(),
             })
@@ -246,6 +250,7 @@ impl World {
         };
         Ok(Some(Command::ResetOffsets(ResetOffsets {
             name: pipe.name,
+            pipe: Some(pipe.id),
             targets: vec![target],
             because: "reset".into(),
         })))

@@ -77,7 +77,7 @@ pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition)
 }
 
 pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -> Verdict {
-    let mut pipe = named(state, &c.name)?;
+    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
     if c.targets.is_empty() {
         return Ok(Response::Unchanged);
     }
@@ -228,7 +228,7 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
 }
 
 pub(super) fn alter_pipe(state: &mut Overlay<'_>, at: At, c: &AlterPipe) -> Verdict {
-    let mut pipe = named(state, &c.name)?;
+    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
     let before = pipe.clone();
     check_settings(&c.settings)?;
     let table = definitions::table_of(state, pipe.table)?;
@@ -263,6 +263,9 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let mut table = state
         .table_named(&c.name)?
         .ok_or_else(|| Refusal::NoTable(c.name.clone()))?;
+    if c.table.is_some_and(|id| id != table.id) {
+        return Err(created_again("table", &c.name));
+    }
     definitions::check_settings(state, &c.settings)?;
     if table.settings == c.settings {
         return Ok(Response::Unchanged);
@@ -327,6 +330,22 @@ pub(super) fn close_life(
     };
     state.put(&(closed.pipe, closed.partition, closed.incarnation), &closed)?;
     Ok(())
+}
+
+/// The pipe, if it is the one that a command was worked out for. A command may be decided long after that: lives of partitions are counted
+/// anew in a pipe that took the name meanwhile, so they do not tell the two apart.
+fn still(pipe: Pipe, id: Option<PipeId>) -> Result<Pipe, Stop> {
+    match id.is_none_or(|id| id == pipe.id) {
+        true => Ok(pipe),
+        false => Err(created_again("pipe", &pipe.name)),
+    }
+}
+
+fn created_again(what: &str, name: &str) -> Stop {
+    Refusal::Definition(format!(
+        "{what} '{name}' was dropped and created again meanwhile; look at it, and say it again"
+    ))
+    .into()
 }
 
 fn named(state: &Overlay<'_>, name: &str) -> Result<Pipe, Stop> {

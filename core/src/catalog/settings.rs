@@ -103,6 +103,7 @@ mod tests {
         };
         let whole = AlterTable {
             name: "t".into(),
+            table: None,
             settings,
         };
         assert_eq!(read, whole);

@@ -430,6 +430,7 @@ pub fn set_state(state: PipeState) -> Command {
 pub fn reset_one(pipe: &str, target: ResetTarget) -> Command {
     Command::ResetOffsets(ResetOffsets {
         name: pipe.into(),
+        pipe: None,
         targets: vec![target],
         because: "test".into(),
     })

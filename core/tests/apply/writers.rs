@@ -134,6 +134,7 @@ fn a_table_may_ask_for_more_replicas_than_the_cluster() {
     let alter = |least| {
         Command::AlterTable(AlterTable {
             name: "t".into(),
+            table: None,
             settings: TableSettings {
                 min_insync_replicas: Some(least),
                 ..TableSettings::default()

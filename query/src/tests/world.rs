@@ -327,6 +327,7 @@ pub(super) fn read_anew(pipe: &Pipe, p: &SourcePartition, to: Offset) -> Command
     };
     Command::ResetOffsets(ResetOffsets {
         name: pipe.name.clone(),
+        pipe: Some(pipe.id),
         targets: vec![target],
         because: "reset".into(),
     })
