@@ -1,13 +1,30 @@
-//! `system.nodes`, `system.shards` and `system.replicas`.
+//! `system.cluster`, `system.nodes`, `system.shards` and `system.replicas`.
 
 use super::columns::Columns;
 use crate::error::QueryError;
 use crate::ports::{NodeProgress, PartitionProgress, Progress};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
-use tidemill_core::catalog::{CatalogQuestions, Copies, Node, NodeState, Shard, SourcePartition, Table};
+use tidemill_core::catalog::{
+    CatalogQuestions, Cluster, ClusterKey, Copies, Node, NodeState, Replication, Shard, SourcePartition, Table,
+};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{NodeId, TableId};
+
+/// The cluster, and the version of the catalog that this query reads: all tables of a query are of one version.
+pub(super) fn cluster(snapshot: &dyn CatalogSnapshot) -> Result<RecordBatch, QueryError> {
+    let cluster = snapshot.get::<Cluster>(&ClusterKey)?;
+    let rule = snapshot.replication()?;
+    let one = || cluster.iter();
+    let number = |of: fn(&Replication) -> u64| one().map(move |_| rule.as_ref().map(of));
+    Columns::default()
+        .text("name", one().map(|cluster| Some(cluster.name.clone())))
+        .text("id", one().map(|cluster| Some(cluster.id.to_string())))
+        .number("version", one().map(|_| Some(snapshot.version().0)))
+        .number("replicas", number(|rule| rule.replicas.into()))
+        .number("min_replicas", number(|rule| rule.min_replicas.into()))
+        .finish()
+}
 
 /// The nodes, how many shards each leads, and what it last said of itself.
 pub(super) fn nodes(

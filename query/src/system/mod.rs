@@ -27,6 +27,7 @@ use tidemill_storage::store::PartStore;
 
 /// The names of the system tables.
 pub(crate) const NAMES: &[&str] = &[
+    "cluster",
     "nodes",
     "tables",
     "shards",
@@ -82,6 +83,7 @@ pub(crate) fn table(name: &str, source: &Source<'_>) -> Result<Option<Arc<dyn Ta
     let soft = source.progress.unwrap_or(&nothing);
     let said = &soft.nodes;
     let rows = match name {
+        "cluster" => cluster::cluster(snapshot)?,
         "nodes" => cluster::nodes(snapshot, said, source.group)?,
         "shards" => cluster::shards(snapshot, said)?,
         "replicas" => cluster::replicas(snapshot)?,

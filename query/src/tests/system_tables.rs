@@ -14,6 +14,10 @@ async fn the_catalog_is_shown_as_tables() {
     world.consume(0, 20);
     world.flush(0).await;
     world.consume(0, 5);
+    // All of a query is of one version, and that grows.
+    let version = world.snapshot().1;
+    let cluster = "SELECT name, version, replicas FROM system.cluster";
+    assert_eq!(query(&engine, cluster).await, [format!("test|{}|", version.0)]);
     let nodes = "SELECT name, state, api_address, shards, silent_ms FROM system.nodes ORDER BY id";
     assert_eq!(
         query(&engine, nodes).await,
