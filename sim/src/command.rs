@@ -15,12 +15,12 @@ pub struct Arguments<M: ValueEnum + Send + Sync + 'static> {
     /// Runs this seed alone, twice, and compares the two
     #[arg(long, conflicts_with_all = ["seeds", "mutants"])]
     seed: Option<u64>,
-    /// How many seeds to run, from --from on [default: 1000 of sim, 200 of raft]
+    /// How many seeds to run, from --from on [default: 1000 of sim, 5000 where something is broken on purpose; 200 of raft]
     #[arg(long)]
     seeds: Option<u64>,
-    /// The first seed
-    #[arg(long, default_value_t = 1)]
-    from: u64,
+    /// The first seed [default: 1; of what is broken on purpose and is rare, one from which on it shows]
+    #[arg(long)]
+    from: Option<u64>,
     /// Breaks a behaviour on purpose
     #[arg(long, value_enum)]
     mutant: Option<M>,
@@ -55,12 +55,21 @@ pub fn main<S: Simulation>() -> std::process::ExitCode {
 /// # Errors
 /// What was broken, and how to see it again.
 pub fn run<S: Simulation>(arguments: &Arguments<S::Mutant>) -> Result<(), String> {
-    let seeds = arguments.from..arguments.from + arguments.seeds.unwrap_or(S::SEEDS);
     match arguments.seed {
         Some(seed) => one::<S>(seed, arguments),
-        None if arguments.mutants => all_mutants::<S>(seeds),
-        None => many::<S>(seeds, arguments.mutant),
+        None if arguments.mutants => all_mutants::<S>(arguments),
+        None => many::<S>(seeds::<S>(arguments, arguments.mutant), arguments.mutant),
     }
+}
+
+/// Which seeds are run.
+fn seeds<S: Simulation>(arguments: &Arguments<S::Mutant>, mutant: Option<S::Mutant>) -> std::ops::Range<u64> {
+    let from = arguments.from.unwrap_or_else(|| mutant.map_or(1, S::first_seed));
+    let count = match mutant {
+        Some(_) => S::SEEDS_FOR_MUTANTS,
+        None => S::SEEDS,
+    };
+    from..from + arguments.seeds.unwrap_or(count)
 }
 
 fn one<S: Simulation>(seed: u64, arguments: &Arguments<S::Mutant>) -> Result<(), String> {
@@ -101,21 +110,29 @@ fn many<S: Simulation>(seeds: std::ops::Range<u64>, mutant: Option<S::Mutant>) -
     Ok(())
 }
 
-fn all_mutants<S: Simulation>(seeds: std::ops::Range<u64>) -> Result<(), String> {
+fn all_mutants<S: Simulation>(arguments: &Arguments<S::Mutant>) -> Result<(), String> {
     let mut survivors = Vec::new();
     println!("| broken on purpose | noticed by | seeds | seconds |\n|---|---|---|---|");
     for mutant in S::Mutant::value_variants() {
         let began = Instant::now();
+        let seeds = seeds::<S>(arguments, Some(*mutant));
+        let from = match seeds.start {
+            1 => String::new(),
+            from => format!(", from {from} on"),
+        };
         let caught = seeds.clone().find_map(|seed| S::run(seed, Some(*mutant)).err());
         let seconds = began.elapsed().as_secs_f64();
         let what = describe(*mutant);
         match caught {
             Some(Failure { seed, violation }) => {
                 let rule = violation.rule;
-                println!("| {what} | {rule} | {} | {seconds:.1} |", seed - seeds.start + 1);
+                println!("| {what} | {rule} | {}{from} | {seconds:.1} |", seed - seeds.start + 1);
             }
             None => {
-                println!("| {what} | **nobody** | {} | {seconds:.1} |", seeds.end - seeds.start);
+                println!(
+                    "| {what} | **nobody** | {}{from} | {seconds:.1} |",
+                    seeds.end - seeds.start
+                );
                 survivors.push(*mutant);
             }
         }

@@ -37,6 +37,8 @@ pub enum Mutant {
     AcknowledgesBeforeCommit,
     /// Rows that a program sends again are taken again.
     RepeatedRowsAreTaken,
+    /// Rows that come again are known by the last few alone.
+    OldRepeatsAreTaken,
     /// A commit of which nobody knows the outcome is taken for done.
     UnknownIsTakenForDone,
     /// Spans that are refused are taken for committed.
@@ -47,6 +49,8 @@ pub enum Mutant {
     OffsetsGoAhead,
     /// A reader whose offset has expired goes on at the earliest, in silence.
     ResetsToEarliest,
+    /// A reader whose offset has expired goes on at the newest, in silence.
+    ResetsToLatest,
     /// Records of aborted transactions are read.
     AbortedRecordsAreRead,
     /// A topic that was created again is read on.

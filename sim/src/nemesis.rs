@@ -65,10 +65,12 @@ pub(crate) enum Fault {
     LateGap(usize),
     /// A node copies everything anew, says late what it has, and has to give that up while it copies.
     LateClaim(usize),
+    /// Messages arrive twice.
+    Duplicate,
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 28;
+pub(crate) const KINDS: usize = 29;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -150,7 +152,8 @@ impl World {
             24 => Fault::StaleStandby(a),
             25 => Fault::Hasty(a),
             26 => Fault::LateGap(a),
-            _ => Fault::LateClaim(a),
+            27 => Fault::LateClaim(a),
+            _ => Fault::Duplicate,
         }
     }
 
@@ -231,6 +234,7 @@ impl World {
                 self.slow.insert((a, b), time);
             }
             Fault::Loss => self.loss = self.dice.between(2, 20),
+            Fault::Duplicate => self.twice = self.dice.between(1, 6),
             Fault::SlowDisk(index) => self.nodes[index].sync = self.dice.between(20, 1_500) * MS,
             Fault::FullDisk(index) => self.nodes[index].full = true,
             Fault::NoBrokers(index) => self.nodes[index].reads_nothing = true,
@@ -304,6 +308,7 @@ impl World {
             Fault::Isolate(_) | Fault::Split(_) => self.cut.clear(),
             Fault::Delay(a, b) => _ = self.slow.remove(&(a, b)),
             Fault::Loss => self.loss = 0,
+            Fault::Duplicate => self.twice = 0,
             Fault::SlowDisk(index) => self.nodes[index].sync = 5 * MS,
             Fault::FullDisk(index) => self.nodes[index].full = false,
             Fault::NoBrokers(index) | Fault::StaleStandby(index) => self.nodes[index].reads_nothing = false,
@@ -329,7 +334,7 @@ impl World {
         self.nemesis.healed_at = self.now;
         self.cut.clear();
         self.slow.clear();
-        (self.loss, self.late) = (0, 0);
+        (self.loss, self.twice, self.late) = (0, 0, 0);
         (self.late_gaps, self.late_claims) = (false, false);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
@@ -343,7 +348,14 @@ impl World {
 
     pub fn kill(&mut self, index: usize) {
         if self.nodes[index].up {
-            self.nodes[index].crash(&self.group);
+            let (synced, written) = self.nodes[index].wal.ends();
+            // As far as it got to the disk: all that was not synced may be lost, or the last of it.
+            let torn = if self.dice.one_in(2) {
+                synced
+            } else {
+                self.dice.between(synced, written + 1)
+            };
+            self.nodes[index].crash(&self.group, torn);
             if self.group.leader == Some(index) {
                 self.group.leader = None;
             }
@@ -393,5 +405,6 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Hasty(_) => "hasty leave",
         Fault::LateGap(_) => "late gap",
         Fault::LateClaim(_) => "late claim",
+        Fault::Duplicate => "duplication",
     }
 }

@@ -190,8 +190,8 @@ impl Node {
         dice.between(500, self.sync.max(1_000))
     }
 
-    /// The process is gone, and with it what was in memory or only on its way to the disk.
-    pub fn crash(&mut self, group: &Group) {
+    /// The process is gone, and with it what was in memory or only on its way to the disk: of its log, what comes behind `torn`.
+    pub fn crash(&mut self, group: &Group, torn: u64) {
         self.up = false;
         self.paused = false;
         self.boot += 1;
@@ -202,7 +202,7 @@ impl Node {
         self.supervised = None;
         self.waiting.clear();
         self.stored.retain(|_, kept| kept.durable);
-        self.wal.crash();
+        self.wal.crash(torn);
         self.logging.clear();
         self.held.clear();
         self.applied = self.synced;

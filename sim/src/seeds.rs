@@ -16,10 +16,17 @@ pub trait Simulation {
     const WORD: &'static str;
     /// How many seeds are run if nobody says.
     const SEEDS: u64;
+    /// How many, if something is broken on purpose.
+    const SEEDS_FOR_MUTANTS: u64;
     /// Behaviours that can be broken on purpose.
     type Mutant: ValueEnum + fmt::Debug + Copy + Send + Sync + 'static;
     /// What comes of a history.
     type Tally: Tally;
+
+    /// The first seed for what is broken on purpose, if nobody says.
+    fn first_seed(_: Self::Mutant) -> u64 {
+        1
+    }
 
     /// The history of `seed`, broken on purpose if that is asked for; and what happens in it, line by line, if it `tells`.
     fn history(seed: u64, mutant: Option<Self::Mutant>, tells: bool) -> (Result<Self::Tally, Violation>, Vec<String>);

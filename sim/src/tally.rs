@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What must have happened in a sum that proves something, beside all kinds of faults.
-const ACTS: [&str; 18] = [
+const ACTS: [&str; 19] = [
     "alter pipe",
     "alter table",
     "create pipe",
@@ -14,6 +14,7 @@ const ACTS: [&str; 18] = [
     "drop pipe",
     "log lost with a disk",
     "log replayed",
+    "message arrives twice",
     "node joins",
     "node removed",
     "pause or resume",

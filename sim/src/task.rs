@@ -313,11 +313,16 @@ impl Task {
                 }
                 Err(loss) => {
                     lane.reads = false;
-                    if hands.mutant == Some(Mutant::ResetsToEarliest)
-                        && let Loss::Expired { earliest } = loss
-                    {
-                        lane.pass_over(earliest, hands.now);
-                        continue;
+                    if let Loss::Expired { earliest } = loss {
+                        let to = match hands.mutant {
+                            Some(Mutant::ResetsToEarliest) => Some(earliest),
+                            Some(Mutant::ResetsToLatest) => Some(hands.topic.logs[partition].high()),
+                            _ => None,
+                        };
+                        if let Some(to) = to {
+                            lane.pass_over(to, hands.now);
+                            continue;
+                        }
                     }
                     lost.push((lane.key, reason(loss)));
                 }

@@ -1,7 +1,7 @@
 //! The write-ahead log of a node: what of its memtables survives its process.
 //!
 //! A model of `storage/src/wal` with its rules in their order: which entries continue a history (`replay.rs`), what is
-//! trimmed (`index.rs`), and that an entry which was not synced is gone after a crash.
+//! trimmed (`index.rs`), and that of the entries which were not synced a crash spares the first, if any.
 
 use crate::source::RecordId;
 use crate::task::Piece;
@@ -60,11 +60,18 @@ impl Wal {
         entries.for_each(|entry| entry.synced = true);
     }
 
-    /// What was not synced is gone.
-    pub fn crash(&mut self) {
-        self.lanes
-            .values_mut()
-            .for_each(|lane| lane.retain(|entry| entry.synced));
+    /// The number of the last entry that is there for good, and of the last that was written.
+    pub fn ends(&self) -> (u64, u64) {
+        let synced = self.lanes.values().flatten().filter(|entry| entry.synced);
+        (synced.map(|entry| entry.sequence).max().unwrap_or(0), self.next)
+    }
+
+    /// What was not synced is gone, but for what was written up to `torn`: that had got to the disk.
+    pub fn crash(&mut self, torn: u64) {
+        for lane in self.lanes.values_mut() {
+            lane.retain(|entry| entry.synced || entry.sequence <= torn);
+            lane.iter_mut().for_each(|entry| entry.synced = true);
+        }
         self.lanes.retain(|_, lane| !lane.is_empty());
     }
 
@@ -223,7 +230,17 @@ mod tests {
         wal.sync();
         wal.append(SHARD, Epoch(1), piece(1, 5, 9));
         assert!(wal.has_row(4) && !wal.has_row(5));
-        wal.crash();
+        wal.append(SHARD, Epoch(1), piece(1, 9, 12));
+        assert_eq!(wal.ends(), (1, 3));
+        let mut torn = wal.clone();
+        torn.crash(2);
+        assert_eq!(
+            recovered(&torn, 1, 0),
+            [(0, 5), (5, 9)],
+            "the first of it had got there"
+        );
+        assert!(torn.has_row(8));
+        wal.crash(1);
         assert_eq!(recovered(&wal, 1, 0), [(0, 5)]);
         let place = (SHARD, PipeId(1), PartitionId(0));
         wal.trim(place, key(1), Offset(4));

@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub slow: BTreeMap<(usize, usize), Time>,
     /// One message of so many is lost; 0 if none is.
     pub loss: u64,
+    /// One message of so many arrives twice; 0 if none does.
+    pub twice: u64,
     /// One proposal of so many travels for long; 0 if none does.
     pub late: u64,
     /// Whether it takes long until rows are passed over.
@@ -118,6 +120,7 @@ impl World {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             loss: 0,
+            twice: 0,
             late: 0,
             late_gaps: false,
             late_claims: false,
@@ -266,7 +269,7 @@ impl World {
         voters.contains(&index) && reached * 2 > voters.len()
     }
 
-    /// Sends a message. It may be late, or never arrive.
+    /// Sends a message. It may be late, never arrive, or arrive twice.
     pub fn send(&mut self, from: usize, to: usize, body: Body) {
         let lost = self.loss > 0 && self.dice.one_in(self.loss);
         if from != to && (lost || self.cut.contains(&(from, to))) {
@@ -278,7 +281,14 @@ impl World {
         } else if let Some(slow) = self.slow.get(&(from, to)).copied() {
             time += self.dice.between(0, slow);
         }
-        self.after(time, Event::Deliver(Message { from, to, body }));
+        let message = Message { from, to, body };
+        if from != to && self.twice > 0 && self.dice.one_in(self.twice) {
+            // Others that were sent later may come before it.
+            let later = self.dice.between(0, 3_000) * MS;
+            self.after(time + later, Event::Deliver(message.clone()));
+            *self.tally.acts.entry("message arrives twice").or_default() += 1;
+        }
+        self.after(time, Event::Deliver(message));
     }
 
     /// Runs `act` with what tasks may use.

@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 use tidemill_core::catalog::{Acks, Writer};
 use tidemill_core::{Counts, Offset, PartitionId, PipeId, Span, SpanKey};
 
+/// So many rows back what a program sends again is known, when it is broken on purpose.
+const WINDOW: u64 = 10;
+
 /// Rows on their way in, and who sent them.
 #[derive(Clone, Debug)]
 pub struct Incoming {
@@ -91,7 +94,11 @@ impl Task {
         if first > lane.to {
             return Taken::Now(Answer::Gap(lane.to));
         }
-        let again = hands.mutant == Some(Mutant::RepeatedRowsAreTaken);
+        let again = match hands.mutant {
+            Some(Mutant::RepeatedRowsAreTaken) => true,
+            Some(Mutant::OldRepeatsAreTaken) => end + WINDOW < lane.to,
+            _ => false,
+        };
         if end > lane.to || again {
             let known = if again { 0 } else { (lane.to - first) as usize };
             let piece = lane.written(incoming.rows.iter().skip(known), hands);
