@@ -122,6 +122,7 @@ fn bounds(fault: Fault) -> BTreeMap<String, f64> {
     );
     if one_node {
         bounds.insert("recovery_ms".to_owned(), 10_000.0);
+        bounds.insert("visible_ms".to_owned(), 10_000.0);
     }
     bounds
 }

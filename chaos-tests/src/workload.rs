@@ -70,12 +70,11 @@ impl Workload {
     /// Operations of which at least one must have succeeded, or the run proves nothing.
     pub fn requires(self) -> &'static [&'static str] {
         match self {
-            Workload::Counter => &["produce", "read"],
+            Workload::Counter | Workload::Compacted | Workload::Growth => &["produce", "read"],
             Workload::Transactions => &["transaction", "read"],
-            Workload::Compacted | Workload::Growth => &["produce"],
-            Workload::Writers => &["write"],
+            Workload::Writers => &["write", "read"],
             Workload::Registers => &["set", "get"],
-            Workload::Operators => &["produce", "operate"],
+            Workload::Operators => &["produce", "operate", "read"],
             Workload::CreateDrop => &["read", "operate"],
         }
     }
@@ -103,7 +102,7 @@ impl Workload {
     /// If a client cannot be started.
     pub async fn start(self, stage: &Stage) -> anyhow::Result<Vec<Work>> {
         match self {
-            Workload::Counter => topics::count(stage, topics::COUNTER, 12).await,
+            Workload::Counter => topics::count(stage, topics::COUNTER, 48).await,
             Workload::Transactions => topics::transact(stage, 3).await,
             Workload::Compacted => topics::compact(stage).await,
             Workload::Growth => topics::grow(stage).await,

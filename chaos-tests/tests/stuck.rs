@@ -1,5 +1,5 @@
 //! Nodes that live and do not get on. A broker that one node cannot reach, while the others can, costs that node its shards; a broker
-//! that nobody can reach is waited for.
+//! that nobody can reach, or that is slow, is waited for.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -86,6 +86,32 @@ async fn a_node_that_its_broker_does_not_answer_loses_its_shards_once() {
     assert_eq!(world.ask(&led).await.unwrap(), 0);
     assert_eq!(world.ask(MOVED).await.unwrap(), shards);
     drop(cut);
+    exact(&world, events).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_slow_is_waited_for() {
+    let (world, events) = flowing(false).await;
+    let epochs = "SELECT sum(epoch) FROM system.shards";
+    let before = world.ask(epochs).await.unwrap();
+    let began = Instant::now();
+    let mut rows = count(&world.client().unwrap(), TABLE).await.unwrap().rows;
+    // It works for a fifth of the time, and each answer is up to two seconds late.
+    while began.elapsed() < Duration::from_secs(45) {
+        for _ in 0..6 {
+            world.kafka(&["pause", "1"]).unwrap();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            world.kafka(&["resume", "1"]).unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let now = count(&world.client().unwrap(), TABLE).await.unwrap().rows;
+        println!("{rows} rows, and then {now}");
+        assert!(now > rows, "nothing is read from a broker that is slow");
+        rows = now;
+    }
+    assert_eq!(world.ask(MOVED).await.unwrap(), 0);
+    assert_eq!(world.ask(epochs).await.unwrap(), before);
+    caught_up(&world).await;
     exact(&world, events).await;
 }
 

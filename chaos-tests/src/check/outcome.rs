@@ -1,5 +1,6 @@
 //! What a checker has to say, and what follows for the run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Findings that are kept of one checker; more are counted only.
@@ -65,6 +66,8 @@ pub struct Outcome {
     pub looked: Vec<(u64, &'static str)>,
     /// What it measured, in words.
     pub measured: Vec<String>,
+    /// How long things took, in milliseconds, by what it is; in order.
+    pub times: BTreeMap<&'static str, Vec<u64>>,
     /// What is wrong, the first of it.
     pub findings: Vec<Finding>,
     /// How much is wrong.
@@ -80,6 +83,7 @@ impl Outcome {
             name,
             looked: Vec::new(),
             measured: Vec::new(),
+            times: BTreeMap::new(),
             findings: Vec::new(),
             found: 0,
             doubts: Vec::new(),

@@ -3,6 +3,7 @@
 //! No read may show fewer rows of a partition than were committed before it was asked for, nor a row twice, nor an offset that the
 //! log never reached. What a reader of committed rows has seen never goes back; a reader of fresh rows may lose sight of rows that
 //! were not committed, and never of those that were. Where an operator may have deleted rows between two reads, they are not compared.
+//! Of whatever level and by whomever, a read is of no older version of the catalog than any read that ended before it was asked for.
 
 use super::decode::{PartitionRead, Read};
 use super::facts::Operation;
@@ -18,7 +19,6 @@ struct Session {
     floor: BTreeMap<String, (u64, usize)>,
     /// The greatest offset seen, by partition.
     offset: BTreeMap<String, (i64, usize)>,
-    version: Option<(u64, usize)>,
     /// The end of the last read.
     last: usize,
 }
@@ -61,11 +61,36 @@ pub fn check(run: &Run) -> Outcome {
         }
         remember(operation, read, session);
     }
+    versions_grow(run, &mut outcome);
     outcome.looked(fresh, "fresh reads");
     outcome.looked(committed, "committed reads");
     outcome.looked(sessions.len(), "sessions");
     outcome.looked(after_delete, "reads not compared since rows may have been deleted");
     outcome
+}
+
+/// A read is of the version that was the newest when it was asked for, or of a later one.
+fn versions_grow(run: &Run, outcome: &mut Outcome) {
+    let reads = || run.facts.reads.iter();
+    let mut ended: Vec<(usize, u64)> = reads().filter_map(|(o, read)| Some((o.end?, read.version?))).collect();
+    ended.sort_unstable();
+    let mut ended = ended.into_iter().peekable();
+    let mut newest: Option<(u64, usize)> = None;
+    // In the order in which they were asked for.
+    for (operation, read) in reads() {
+        while let Some((end, version)) = ended.next_if(|(end, _)| *end < operation.invoke) {
+            newest = newest.max(Some((version, end)));
+        }
+        if let (Some((before, entry)), Some(version)) = (newest, read.version)
+            && version < before
+        {
+            let text = format!(
+                "a {} read of {} had version {version} of the catalog, and another had been answered from version {before}",
+                read.consistency, read.table
+            );
+            outcome.find(&[entry, operation.end.unwrap_or(operation.invoke)], text);
+        }
+    }
 }
 
 fn of<'r>(read: &'r Read, partition: &str) -> Option<&'r PartitionRead> {
@@ -182,7 +207,7 @@ fn at_least_floor(outcome: &mut Outcome, operation: &Operation, read: &Read, ses
     }
 }
 
-/// Neither offsets nor versions go back.
+/// Offsets do not go back.
 fn never_back(outcome: &mut Outcome, operation: &Operation, read: &Read, session: &Session) {
     let end = operation.end.unwrap_or(operation.invoke);
     for (partition, (before, entry)) in &session.offset {
@@ -194,15 +219,6 @@ fn never_back(outcome: &mut Outcome, operation: &Operation, read: &Read, session
             );
             outcome.find(&[*entry, end], text);
         }
-    }
-    if let (Some((before, entry)), Some(version)) = (session.version, read.version)
-        && version < before
-    {
-        let text = format!(
-            "a committed read of {} had version {version} of the catalog, its reader had read version {before}",
-            read.table
-        );
-        outcome.find(&[entry, end], text);
     }
 }
 
@@ -226,11 +242,6 @@ fn remember_seen(operation: &Operation, read: &Read, session: &mut Session) {
         if seen.max_offset.unwrap_or(-1) > offset.0 {
             *offset = (seen.max_offset.unwrap_or(-1), end);
         }
-    }
-    if let Some(version) = read.version
-        && session.version.is_none_or(|(before, _)| before < version)
-    {
-        session.version = Some((version, end));
     }
 }
 

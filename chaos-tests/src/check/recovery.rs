@@ -1,11 +1,15 @@
 //! How long it took until everything went on: after each fault began and after all was healed.
 //!
-//! Measured are the time until a read that was asked for after that was answered, and the time until the lag was back to what it was
-//! before the first fault. Bounds of the run, all in milliseconds and each asked only if it is there:
+//! Measured are the time until a read that was asked for after that was answered; the longest time, of all records acknowledged from then
+//! on, until a fresh read showed what they came to; and the time until the lag was back to what it was before the first fault. What
+//! operators, or whoever destroyed a part of a log, may have kept a reader from seeing is left out, and so are the first records of a
+//! partition that was added. Bounds of the run, all in
+//! milliseconds and each asked only if it is there:
 //!
 //! | bound | the most that may pass |
 //! |---|---|
 //! | `recovery_ms` | from the beginning of a fault, and from `healed`, until a read is answered |
+//! | `visible_ms` | from the acknowledgement of a record until a fresh read shows it |
 //! | `lag_ms` | from the beginning of a fault until the lag is normal |
 //! | `healed_ms` | from `healed` until the lag is normal |
 //! | `caught_up_ms` | from `healed` until `caught-up` |
@@ -13,10 +17,18 @@
 //! `normal_lag`, in records, says what lag is normal. A fault during which another one begins before all is well is measured up to
 //! there only: what comes then has two causes.
 
+use super::operator::{Act, Statement};
+use super::sources::Fate;
 use super::{Outcome, Run};
+use std::collections::BTreeMap;
 
 /// Lag that is normal however little there was before the first fault.
-const LEAST_NORMAL_LAG: f64 = 1_000.0;
+const LEAST_NORMAL_LAG: f64 = 100.0;
+
+/// What is measured.
+const READS: &str = "reads answered again after";
+const VISIBLE: &str = "records visible after at most";
+const LAG: &str = "lag normal again after";
 
 /// Something from which time is counted.
 struct Mark {
@@ -46,25 +58,36 @@ pub fn check(run: &Run) -> Outcome {
     let marks = marks(run);
     let normal = normal_lag(run);
     let bound = |name: &str| run.meta.bounds.get(name).map(|ms| (name.to_owned(), *ms));
-    let (mut reads, mut lags, mut overtaken) = (Vec::new(), Vec::new(), 0);
+    let views = views(run);
+    let mut overtaken = 0;
     for mark in &marks {
+        if let Some((ms, acknowledged, seen)) = until_visible(run, mark, &views) {
+            outcome.times.entry(VISIBLE).or_default().push(ms);
+            if let Some((name, bound)) = bound("visible_ms").filter(|(_, bound)| ms as f64 > *bound) {
+                let text = format!(
+                    "after {}, a record that was acknowledged was seen only {ms} ms later; {name} is {bound}",
+                    mark.what
+                );
+                outcome.find(&[mark.entry, acknowledged, seen], text);
+            }
+        }
         let lag_bound = if mark.healed { "healed_ms" } else { "lag_ms" };
-        for (took, bound, all, what) in [
+        for (took, bound, measured, what) in [
             (
                 until_read(run, mark),
                 bound("recovery_ms"),
-                &mut reads,
+                READS,
                 "a read was answered",
             ),
             (
                 until_normal(run, mark, normal),
                 bound(lag_bound),
-                &mut lags,
+                LAG,
                 "the lag was normal again",
             ),
         ] {
             match took {
-                Took::Ms(ms, _) => all.push(ms),
+                Took::Ms(ms, _) => outcome.times.entry(measured).or_default().push(ms),
                 Took::Overtaken(_) => overtaken += 1,
                 Took::Never(_) | Took::NotSeen => {}
             }
@@ -74,7 +97,10 @@ pub fn check(run: &Run) -> Outcome {
     caught_up(run, &mut outcome);
     outcome.looked(marks.len(), "faults and healings");
     outcome.looked(overtaken, "times cut short by the next fault");
-    for (what, mut times) in [("reads answered again after", reads), ("lag normal again after", lags)] {
+    for what in [READS, VISIBLE, LAG] {
+        let Some(times) = outcome.times.get_mut(what) else {
+            continue;
+        };
         times.sort_unstable();
         if let (Some(middle), Some(most)) = (times.get(times.len() / 2), times.last()) {
             outcome.measured.push(format!("{what} p50 {middle} ms, max {most} ms"));
@@ -111,6 +137,61 @@ fn marks(run: &Run) -> Vec<Mark> {
         healed,
     };
     marks.into_iter().zip(next).map(mark).collect()
+}
+
+/// What fresh reads saw of a partition of a topic: how far, in which entry, in order.
+type Views = BTreeMap<(String, u32), Vec<(usize, i64)>>;
+
+fn views(run: &Run) -> Views {
+    let mut views = Views::new();
+    let fresh = run.facts.reads.iter().filter(|(_, read)| read.consistency == "fresh");
+    for (operation, read) in fresh {
+        let Some(end) = operation.end else { continue };
+        let tables = run.facts.tables.filled.keys();
+        for (table, topic) in tables.filter(|(table, _)| *table == read.table) {
+            for (partition, seen) in &read.partitions {
+                let Some((partition, offset)) = partition.parse::<u32>().ok().zip(seen.max_offset) else {
+                    continue;
+                };
+                let place = (topic.clone(), partition);
+                let log = run.facts.sources.logs.get(&place);
+                let is_whole = log.is_some_and(|log| log.destroyed.is_empty() && log.former.is_empty());
+                // A pipe of which nobody knows what it filled was one that is gone, with its table.
+                let bears = |act: &&Act| match &act.statement {
+                    Statement::DropPipe { pipe } => run.facts.fills(pipe).is_some(),
+                    _ => true,
+                };
+                let mut acts = run.facts.acts_on(table, topic, Some(partition)).filter(bears);
+                if is_whole && acts.next().is_none() {
+                    views.entry(place).or_default().push((end, offset));
+                }
+            }
+        }
+    }
+    views.values_mut().for_each(|seen| seen.sort_unstable());
+    views
+}
+
+/// Of the records that were acknowledged between a mark and the next one, that which was seen last after its acknowledgement: how many
+/// milliseconds later, and the entries of both.
+fn until_visible(run: &Run, mark: &Mark, views: &Views) -> Option<(u64, usize, usize)> {
+    let within = |entry: usize| entry > mark.entry && mark.until.is_none_or(|until| entry < until);
+    let sent = run.facts.sources.sent.values();
+    let times = sent.filter_map(|sent| {
+        let Fate::Acknowledged(Some(offset)) = sent.fate else {
+            return None;
+        };
+        if sent.bad == Some(true) || !within(sent.entry) {
+            return None;
+        }
+        let seen = views.get(&(sent.topic.clone()?, sent.partition))?;
+        let from = seen.partition_point(|(end, _)| *end < sent.entry);
+        // A partition that nobody has seen anything of may be one that was added and is not known yet.
+        let later = seen.get(from..).filter(|_| from > 0)?;
+        let (end, _) = later.iter().find(|(_, reached)| *reached >= offset as i64)?;
+        Some((run.ms(*end) - run.ms(sent.entry), sent.entry, *end))
+    });
+    times.max()
 }
 
 /// From a mark until a read that was asked for after it was answered.

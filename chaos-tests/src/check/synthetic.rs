@@ -109,6 +109,7 @@ fn description(seed: u64) -> RunMeta {
     let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let bounds = [
         ("recovery_ms", 5_000.0),
+        ("visible_ms", 40_000.0),
         ("lag_ms", 20_000.0),
         ("healed_ms", 20_000.0),
         ("caught_up_ms", 30_000.0),

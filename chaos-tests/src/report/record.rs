@@ -36,6 +36,9 @@ pub struct Record {
     pub faults: usize,
     /// What each checker has looked at and measured.
     pub says: BTreeMap<String, String>,
+    /// How long things took, in milliseconds, by what it is; in order.
+    #[serde(default)]
+    pub times: BTreeMap<String, Vec<u64>>,
 }
 
 impl Record {
@@ -55,6 +58,11 @@ impl Record {
             detail: detail(judged),
             took_ms: run.and_then(|run| run.entries.last()).map_or(0, |e| e.time / 1_000_000),
             faults: run.map_or(0, |run| run.facts.faults.len()),
+            times: outcomes
+                .clone()
+                .flat_map(|outcome| &outcome.times)
+                .map(|(what, times)| ((*what).to_owned(), times.clone()))
+                .collect(),
             says: outcomes
                 .filter(|outcome| outcome.word() != "nothing")
                 .map(|outcome| (outcome.name.to_owned(), outcome.summary()))
@@ -143,14 +151,15 @@ pub fn table(records: &[Record]) -> String {
     let faults: usize = records.iter().map(|record| record.faults).sum();
     let groups: BTreeSet<&str> = records.iter().map(|record| record.workloads.as_str()).collect();
     let mut out = format!(
-        "# Every workload under every fault\n\nWritten by `scripts/chaos matrix`, which goes on with what is open here; what is broken and what is asked says \
-         [chaos.md](chaos.md). Real nodes, a real Kafka, three of each.\n\n{} cells: {} passed, {} failed, {} unknown. {} faults in {}.\n\n",
+        "# Every workload under every fault\n\nWritten by `scripts/chaos matrix --out DIR --record FILE`, which goes on with what is open in FILE; a new FILE begins anew. What is broken \
+         and what is asked says [chaos.md](chaos.md). Real nodes, a real Kafka, three of each.\n\n{} cells: {} passed, {} failed, {} unknown. {} faults in {}. {}\n\n",
         records.len(),
         count("passed"),
         count("failed"),
         count("unknown"),
         grouped(faults as u64),
-        duration(took)
+        duration(took),
+        versions(records)
     );
     out += &row("| |", groups.iter().map(|group| (*group).to_owned()));
     out += &row("| --- |", groups.iter().map(|_| "---".to_owned()));
@@ -161,6 +170,46 @@ pub fn table(records: &[Record]) -> String {
         let cells = groups
             .iter()
             .map(|group| of(group).map_or_else(|| "–".to_owned(), cell));
+        out += &row(&format!("| {fault} |"), cells);
+    }
+    out + &times(records)
+}
+
+/// Of which builds they are.
+fn versions(records: &[Record]) -> String {
+    let mut cells: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records {
+        *cells.entry(&record.version).or_default() += 1;
+    }
+    let each = cells.iter().map(|(version, count)| format!("{count} of {version}"));
+    format!("Builds: {}.", each.collect::<Vec<_>>().join(", "))
+}
+
+/// How long things took after each fault, over all its cells.
+fn times(records: &[Record]) -> String {
+    let mut by_fault: BTreeMap<&str, BTreeMap<&str, Vec<u64>>> = BTreeMap::new();
+    for record in records {
+        for (what, times) in &record.times {
+            let of_fault = by_fault.entry(&record.fault).or_default();
+            of_fault.entry(what).or_default().extend(times);
+        }
+    }
+    let whats: BTreeSet<&str> = by_fault.values().flat_map(BTreeMap::keys).copied().collect();
+    if whats.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n## How long it took\n\nFrom the beginning of each fault, and from when all was mended: how often that was measured, and p50, p90 and maximum in milliseconds.\n\n".to_owned();
+    out += &row("| |", whats.iter().map(|what| (*what).to_owned()));
+    out += &row("| --- |", whats.iter().map(|_| "---".to_owned()));
+    for (fault, mut of_fault) in by_fault {
+        let cells = whats.iter().map(|what| {
+            let Some(times) = of_fault.get_mut(what) else {
+                return "–".to_owned();
+            };
+            times.sort_unstable();
+            let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+            format!("{}: {}, {}, {}", times.len(), at(50), at(90), at(100))
+        });
         out += &row(&format!("| {fault} |"), cells);
     }
     out
@@ -203,6 +252,7 @@ mod tests {
                 "4 faults and healings, well again after 4.2 s".to_owned(),
             )]
             .into(),
+            times: [("well again after".to_owned(), vec![900, 4_200])].into(),
         }
     }
 
@@ -223,6 +273,7 @@ mod tests {
             page.contains("3 cells: 3 passed, 0 failed, 0 unknown. 9 faults in 4 min 30 s."),
             "{page}"
         );
+        assert!(page.contains("Builds: 3 of 0.1.0."), "{page}");
         let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(
             rows,
@@ -231,6 +282,10 @@ mod tests {
                 "| --- | --- | --- |",
                 "| kill | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 |",
                 "| cut | – | **passed**: 12 rows, 3 faults<br>well again after 4.2 s<br>seed 7 |",
+                "| | well again after |",
+                "| --- | --- |",
+                "| cut | 2: 4200, 4200, 4200 |",
+                "| kill | 4: 4200, 4200, 4200 |",
             ]
         );
     }

@@ -1,8 +1,9 @@
 //! Operators: statements that change pipes and tables while records flow, and the one who looks after partitions that have stopped.
 
+use super::readers::{self, Floor};
 use super::stage::Stage;
 use super::topics::{self, OPERATED};
-use super::{Work, clerk, readers};
+use super::{Work, clerk};
 use crate::history::{Invoked, Process};
 use crate::reader::{number, rows};
 use rand::Rng;
@@ -63,7 +64,8 @@ pub fn end(invoked: Invoked<'_>, error: &ClientError) {
 
 /// Counters into a pipe, and an operator who does all sorts of things to it.
 pub async fn operate(stage: &Stage) -> anyhow::Result<Vec<Work>> {
-    let mut work = topics::counters(stage, OPERATED, 6)?;
+    let mut work = readers::of(stage, OPERATED.name, 3, Floor::Unknown)?;
+    work.extend(topics::counters(stage, OPERATED, 24)?);
     let operator = Operator::at(stage, 1)?;
     work.push(Box::pin(meddle(stage.clone(), operator)));
     Ok(work)
@@ -73,7 +75,8 @@ async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
     let mut chance = stage.chance("operators", 0);
     let pipe = OPERATED.name;
     while !stage.is_over() {
-        let sql = match chance.random_range(0..7) {
+        let partition = chance.random_range(0..OPERATED.partitions);
+        let sql = match chance.random_range(0..10) {
             0 | 1 => format!("ALTER PIPE {pipe} PAUSE"),
             2 => format!("ALTER PIPE {pipe} SET (standby = 'hot')"),
             3 => format!("ALTER PIPE {pipe} SET (standby = 'cold')"),
@@ -85,7 +88,14 @@ async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
                 "ALTER TABLE {pipe} SET (wal = '{}')",
                 ["off", "local"][chance.random_range(0..2)]
             ),
-            _ => format!("ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST DELETE ROWS"),
+            6 => format!("ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST DELETE ROWS"),
+            7 => format!("ALTER PIPE {pipe} RESET OFFSETS TO EARLIEST PARTITION ({partition}) DELETE ROWS"),
+            // Back or forth, wherever it is.
+            8 => {
+                let offset = chance.random_range(0..1_000);
+                format!("ALTER PIPE {pipe} RESET OFFSETS TO ({partition} = {offset}) DELETE ROWS")
+            }
+            _ => format!("ALTER PIPE {pipe} SKIP TO LATEST PARTITION ({partition})"),
         };
         // What was refused or is unknown stands in the history.
         drop(operator.say(&sql).await);
@@ -169,7 +179,7 @@ async fn look_at(stage: &Stage, operator: &mut Operator, table: &str, generation
     let asked = json!({ "table": table, "reader": 1_000 + generation, "consistency": "fresh" });
     while !stage.is_over() {
         let Operator { process, client } = operator;
-        if readers::read_once(process, client, table, asked.clone(), None).await == Some(STILL) {
+        if readers::read_once(process, client, (table, Floor::Stored), asked.clone(), None).await == Some(STILL) {
             return;
         }
         sleep(Duration::from_millis(100)).await;

@@ -12,13 +12,28 @@ use std::time::Duration;
 use tidemill_client::Client;
 use tokio::time::sleep;
 
+/// What a reader can say of how many rows there have to be at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floor {
+    /// What the ledger had as stored before.
+    Stored,
+    /// Nothing: operators delete rows, and the ledger counts them still.
+    Unknown,
+}
+
 /// So many readers of `table`, by turns `fresh` and `committed`.
-pub fn of(stage: &Stage, table: &'static str, count: usize) -> anyhow::Result<Vec<Work>> {
+pub fn of(stage: &Stage, table: &'static str, count: usize, floor: Floor) -> anyhow::Result<Vec<Work>> {
     let reader = |number: usize| -> anyhow::Result<Work> {
         let client = stage.client(number)?;
         let consistency = ["fresh", "committed"][number % 2];
         client.set("tidemill.consistency", Some(consistency.to_owned()));
-        Ok(Box::pin(read(stage.clone(), client, table, number, consistency)))
+        Ok(Box::pin(read(
+            stage.clone(),
+            client,
+            (table, floor),
+            number,
+            consistency,
+        )))
     };
     (0..count).map(reader).collect()
 }
@@ -26,7 +41,7 @@ pub fn of(stage: &Stage, table: &'static str, count: usize) -> anyhow::Result<Ve
 async fn read(
     stage: Stage,
     client: Client,
-    table: &'static str,
+    (table, floor): (&'static str, Floor),
     number: usize,
     consistency: &'static str,
 ) -> anyhow::Result<()> {
@@ -34,7 +49,7 @@ async fn read(
     let node = stage.nodes[number % stage.nodes.len()].clone();
     while !stage.is_over() {
         let asked = json!({ "table": table, "reader": number, "consistency": consistency });
-        read_once(&mut process, &client, table, asked, Some(&node)).await;
+        read_once(&mut process, &client, (table, floor), asked, Some(&node)).await;
         sleep(Duration::from_millis(100)).await;
     }
     Ok(())
@@ -45,18 +60,14 @@ async fn read(
 pub async fn read_once(
     process: &mut Process,
     client: &Client,
-    table: &str,
+    (table, floor): (&str, Floor),
     asked: Value,
     node: Option<&str>,
 ) -> Option<u64> {
     let invoked = process.invoke("read", asked.clone(), node);
-    match look(client, table).await {
-        Ok((floor, partitions)) => {
-            let mut answer = asked;
-            answer["floor"] = json!(floor);
-            answer["partitions"] = partitions;
-            answer["version"] = Value::Null;
-            invoked.ok(answer);
+    match look(client, table, floor).await {
+        Ok((floor, seen)) => {
+            invoked.ok(answer(asked, &floor, seen));
             Some(floor.values().sum())
         }
         // A question changes nothing: without an answer it has not happened.
@@ -68,26 +79,55 @@ pub async fn read_once(
 }
 
 /// What was committed before the question, by partition, and the answer.
-async fn look(client: &Client, table: &str) -> anyhow::Result<(BTreeMap<String, u64>, Value)> {
-    let floor = format!("SELECT \"partition\", stored FROM system.partitions WHERE pipe = '{table}'");
-    let floor = pairs(&rows(client, &floor).await?)?;
-    let floor = floor.into_iter().map(|(p, n)| (p.to_string(), n as u64)).collect();
-    Ok((floor, partitions(client, table).await?))
+async fn look(client: &Client, table: &str, floor: Floor) -> anyhow::Result<(BTreeMap<String, u64>, Seen)> {
+    let stored = format!("SELECT \"partition\", stored FROM system.partitions WHERE pipe = '{table}'");
+    let stored = match floor {
+        Floor::Stored => pairs(&rows(client, &stored).await?)?,
+        Floor::Unknown => BTreeMap::new(),
+    };
+    let floor = stored.into_iter().map(|(p, n)| (p.to_string(), n as u64)).collect();
+    Ok((floor, count(client, table, "_partition", "_offset").await?))
 }
 
-/// Rows, distinct offsets and the greatest offset of each partition of a table.
-async fn partitions(client: &Client, table: &str) -> anyhow::Result<Value> {
-    let sql =
-        format!("SELECT _partition, count(*), count(DISTINCT _offset), max(_offset) FROM {table} GROUP BY _partition");
-    let mut partitions = Map::new();
+/// What was there, and in which version of the catalog.
+pub struct Seen {
+    partitions: Map<String, Value>,
+    version: Option<i64>,
+}
+
+/// Rows, distinct numbers and the greatest number of each partition of a table, whatever says which partition a row is of and
+/// which number it has there.
+pub async fn count(client: &Client, table: &str, partition: &str, number: &str) -> anyhow::Result<Seen> {
+    let grouped = format!(
+        "SELECT {partition} AS p, count(*) AS n, count(DISTINCT {number}) AS d, max({number}) AS m FROM {table} GROUP BY {partition}"
+    );
+    let sql = format!(
+        "SELECT CAST(c.version AS BIGINT), g.p, g.n, g.d, g.m FROM system.cluster c LEFT JOIN ({grouped}) g ON true"
+    );
+    let mut seen = Seen {
+        partitions: Map::new(),
+        version: None,
+    };
     for batch in rows(client, &sql).await? {
         let number = |column: usize, row: usize| whole(&batch, column, row);
         for row in 0..batch.num_rows() {
-            let seen = json!({ "rows": number(1, row)?, "distinct": number(2, row)?, "max_offset": number(3, row)? });
-            partitions.insert(whole(&batch, 0, row)?.to_string(), seen);
+            seen.version = Some(number(0, row)?);
+            if !batch.column(1).is_null(row) {
+                let counted =
+                    json!({ "rows": number(2, row)?, "distinct": number(3, row)?, "max_offset": number(4, row)? });
+                seen.partitions.insert(number(1, row)?.to_string(), counted);
+            }
         }
     }
-    Ok(partitions.into())
+    Ok(seen)
+}
+
+/// What was asked, with the answer: how many rows of each partition there had to be at least, and what was there.
+pub fn answer(mut asked: Value, floor: &BTreeMap<String, u64>, seen: Seen) -> Value {
+    asked["floor"] = json!(floor);
+    asked["partitions"] = seen.partitions.into();
+    asked["version"] = json!(seen.version);
+    asked
 }
 
 /// Two columns of whole numbers.

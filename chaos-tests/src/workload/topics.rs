@@ -1,7 +1,7 @@
 //! Workloads that produce into a topic from which a pipe fills a table of the same name.
 
 use super::acked::{Acked, Said};
-use super::readers;
+use super::readers::{self, Floor};
 use super::stage::Stage;
 use super::{Work, clerk};
 use futures::future::join_all;
@@ -110,7 +110,7 @@ fn record(key: &str, id: u64, seq: u64) -> String {
 
 /// `keys` keys, each of which counts in a partition of its own choice, and readers.
 pub async fn count(stage: &Stage, topic: Topic, keys: u32) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, topic.name, 3)?;
+    let mut work = readers::of(stage, topic.name, 3, Floor::Stored)?;
     work.extend(counters(stage, topic, keys)?);
     Ok(work)
 }
@@ -163,7 +163,7 @@ fn with_offset(mut asked: Value, offset: u64) -> Value {
 
 /// So many producers of transactions, and readers.
 pub async fn transact(stage: &Stage, producers: u64) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, TRANSACTIONS.name, 2)?;
+    let mut work = readers::of(stage, TRANSACTIONS.name, 2, Floor::Stored)?;
     for number in 0..producers {
         let producer = Acked::start(&stage.brokers, TRANSACTIONS.name, &format!("transactions-{number}"))?;
         work.push(Box::pin(transactions(stage.clone(), producer, number)));
@@ -175,7 +175,7 @@ async fn transactions(stage: Stage, producer: Acked, number: u64) -> anyhow::Res
     let mut process = stage.history.process();
     let mut chance = stage.chance("transactions", number);
     while !stage.is_over() {
-        let count = chance.random_range(1..6);
+        let count = chance.random_range(1..20);
         let commits = chance.random_bool(0.7);
         let records: Vec<(u32, u64)> = (0..count)
             .map(|_| (chance.random_range(0..TRANSACTIONS.partitions), stage.id()))
@@ -222,7 +222,7 @@ async fn transactions(stage: Stage, producer: Acked, number: u64) -> anyhow::Res
 
 /// A few keys, over and over, with tombstones and records that are no JSON among them.
 pub async fn compact(stage: &Stage) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, COMPACTED.name, 1)?;
+    let mut work = readers::of(stage, COMPACTED.name, 2, Floor::Stored)?;
     let producer = Acked::start(&stage.brokers, COMPACTED.name, "")?;
     let writer = |n: u64| -> Work { Box::pin(compacted(stage.clone(), producer.clone(), n)) };
     work.extend((0..4).map(writer));
@@ -261,8 +261,8 @@ async fn compacted(stage: Stage, producer: Acked, number: u64) -> anyhow::Result
 
 /// Counters, and somebody who gives the topic more partitions now and then, into which others count.
 pub async fn grow(stage: &Stage) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, GROWING.name, 1)?;
-    work.extend(counters(stage, GROWING, 4)?);
+    let mut work = readers::of(stage, GROWING.name, 2, Floor::Stored)?;
+    work.extend(counters(stage, GROWING, 16)?);
     let stage = stage.clone();
     work.push(Box::pin(async move {
         let mut process = stage.history.process();

@@ -99,7 +99,7 @@ pub const FORGERIES: &[Forgery] = &[
         reads::read_lower_offset,
     ),
     wrong(
-        "A committed read has an older version of the catalog.",
+        "A read has an older version of the catalog than one that was answered before.",
         "reads",
         reads::read_older_version,
     ),
@@ -194,6 +194,11 @@ pub const FORGERIES: &[Forgery] = &[
         "No read is answered for a long time after a fault.",
         "recovery",
         monitor::answer_late,
+    ),
+    wrong(
+        "An acknowledged record is seen only long after a fault.",
+        "recovery",
+        monitor::seen_late,
     ),
     wrong(
         "The lag stays high after a fault.",

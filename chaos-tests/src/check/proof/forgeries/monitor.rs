@@ -50,6 +50,29 @@ pub fn answer_late(f: &mut Forge<'_>) -> Option<()> {
     Some(())
 }
 
+pub fn seen_late(f: &mut Forge<'_>) -> Option<()> {
+    // Nothing that would excuse it.
+    if f.happened("operate", "RESET") || f.entries.iter().any(|e| e.f == "log-lost") {
+        return None;
+    }
+    let fault = f.one(&f.all("begin kill", Kind::Info))?;
+    let next = |e: &crate::history::Entry| e.f.starts_with("begin ") || e.f == "healed";
+    let until = (fault + 1..f.entries.len()).find(|at| next(&f.entries[*at]))?;
+    let acknowledged = (fault..until).find_map(|at| {
+        let e = &f.entries[at];
+        let is_row = e.f == "produce" && e.kind == Kind::Ok && e.value["bad"] != true;
+        is_row.then(|| Some((at, e.value["partition"].to_string(), e.value["offset"].as_i64()?)))?
+    });
+    let (at, partition, offset) = acknowledged?;
+    let sees = |e: &crate::history::Entry| {
+        let is_fresh = e.f == "read" && e.kind == Kind::Ok && e.value["consistency"] == "fresh";
+        is_fresh && e.value["partitions"][&partition]["max_offset"].as_i64() >= Some(offset)
+    };
+    let seen = (at + 1..f.entries.len()).find(|at| sees(&f.entries[*at]))?;
+    f.delay_behind(seen - 1, 41_000);
+    Some(())
+}
+
 pub fn stay_behind(f: &mut Forge<'_>) -> Option<()> {
     let healed = *f.all("healed", Kind::Info).first()?;
     let samples: Vec<usize> = f

@@ -90,7 +90,16 @@ pub fn read_lower_offset(f: &mut Forge<'_>) -> Option<()> {
 }
 
 pub fn read_older_version(f: &mut Forge<'_>) -> Option<()> {
-    let (read, before) = read_and_before(f, "committed", |v| v["version"].as_u64())?;
+    let reads = plain_reads(f, "");
+    let versions = |at: &usize| Some((*at, f.begin_of(*at)?, f.entries[*at].value["version"].as_u64()?));
+    let told: Vec<(usize, usize, u64)> = reads.iter().filter_map(versions).collect();
+    // Whoever asked for the one before.
+    let before = |begun: usize| told.iter().filter(|(end, ..)| *end < begun).map(|told| told.2).max();
+    let pairs: Vec<(usize, u64)> = told
+        .iter()
+        .filter_map(|(at, begun, _)| Some((*at, before(*begun).filter(|version| *version > 0)?)))
+        .collect();
+    let (read, before) = f.one(&pairs)?;
     let older = before - f.up_to(before);
     f.value(read)["version"] = json!(older);
     Some(())
