@@ -52,11 +52,11 @@ pub enum Command {
     /// Creates a table and its shards.
     CreateTable(CreateTable),
     /// Drops a table, its shards and parts.
-    DropTable(ByName),
+    DropTable(ByName<TableId>),
     /// Creates a pipe and its partitions.
     CreatePipe(CreatePipe),
     /// Drops a pipe; its rows stay.
-    DropPipe(ByName),
+    DropPipe(ByName<PipeId>),
     /// Pauses or resumes a pipe.
     SetPipeState(SetPipeState),
     /// Takes up partitions that were added to a pipe's topic.
@@ -90,7 +90,7 @@ pub enum Command {
     /// Ends the life of a node that has left the voters.
     RemoveNode(NodeId),
     /// Changes how many copies of part files there are.
-    SetReplication(Replication),
+    SetReplication(SetReplication),
     /// Lets a node keep the files of a shard.
     AddReplica(ReplicaOf),
     /// Says that a replica that was copying is complete.
@@ -169,6 +169,10 @@ pub struct SetNodeState {
 pub struct CreateTable {
     /// Its name.
     pub name: String,
+    /// The id that it gets, which was the next one when this was worked out: said again later, when that has been given away, it
+    /// creates nothing. Only what was written before there was this field has none.
+    #[serde(default)]
+    pub id: Option<TableId>,
     /// Whether an existing table of that name is fine.
     pub if_not_exists: bool,
     /// Its columns.
@@ -186,11 +190,14 @@ pub struct CreateTable {
 
 /// See [`Command::DropTable`] and [`Command::DropPipe`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ByName {
+pub struct ByName<Id> {
     /// The name.
     pub name: String,
     /// Whether a missing one is fine.
     pub if_exists: bool,
+    /// The id that it has, as in [`ResetOffsets`].
+    #[serde(default, bound(deserialize = "Id: Deserialize<'de>"))]
+    pub id: Option<Id>,
 }
 
 /// See [`Command::CreatePipe`].
@@ -198,10 +205,16 @@ pub struct ByName {
 pub struct CreatePipe {
     /// Its name.
     pub name: String,
+    /// The id that it gets, as in [`CreateTable`].
+    #[serde(default)]
+    pub id: Option<PipeId>,
     /// Whether an existing pipe of that name is fine.
     pub if_not_exists: bool,
     /// The name of the table.
     pub table: String,
+    /// Its id, as in [`ResetOffsets`].
+    #[serde(default)]
+    pub table_id: Option<TableId>,
     /// What it reads.
     pub source: KafkaSource,
     /// What may be changed later.
@@ -221,6 +234,12 @@ pub struct CreatePipe {
 pub struct SetPipeState {
     /// The pipe.
     pub name: String,
+    /// Its id, as in [`ResetOffsets`].
+    #[serde(default)]
+    pub pipe: Option<PipeId>,
+    /// The only state from which it shall be that, if it matters: in another one it is left as it is.
+    #[serde(default)]
+    pub from: Option<PipeState>,
     /// What it shall be.
     pub state: PipeState,
 }
@@ -285,6 +304,9 @@ pub enum OldRows {
 pub struct Backfill {
     /// The pipe that skipped something.
     pub name: String,
+    /// Its id, as in [`ResetOffsets`].
+    #[serde(default)]
+    pub pipe: Option<PipeId>,
     /// The partitions to do it for; all when empty.
     pub partitions: Vec<PartitionId>,
 }
@@ -294,8 +316,7 @@ pub struct Backfill {
 pub struct AlterPipe {
     /// The pipe.
     pub name: String,
-    /// The id that it had when this was worked out: another pipe of that name is not touched. Only what was written before there was
-    /// this field has none.
+    /// Its id, as in [`ResetOffsets`].
     #[serde(default)]
     pub pipe: Option<PipeId>,
     /// Its settings.
@@ -304,6 +325,20 @@ pub struct AlterPipe {
     pub format: JsonFormat,
     /// Its brokers and client settings; the topic stays.
     pub source: KafkaSource,
+    /// What this was worked out from. If it is not so any more, it would undo what somebody else has changed, and is refused.
+    #[serde(default)]
+    pub from: Option<PipeOptions>,
+}
+
+/// What [`AlterPipe`] changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PipeOptions {
+    /// Settings.
+    pub settings: PipeSettings,
+    /// How records become rows.
+    pub format: JsonFormat,
+    /// Brokers, topic and client settings.
+    pub source: KafkaSource,
 }
 
 /// See [`Command::AlterTable`].
@@ -311,13 +346,26 @@ pub struct AlterPipe {
 pub struct AlterTable {
     /// The table.
     pub name: String,
-    /// The id that it had when this was worked out: another table of that name is not touched. Only what was written before there was
-    /// this field has none.
+    /// Its id, as in [`ResetOffsets`].
     #[serde(default)]
     pub table: Option<TableId>,
+    /// The settings that this was worked out from, as in [`AlterPipe`].
+    #[serde(default)]
+    pub from: Option<TableSettings>,
     /// Its settings from now on.
     #[serde(flatten)]
     pub settings: TableSettings,
+}
+
+/// See [`Command::SetReplication`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetReplication {
+    /// How it shall be.
+    #[serde(flatten)]
+    pub wanted: Replication,
+    /// What that was worked out from, as in [`AlterPipe`].
+    #[serde(default)]
+    pub from: Option<Replication>,
 }
 
 /// See [`Command::ReplayRejects`].

@@ -51,6 +51,17 @@ pub enum Refusal {
     /// The definition is not possible.
     #[error("{0}")]
     Definition(String),
+    /// Another has taken the name since the command was worked out.
+    #[error("{what} '{name}' was dropped and created again meanwhile; look at it, and say it again")]
+    CreatedAgain {
+        /// A table or a pipe.
+        what: String,
+        /// The name.
+        name: String,
+    },
+    /// What the command was worked out from is not so any more.
+    #[error("{0} by somebody else meanwhile; nothing was changed by this statement, say it again")]
+    Outdated(String),
     /// The partition has begun another life since the command was worked out.
     #[error("partition {partition} of pipe '{pipe}' has changed meanwhile; say it again")]
     PartitionChanged {

@@ -56,6 +56,8 @@ impl Catalog {
         for state in [PipeState::Paused, PipeState::Running] {
             self.apply(Command::SetPipeState(SetPipeState {
                 name: "p".into(),
+                pipe: None,
+                from: None,
                 state,
             }))
             .unwrap();
@@ -159,6 +161,7 @@ fn found(seed: u64) -> (Catalog, Table) {
     c.apply(Command::NodeUp(up)).unwrap();
     let table = CreateTable {
         name: "t".into(),
+        id: None,
         if_not_exists: false,
         columns: vec![Column {
             name: "x".into(),
@@ -180,8 +183,10 @@ fn found(seed: u64) -> (Catalog, Table) {
     let partitions = (0..PARTITIONS).map(|p| (PartitionId(p), Offset(0))).collect();
     let pipe = CreatePipe {
         name: "p".into(),
+        id: None,
         if_not_exists: false,
         table: "t".into(),
+        table_id: None,
         source,
         settings: PipeSettings::default(),
         topic: None,

@@ -10,68 +10,106 @@ use crate::fresh::no_table;
 use crate::ports::StartPosition;
 use crate::replay;
 use crate::show;
-use crate::statement::{PipeDefinition, Statement};
-use tidemill_core::catalog::CatalogQuestions;
-use tidemill_core::command::{ByName, CreatePipe, Refusal};
+use crate::statement::{Named, PipeDefinition, Statement};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tidemill_core::catalog::{CatalogQuestions, Cluster, ClusterKey};
+use tidemill_core::command::{ByName, CreatePipe, CreateTable, Refusal};
+use tidemill_core::view::{CatalogRead, ViewError};
 use tidemill_core::{Command, Response};
+
+/// How often a command is worked out anew.
+const ATTEMPTS: usize = 8;
 
 /// Runs a change; gives what was done, for people.
 pub(crate) async fn run(engine: &Engine, statement: Statement) -> Result<String, QueryError> {
     match statement {
-        Statement::CreateTable(table) => {
-            let (name, shards) = (table.name.clone(), table.shards);
-            let existed = table.if_not_exists && exists(engine, &name).await?;
-            propose(engine, Command::CreateTable(table)).await?;
-            Ok(match existed {
-                true => format!("table '{name}' exists already; nothing was changed"),
-                false => format!("table '{name}' created with {shards} shards"),
-            })
-        }
-        Statement::CreatePipe(pipe) => create_pipe(engine, pipe).await,
+        Statement::CreateTable(table) => again_if_outdated(|| create_table(engine, &table).boxed()).await,
+        Statement::CreatePipe(pipe) => again_if_outdated(|| create_pipe(engine, &pipe).boxed()).await,
         Statement::AlterPipe { pipe, change } => control::alter_pipe(engine, pipe, change).await,
         Statement::AlterTable { table, settings } => control::alter_table(engine, table, settings).await,
         Statement::AlterCluster { settings } => control::alter_cluster(engine, settings).await,
         Statement::ReplayRejected { pipe, condition } => replay::run(engine, pipe, condition).await,
         Statement::Wait { pipe, until, timeout } => control::wait(engine, pipe, until, timeout).await,
-        Statement::DropTable { table, if_exists } => {
-            let name = table.name;
-            let command = Command::DropTable(ByName {
-                name: name.clone(),
-                if_exists,
-            });
-            match propose(engine, command).await {
-                Ok(Response::Unchanged) => Ok(format!("there is no table '{name}'; nothing was dropped")),
-                Ok(_) => Ok(format!("table '{name}' dropped")),
-                Err(Failed::No(Refusal::NoTable(_))) => Err(engine.missing_table(&name).await?.at(table.place)),
-                Err(other) => Err(QueryError::from(other).at(table.place)),
-            }
-        }
-        Statement::DropPipe { pipe, if_exists } => {
-            let command = Command::DropPipe(ByName {
-                name: pipe.name.clone(),
-                if_exists,
-            });
-            match propose(engine, command).await {
-                Ok(Response::Unchanged) => Ok(format!("there is no pipe '{}'; nothing was dropped", pipe.name)),
-                Ok(_) => Ok(format!("pipe '{}' dropped; the rows that it delivered stay", pipe.name)),
-                Err(Failed::No(Refusal::NoPipe(_))) => {
-                    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-                    Err(show::pipe(&*snapshot, &pipe)
-                        .err()
-                        .unwrap_or_else(|| gone("pipe", &pipe.name)))
-                }
-                Err(other) => Err(QueryError::from(other).at(pipe.place)),
-            }
-        }
+        Statement::DropTable { table, if_exists } => drop_table(engine, table, if_exists).await,
+        Statement::DropPipe { pipe, if_exists } => drop_pipe(engine, pipe, if_exists).await,
         Statement::Show(_) | Statement::Set { .. } | Statement::Query(_) => {
             Err(QueryError::internal("this statement changes nothing"))
         }
     }
 }
 
-async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, QueryError> {
+async fn drop_table(engine: &Engine, named: Named, if_exists: bool) -> Result<String, QueryError> {
+    let Named { name, place } = named;
     let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-    let name = pipe.name.name;
+    let nothing = format!("there is no table '{name}'; nothing was dropped");
+    let Some(table) = snapshot.table_named(&name)? else {
+        return match if_exists {
+            true => Ok(nothing),
+            false => Err(no_table(&*snapshot, &name)?.at(place)),
+        };
+    };
+    let dropped = ByName {
+        name: name.clone(),
+        if_exists,
+        id: Some(table.id),
+    };
+    match propose(engine, Command::DropTable(dropped)).await {
+        Ok(Response::Unchanged) => Ok(nothing),
+        Ok(_) => Ok(format!("table '{name}' dropped")),
+        Err(other) => Err(QueryError::from(other).at(place)),
+    }
+}
+
+async fn drop_pipe(engine: &Engine, named: Named, if_exists: bool) -> Result<String, QueryError> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let nothing = format!("there is no pipe '{}'; nothing was dropped", named.name);
+    let pipe = match snapshot.pipe_named(&named.name)? {
+        None if if_exists => return Ok(nothing),
+        _ => show::pipe(&*snapshot, &named)?,
+    };
+    let dropped = ByName {
+        name: pipe.name.clone(),
+        if_exists,
+        id: Some(pipe.id),
+    };
+    match propose(engine, Command::DropPipe(dropped)).await {
+        Ok(Response::Unchanged) => Ok(nothing),
+        Ok(_) => Ok(format!("pipe '{}' dropped; the rows that it delivered stay", pipe.name)),
+        Err(other) => Err(QueryError::from(other).at(named.place)),
+    }
+}
+
+/// Works out a command and says it; again, if what it was worked out from was changed by somebody else meanwhile.
+pub(crate) async fn again_if_outdated<'c>(
+    change: impl Fn() -> BoxFuture<'c, Result<String, Failed>>,
+) -> Result<String, QueryError> {
+    for _ in 1..ATTEMPTS {
+        match change().await {
+            Err(Failed::No(Refusal::Outdated(_))) => {}
+            other => return Ok(other?),
+        }
+    }
+    Ok(change().await?)
+}
+
+async fn create_table(engine: &Engine, table: &CreateTable) -> Result<String, Failed> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let name = &table.name;
+    if table.if_not_exists && snapshot.table_named(name)?.is_some() {
+        return Ok(format!("table '{name}' exists already; nothing was changed"));
+    }
+    let command = CreateTable {
+        id: snapshot.get::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_table),
+        ..table.clone()
+    };
+    propose(engine, Command::CreateTable(command)).await?;
+    Ok(format!("table '{name}' created with {} shards", table.shards))
+}
+
+async fn create_pipe(engine: &Engine, pipe: &PipeDefinition) -> Result<String, Failed> {
+    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    let name = pipe.name.name.clone();
     if snapshot.pipe_named(&name)?.is_some() {
         return match pipe.if_not_exists {
             true => Ok(format!("pipe '{name}' exists already; nothing was changed")),
@@ -80,12 +118,12 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
                     what: "pipe".to_owned(),
                     name,
                 };
-                Err(QueryError::from(taken).at(pipe.name.place))
+                Err(QueryError::from(taken).at(pipe.name.place).into())
             }
         };
     }
     let Some(table) = snapshot.table_named(&pipe.table.name)? else {
-        return Err(no_table(&*snapshot, &pipe.table.name)?.at(pipe.table.place));
+        return Err(no_table(&*snapshot, &pipe.table.name)?.at(pipe.table.place).into());
     };
     // The catalog checks it as well, but only after the source was asked.
     pipe.format.check(&table).map_err(QueryError::invalid)?;
@@ -93,10 +131,7 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
     let found = found.map_err(|error| QueryError::invalid(error.0))?;
     let partitions = found.partitions;
     if partitions.is_empty() {
-        return Err(QueryError::invalid(format!(
-            "topic '{}' has no partitions",
-            pipe.source.topic
-        )));
+        return Err(QueryError::invalid(format!("topic '{}' has no partitions", pipe.source.topic)).into());
     }
     let from = match pipe.start {
         StartPosition::Earliest => "their oldest records",
@@ -111,33 +146,38 @@ async fn create_pipe(engine: &Engine, pipe: PipeDefinition) -> Result<String, Qu
     );
     let command = CreatePipe {
         name,
+        id: snapshot.get::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_pipe),
         if_not_exists: pipe.if_not_exists,
-        table: pipe.table.name,
-        source: pipe.source,
-        settings: pipe.settings,
+        table: pipe.table.name.clone(),
+        table_id: Some(table.id),
+        source: pipe.source.clone(),
+        settings: pipe.settings.clone(),
         topic: found.topic,
-        format: pipe.format,
+        format: pipe.format.clone(),
         partitions,
     };
     propose(engine, Command::CreatePipe(command)).await?;
     Ok(message)
 }
 
-async fn exists(engine: &Engine, table: &str) -> Result<bool, QueryError> {
-    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-    Ok(snapshot.table_named(table)?.is_some())
-}
-
-fn gone(what: &str, name: &str) -> QueryError {
-    QueryError::unavailable(format!("{what} '{name}' has changed meanwhile; try again"))
-}
-
 /// A command was refused, or got no answer.
 pub(crate) enum Failed {
     /// It was refused.
     No(Refusal),
-    /// Nobody knows, or nobody was there.
+    /// Nobody knows, or nobody was there; or it was not said, since it is wrong.
     NoAnswer(QueryError),
+}
+
+impl From<QueryError> for Failed {
+    fn from(error: QueryError) -> Self {
+        Failed::NoAnswer(error)
+    }
+}
+
+impl From<ViewError> for Failed {
+    fn from(error: ViewError) -> Self {
+        Failed::NoAnswer(error.into())
+    }
 }
 
 impl From<Failed> for QueryError {

@@ -4,16 +4,20 @@
 //! row that a query has shown goes away. That is a courtesy with a time limit; what makes it safe is the command that
 //! follows, which raises the incarnation of the partitions that it names.
 
-use crate::administer::{Failed, propose};
+use crate::administer::{Failed, again_if_outdated, propose};
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::ports::{NodeProgress, PartitionProgress, SourceOffsets, StartPosition};
 use crate::show;
 use crate::statement::{Given, Named, PipeChange, ResetTo, WaitFor, create_pipe, create_table};
+use futures::FutureExt;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, KafkaSource, Pipe, PipeState, Replication, SourcePartition};
-use tidemill_core::command::{AlterPipe, AlterTable, Backfill, OldRows, ResetOffsets, ResetTarget, SetPipeState};
+use tidemill_core::command::{
+    AlterPipe, AlterTable, Backfill, OldRows, PipeOptions, ResetOffsets, ResetTarget, SetPipeState, SetReplication,
+};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot};
 use tidemill_core::{Command, Offset, PartitionId, Response, SpanKey};
 use tokio::time::{Instant, sleep};
@@ -37,15 +41,27 @@ pub(crate) async fn alter_pipe(engine: &Engine, named: Named, change: PipeChange
         } => reset(engine, &pipe, to, &partitions, old_rows).await,
         PipeChange::Repair { partitions } => repair(engine, &*snapshot, &pipe, &partitions).await,
         PipeChange::Backfill { partitions } => backfill(engine, &pipe, partitions).await,
-        PipeChange::Set(settings) => set(engine, &pipe, settings).await,
+        PipeChange::Set(settings) => {
+            let (named, settings) = (&named, &settings);
+            let change = || async move { set(engine, show::pipe(&*fresh(engine).await?, named)?, settings).await };
+            again_if_outdated(|| change().boxed()).await
+        }
     }
+}
+
+async fn fresh(engine: &Engine) -> Result<Arc<dyn CatalogSnapshot>, QueryError> {
+    engine.reader.snapshot(engine.deadline()).await
 }
 
 /// Gives a table other settings.
 pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Given>) -> Result<String, QueryError> {
-    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
+    again_if_outdated(|| set_table(engine, &named, &settings).boxed()).await
+}
+
+async fn set_table(engine: &Engine, named: &Named, settings: &[Given]) -> Result<String, Failed> {
+    let snapshot = fresh(engine).await?;
     let Some(table) = snapshot.table_named(&named.name)? else {
-        return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place));
+        return Err(crate::fresh::no_table(&*snapshot, &named.name)?.at(named.place).into());
     };
     let mut changed = table.settings.clone();
     for given in settings {
@@ -55,6 +71,7 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
         name: table.name.clone(),
         table: Some(table.id),
         settings: changed,
+        from: Some(table.settings),
     };
     Ok(match propose(engine, Command::AlterTable(command)).await? {
         Response::Unchanged => format!("table '{}' has these settings already", table.name),
@@ -64,19 +81,24 @@ pub(crate) async fn alter_table(engine: &Engine, named: Named, settings: Vec<Giv
 
 /// Gives the cluster other settings.
 pub(crate) async fn alter_cluster(engine: &Engine, settings: Vec<Given>) -> Result<String, QueryError> {
-    let snapshot = engine.reader.snapshot(engine.deadline()).await?;
-    let mut rule = snapshot.replication()?.unwrap_or(Replication::of_founders(1));
+    again_if_outdated(|| set_cluster(engine, &settings).boxed()).await
+}
+
+async fn set_cluster(engine: &Engine, settings: &[Given]) -> Result<String, Failed> {
+    let from = fresh(engine).await?.replication()?;
+    let mut rule = from.unwrap_or(Replication::of_founders(1));
     for Given { key, value, place } in settings {
         let number: u32 = value
             .parse()
-            .map_err(|_| QueryError::invalid(format!("{key} is a number of nodes, not '{value}'")).at(place))?;
+            .map_err(|_| QueryError::invalid(format!("{key} is a number of nodes, not '{value}'")).at(*place))?;
         match key.as_str() {
             "replicas" => rule.replicas = number,
             _ => rule.min_replicas = number,
         }
     }
     let Replication { replicas, min_replicas } = rule;
-    Ok(match propose(engine, Command::SetReplication(rule)).await? {
+    let command = SetReplication { wanted: rule, from };
+    Ok(match propose(engine, Command::SetReplication(command)).await? {
         Response::Unchanged => "the cluster has these settings already".to_owned(),
         _ => {
             format!("every file is kept on {replicas} nodes, if there are as many, and {min_replicas} before it counts")
@@ -84,22 +106,28 @@ pub(crate) async fn alter_cluster(engine: &Engine, settings: Vec<Given>) -> Resu
     })
 }
 
-async fn set(engine: &Engine, pipe: &Pipe, given: Vec<Given>) -> Result<String, QueryError> {
-    let present = kafka_of(pipe)?;
+async fn set(engine: &Engine, pipe: Pipe, given: &[Given]) -> Result<String, Failed> {
+    let present = kafka_of(&pipe)?;
     let (mut source, mut settings, mut format) = (present.clone(), pipe.settings.clone(), pipe.format.clone());
     for Given { key, value, place } in given {
-        create_pipe::change(&mut source, &mut settings, &mut format, &key, &value).map_err(|e| e.at(place))?;
+        create_pipe::change(&mut source, &mut settings, &mut format, key, value).map_err(|e| e.at(*place))?;
     }
     if source != *present {
         // Brokers that do not have the topic are refused now, not found out later.
-        ask(engine, pipe, &source, StartPosition::Earliest).await?;
+        ask(engine, &pipe, &source, StartPosition::Earliest).await?;
     }
+    let from = PipeOptions {
+        settings: pipe.settings.clone(),
+        format: pipe.format.clone(),
+        source: present.clone(),
+    };
     let command = AlterPipe {
         name: pipe.name.clone(),
         pipe: Some(pipe.id),
         settings,
         format,
         source,
+        from: Some(from),
     };
     Ok(match propose(engine, Command::AlterPipe(command)).await? {
         Response::Unchanged => format!("pipe '{}' has these settings already", pipe.name),
@@ -112,7 +140,7 @@ async fn pause(engine: &Engine, pipe: Pipe) -> Result<String, QueryError> {
         return Ok(format!("pipe '{}' was paused already", pipe.name));
     }
     let settled = settle(engine, &pipe).await?;
-    set_state(engine, &pipe.name, PipeState::Paused).await?;
+    set_state(engine, &pipe, None, PipeState::Paused).await?;
     Ok(match settled {
         true => format!("pipe '{}' paused; everything that it has read is committed", pipe.name),
         false => format!(
@@ -124,15 +152,23 @@ async fn pause(engine: &Engine, pipe: Pipe) -> Result<String, QueryError> {
 }
 
 async fn resume(engine: &Engine, pipe: Pipe) -> Result<String, QueryError> {
-    Ok(match set_state(engine, &pipe.name, PipeState::Running).await? {
+    Ok(match set_state(engine, &pipe, None, PipeState::Running).await? {
         Response::Unchanged => format!("pipe '{}' was running already", pipe.name),
         _ => format!("pipe '{}' resumed", pipe.name),
     })
 }
 
-async fn set_state(engine: &Engine, name: &str, state: PipeState) -> Result<Response, Failed> {
+/// Sets the state of a pipe; only if it is in the state `from`, if that is given.
+async fn set_state(
+    engine: &Engine,
+    pipe: &Pipe,
+    from: Option<PipeState>,
+    state: PipeState,
+) -> Result<Response, Failed> {
     let command = SetPipeState {
-        name: name.to_owned(),
+        name: pipe.name.clone(),
+        pipe: Some(pipe.id),
+        from,
         state,
     };
     propose(engine, Command::SetPipeState(command)).await
@@ -140,7 +176,7 @@ async fn set_state(engine: &Engine, name: &str, state: PipeState) -> Result<Resp
 
 /// Has the tasks of `pipe` read no further and commit what they have read. Whether they could, in time.
 async fn settle(engine: &Engine, pipe: &Pipe) -> Result<bool, QueryError> {
-    set_state(engine, &pipe.name, PipeState::Pausing).await?;
+    set_state(engine, pipe, None, PipeState::Pausing).await?;
     let until = Instant::now() + SETTLE;
     loop {
         let snapshot = engine.reader.snapshot(engine.deadline()).await?;
@@ -187,8 +223,8 @@ async fn reset(
     }
     let reset = reset_to(engine, pipe, &found, only, old_rows).await;
     if ran {
-        // Also when the reset was refused: it must not leave the pipe standing.
-        set_state(engine, &pipe.name, PipeState::Running).await?;
+        // Also when the reset was refused: it must not leave the pipe standing. Who has paused it meanwhile means it.
+        set_state(engine, pipe, Some(PipeState::Pausing), PipeState::Running).await?;
     }
     reset
 }
@@ -342,6 +378,7 @@ async fn repair(
 async fn backfill(engine: &Engine, pipe: &Pipe, partitions: Vec<PartitionId>) -> Result<String, QueryError> {
     let command = Backfill {
         name: pipe.name.clone(),
+        pipe: Some(pipe.id),
         partitions,
     };
     match propose(engine, Command::Backfill(command)).await? {

@@ -194,8 +194,12 @@ fn make(world: &World, state: &MemView, chosen: usize) -> Result<Option<Command>
                 PipeState::Pausing => PipeState::Paused,
                 PipeState::Paused => PipeState::Running,
             };
-            let name = pipe.name;
-            Some(Command::SetPipeState(SetPipeState { name, state: next }))
+            Some(Command::SetPipeState(SetPipeState {
+                name: pipe.name,
+                pipe: Some(pipe.id),
+                from: None,
+                state: next,
+            }))
         }
         9 | 10 => {
             let nodes = state.list::<catalog::Node>(&[])?;
@@ -279,6 +283,7 @@ fn create_table() -> Command {
     };
     Command::CreateTable(CreateTable {
         name: TABLE.into(),
+        id: None,
         if_not_exists: false,
         columns: vec![column],
         order_by: vec![],
@@ -291,8 +296,10 @@ fn create_table() -> Command {
 fn create_pipe() -> Command {
     Command::CreatePipe(CreatePipe {
         name: PIPE.into(),
+        id: None,
         if_not_exists: false,
         table: TABLE.into(),
+        table_id: None,
         source: KafkaSource {
             brokers: "b".into(),
             topic: "s".into(),

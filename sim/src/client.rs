@@ -14,7 +14,7 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::*;
 use tidemill_core::schema::{Column, ColumnType};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, Proposal, ShardId};
+use tidemill_core::{ClusterId, Command, Epoch, Offset, PartitionId, PipeId, Proposal, ShardId};
 
 /// The table, the pipe and the topic.
 pub(crate) const TABLE: &str = "t";
@@ -61,6 +61,7 @@ impl World {
             }),
             Command::CreateTable(CreateTable {
                 name: TABLE.into(),
+                id: None,
                 if_not_exists: false,
                 columns: vec![column],
                 order_by: vec![],
@@ -68,7 +69,7 @@ impl World {
                 shards: SHARDS,
                 settings: self.table_settings(),
             }),
-            self.create_pipe(partitions.collect()),
+            self.create_pipe(None, partitions.collect()),
         ];
         commands.extend(self.clients.iter().map(|client| {
             Command::OpenWriter(OpenWriter {
@@ -99,11 +100,13 @@ impl World {
     }
 
     /// The pipe, with where its partitions begin.
-    pub fn create_pipe(&self, partitions: Vec<(PartitionId, Offset)>) -> Command {
+    pub fn create_pipe(&self, id: Option<PipeId>, partitions: Vec<(PartitionId, Offset)>) -> Command {
         Command::CreatePipe(CreatePipe {
             name: PIPE.into(),
+            id,
             if_not_exists: false,
             table: TABLE.into(),
+            table_id: None,
             source: source(),
             settings: self.pipe_settings(),
             topic: Some(self.topic.id),

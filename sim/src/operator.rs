@@ -58,8 +58,13 @@ impl World {
             name: pipe.name,
             pipe: Some(pipe.id),
             settings: self.pipe_settings(),
-            format: pipe.format,
+            format: pipe.format.clone(),
             source: source(),
+            from: Some(PipeOptions {
+                settings: pipe.settings,
+                format: pipe.format,
+                source: source(),
+            }),
         })))
     }
 
@@ -75,7 +80,11 @@ impl World {
         Ok(Some(Command::AlterTable(AlterTable {
             name: table.name,
             table: Some(table.id),
-            settings: TableSettings { wal, ..table.settings },
+            settings: TableSettings {
+                wal,
+                ..table.settings.clone()
+            },
+            from: Some(table.settings),
         })))
     }
 
@@ -89,8 +98,12 @@ impl World {
         if waits || !self.dice.one_in(3) {
             return Ok(None);
         }
-        let (name, if_exists) = (PIPE.to_owned(), true);
-        Ok(Some(("drop pipe", Command::DropPipe(ByName { name, if_exists }))))
+        let dropped = ByName {
+            name: PIPE.to_owned(),
+            if_exists: true,
+            id: state.pipe_named(PIPE)?.map(|pipe| pipe.id),
+        };
+        Ok(Some(("drop pipe", Command::DropPipe(dropped))))
     }
 
     /// A pipe that goes on where the one before was dropped.
@@ -107,7 +120,8 @@ impl World {
             partitions.push((PartitionId(n as u32), Offset(start.max(self.topic.logs[n].low))));
         }
         self.created_at = self.now;
-        Ok(Some(self.create_pipe(partitions)))
+        let id = tip.find::<Cluster>(&ClusterKey)?.map(|cluster| cluster.next_pipe);
+        Ok(Some(self.create_pipe(id, partitions)))
     }
 
     /// Where partition `n` is read on by another pipe: nothing twice, and nothing that is still there passed over.
@@ -164,8 +178,7 @@ impl World {
             PipeState::Pausing => PipeState::Paused,
             PipeState::Paused => PipeState::Running,
         };
-        let name = pipe.name;
-        Ok(Some(Command::SetPipeState(SetPipeState { name, state: next })))
+        Ok(Some(set_state(pipe, next)))
     }
 
     /// Lets stopped partitions go on where the records tell where.
@@ -307,12 +320,8 @@ impl World {
         };
         let mut commands = Vec::new();
         commands.extend(self.repair(&state)?);
-        if state
-            .pipe_named(PIPE)?
-            .is_some_and(|pipe| pipe.state != PipeState::Running)
-        {
-            let (name, state) = (PIPE.to_owned(), PipeState::Running);
-            commands.push(Command::SetPipeState(SetPipeState { name, state }));
+        if let Some(pipe) = state.pipe_named(PIPE)?.filter(|pipe| pipe.state != PipeState::Running) {
+            commands.push(set_state(pipe, PipeState::Running));
         }
         if state.pipe_named(PIPE)?.is_none() {
             commands.extend(self.create_again()?);
@@ -386,4 +395,13 @@ impl World {
         }
         Ok(None)
     }
+}
+
+fn set_state(pipe: Pipe, state: PipeState) -> Command {
+    Command::SetPipeState(SetPipeState {
+        name: pipe.name,
+        pipe: Some(pipe.id),
+        from: None,
+        state,
+    })
 }

@@ -10,7 +10,8 @@ use super::events::note;
 use super::{At, Stop, Verdict, definitions, writers};
 use crate::catalog::*;
 use crate::command::{
-    AlterPipe, AlterTable, Backfill, OldRows, Refusal, ResetOffsets, ResetTarget, Response, SetPipeState, StopPartition,
+    AlterPipe, AlterTable, Backfill, OldRows, PipeOptions, Refusal, ResetOffsets, ResetTarget, Response, SetPipeState,
+    StopPartition,
 };
 use crate::ids::*;
 use crate::ledger::{ClosedLedger, Ledger};
@@ -19,9 +20,10 @@ use crate::view::{CatalogRead, Overlay};
 use std::collections::BTreeMap;
 
 pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) -> Verdict {
-    let mut pipe = named(state, &c.name)?;
+    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
+    let is_from = c.from.is_none_or(|from| from == pipe.state);
     // Pausing is the way to paused, never back.
-    if pipe.state == c.state || (pipe.state == PipeState::Paused && c.state == PipeState::Pausing) {
+    if !is_from || pipe.state == c.state || (pipe.state == PipeState::Paused && c.state == PipeState::Pausing) {
         return Ok(Response::Unchanged);
     }
     // Whatever was read before this point in the log and is not committed yet never will be: it is read
@@ -184,7 +186,7 @@ fn reset_one(
 
 /// The pipe that reads what `c.name` skipped: it has the same source and table, and an end.
 pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict {
-    let parent = named(state, &c.name)?;
+    let parent = still(named(state, &c.name)?, c.pipe)?;
     let wanted = |skip: &Skip| c.partitions.is_empty() || c.partitions.contains(&skip.partition);
     // Offsets of a topic that was created again since are other records now, and the pipe itself reads those.
     let is_there = |skip: &Skip| skip.topic.is_none() || parent.topic.is_none() || skip.topic == parent.topic;
@@ -230,6 +232,13 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
 pub(super) fn alter_pipe(state: &mut Overlay<'_>, at: At, c: &AlterPipe) -> Verdict {
     let mut pipe = still(named(state, &c.name)?, c.pipe)?;
     let before = pipe.clone();
+    let is = |from: &PipeOptions| {
+        let kafka = pipe.source.kafka();
+        (&from.settings, &from.format, Some(&from.source)) == (&pipe.settings, &pipe.format, kafka)
+    };
+    if c.from.as_ref().is_some_and(|from| !is(from)) {
+        return Err(Refusal::Outdated(format!("settings of pipe '{}' were changed", pipe.name)).into());
+    }
     check_settings(&c.settings)?;
     let table = definitions::table_of(state, pipe.table)?;
     c.format.check(&table).map_err(Refusal::Definition)?;
@@ -263,8 +272,9 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let mut table = state
         .table_named(&c.name)?
         .ok_or_else(|| Refusal::NoTable(c.name.clone()))?;
-    if c.table.is_some_and(|id| id != table.id) {
-        return Err(created_again("table", &c.name));
+    definitions::still_table(&table, c.table)?;
+    if c.from.as_ref().is_some_and(|from| *from != table.settings) {
+        return Err(Refusal::Outdated(format!("settings of table '{}' were changed", table.name)).into());
     }
     definitions::check_settings(state, &c.settings)?;
     if table.settings == c.settings {
@@ -334,18 +344,15 @@ pub(super) fn close_life(
 
 /// The pipe, if it is the one that a command was worked out for. A command may be decided long after that: lives of partitions are counted
 /// anew in a pipe that took the name meanwhile, so they do not tell the two apart.
-fn still(pipe: Pipe, id: Option<PipeId>) -> Result<Pipe, Stop> {
+pub(super) fn still(pipe: Pipe, id: Option<PipeId>) -> Result<Pipe, Stop> {
     match id.is_none_or(|id| id == pipe.id) {
         true => Ok(pipe),
-        false => Err(created_again("pipe", &pipe.name)),
+        false => Err(Refusal::CreatedAgain {
+            what: "pipe".into(),
+            name: pipe.name,
+        }
+        .into()),
     }
-}
-
-fn created_again(what: &str, name: &str) -> Stop {
-    Refusal::Definition(format!(
-        "{what} '{name}' was dropped and created again meanwhile; look at it, and say it again"
-    ))
-    .into()
 }
 
 fn named(state: &Overlay<'_>, name: &str) -> Result<Pipe, Stop> {

@@ -29,6 +29,9 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     check_settings(state, &c.settings)?;
     check_warehouse(state, c.settings.warehouse.as_deref())?;
     let id = cluster.next_table;
+    if c.id.is_some_and(|wanted| wanted != id) {
+        return Err(Refusal::Outdated("another table was created".into()).into());
+    }
     cluster.next_table = id.next();
     state.put(&ClusterKey, &cluster)?;
     state.put(&Name(c.name.clone()), &TableName(id))?;
@@ -63,13 +66,14 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     Ok(Response::Table(id))
 }
 
-pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict {
+pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName<TableId>) -> Verdict {
     let Some(table) = state.table_named(&c.name)? else {
         return match c.if_exists {
             true => Ok(Response::Unchanged),
             false => Err(Refusal::NoTable(c.name.clone()).into()),
         };
     };
+    still_table(&table, c.id)?;
     let mut pipes = state.pipes_into(table.id)?;
     pipes.retain(|pipe| pipe.source.kafka().is_some());
     if !pipes.is_empty() {
@@ -114,8 +118,12 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
     let table = state
         .table_named(&c.table)?
         .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
+    still_table(&table, c.table_id)?;
     c.format.check(&table).map_err(Refusal::Definition)?;
     let id = next_pipe(state)?;
+    if c.id.is_some_and(|wanted| wanted != id) {
+        return Err(Refusal::Outdated("another pipe was created".into()).into());
+    }
     let pipe = Pipe {
         id,
         name: c.name.clone(),
@@ -135,13 +143,14 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
     Ok(Response::Pipe(id))
 }
 
-pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName) -> Verdict {
+pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName<PipeId>) -> Verdict {
     let Some(pipe) = state.pipe_named(&c.name)? else {
         return match c.if_exists {
             true => Ok(Response::Unchanged),
             false => Err(Refusal::NoPipe(c.name.clone()).into()),
         };
     };
+    let pipe = super::control::still(pipe, c.id)?;
     for partition in state.partitions_of(pipe.id)? {
         state.delete::<SourcePartition>(&(pipe.id, partition.partition));
     }
@@ -248,6 +257,18 @@ pub(super) fn put_new_pipe(state: &mut Overlay<'_>, pipe: &Pipe) -> Result<(), S
     state.put(&Name(pipe.name.clone()), &PipeName(pipe.id))?;
     state.put(&pipe.id, pipe)?;
     Ok(())
+}
+
+/// Refuses what was worked out for another table of that name.
+pub(super) fn still_table(table: &Table, id: Option<TableId>) -> Result<(), Stop> {
+    match id.is_none_or(|id| id == table.id) {
+        true => Ok(()),
+        false => Err(Refusal::CreatedAgain {
+            what: "table".into(),
+            name: table.name.clone(),
+        }
+        .into()),
+    }
 }
 
 pub(super) fn pipe_of(state: &Overlay<'_>, id: PipeId) -> Result<Pipe, Stop> {

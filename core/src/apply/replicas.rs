@@ -11,7 +11,7 @@ use super::definitions::founded;
 use super::events::note;
 use super::{At, Stop, Verdict};
 use crate::catalog::*;
-use crate::command::{Refusal, ReplicaOf, Response, SetHoldings};
+use crate::command::{Refusal, ReplicaOf, Response, SetHoldings, SetReplication};
 use crate::ids::{NodeId, ShardId};
 use crate::view::{CatalogRead, Overlay};
 use std::collections::BTreeMap;
@@ -127,9 +127,12 @@ pub(super) fn begin_anew(state: &mut Overlay<'_>, node: NodeId) -> Result<(), St
     Ok(())
 }
 
-pub(super) fn set_replication(state: &mut Overlay<'_>, at: At, wanted: Replication) -> Verdict {
+pub(super) fn set_replication(state: &mut Overlay<'_>, at: At, c: SetReplication) -> Verdict {
     let mut cluster = founded(state)?;
-    let present = replicating(state)?;
+    let (present, wanted) = (replicating(state)?, c.wanted);
+    if c.from.is_some_and(|from| from != present) {
+        return Err(Refusal::Outdated("settings of the cluster were changed".into()).into());
+    }
     wanted.check().map_err(no)?;
     if wanted == present {
         return Ok(Response::Unchanged);

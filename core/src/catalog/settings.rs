@@ -105,6 +105,7 @@ mod tests {
             name: "t".into(),
             table: None,
             settings,
+            from: None,
         };
         assert_eq!(read, whole);
         let bytes = rmp_serde::to_vec_named(&whole).unwrap();

@@ -177,7 +177,10 @@ fn step(world: &mut World, i: usize, act: Act) {
         }
         Act::Replication { replicas, min_replicas } => {
             let rule = Replication { replicas, min_replicas };
-            let outcome = world.apply(Command::SetReplication(rule));
+            let outcome = world.apply(Command::SetReplication(SetReplication {
+                wanted: rule,
+                from: None,
+            }));
             assert!(outcome.is_err() || rule.check().is_ok());
         }
         Act::OpenWriter(token) => {
@@ -266,6 +269,7 @@ fn step(world: &mut World, i: usize, act: Act) {
         Act::Backfill => {
             let command = Backfill {
                 name: "p".into(),
+                pipe: None,
                 partitions: vec![],
             };
             _ = world.apply(Command::Backfill(command));
@@ -312,6 +316,7 @@ fn step(world: &mut World, i: usize, act: Act) {
             _ = world.apply(Command::DropTable(ByName {
                 name: "t".into(),
                 if_exists: false,
+                id: None,
             }))
         }
         Act::AddNode { name, instance, port } => {

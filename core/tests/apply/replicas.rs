@@ -309,7 +309,12 @@ fn a_damaged_file_is_noted_and_counts_no_more() {
 fn the_number_of_copies_is_changed_by_operators_alone_and_not_beyond_what_is_there() {
     let mut world = World::replicating();
     commit(&mut world, 1, &[holder(1), holder(2)]).unwrap();
-    let rule = |replicas, min_replicas| Command::SetReplication(Replication { replicas, min_replicas });
+    let rule = |replicas, min_replicas| {
+        Command::SetReplication(SetReplication {
+            wanted: Replication { replicas, min_replicas },
+            from: None,
+        })
+    };
     refused(world.apply(rule(3, 3)), "would be on 2 disks, min_replicas is 3");
     refused(world.apply(rule(2, 3)), "is not between 1 and replicas = 2");
     refused(world.apply(rule(8, 1)), "is not between 1 and 7");
@@ -328,6 +333,7 @@ fn what_is_dropped_has_no_copies() {
     let table = ByName {
         name: "t".into(),
         if_exists: false,
+        id: None,
     };
     world.apply(Command::DropTable(table)).unwrap();
     assert_eq!(world.copies(0), []);

@@ -339,6 +339,7 @@ pub fn add_node(name: u64, instance: u128, port: u64) -> Command {
 pub fn create_table(name: &str) -> Command {
     Command::CreateTable(CreateTable {
         name: name.into(),
+        id: None,
         if_not_exists: false,
         columns: vec![Column {
             name: "x".into(),
@@ -361,8 +362,10 @@ pub fn create_pipe(name: &str, table: &str) -> Command {
     };
     Command::CreatePipe(CreatePipe {
         name: name.into(),
+        id: None,
         if_not_exists: false,
         table: table.into(),
+        table_id: None,
         source,
         settings: PipeSettings::default(),
         format: Default::default(),
@@ -422,6 +425,8 @@ pub fn some_file(rows: u64, id: u128) -> Vec<PartFile> {
 pub fn set_state(state: PipeState) -> Command {
     Command::SetPipeState(SetPipeState {
         name: "p".into(),
+        pipe: None,
+        from: None,
         state,
     })
 }
@@ -440,6 +445,7 @@ pub fn drop_pipe(name: &str) -> Command {
     Command::DropPipe(ByName {
         name: name.into(),
         if_exists: false,
+        id: None,
     })
 }
 

@@ -121,6 +121,7 @@ fn a_dropped_table_takes_its_writers_along() {
     let drop = ByName {
         name: "t".into(),
         if_exists: false,
+        id: None,
     };
     world.apply(Command::DropTable(drop)).unwrap();
     assert_eq!(world.state.get::<Writer>(&writer.id).unwrap(), None);
@@ -135,6 +136,7 @@ fn a_table_may_ask_for_more_replicas_than_the_cluster() {
         Command::AlterTable(AlterTable {
             name: "t".into(),
             table: None,
+            from: None,
             settings: TableSettings {
                 min_insync_replicas: Some(least),
                 ..TableSettings::default()

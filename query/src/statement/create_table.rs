@@ -33,6 +33,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<CreateTable, QueryError> 
     let if_not_exists = if_not_exists(cursor)?;
     let name = cursor.table_name("a table")?;
     let mut table = CreateTable {
+        id: None,
         name: name.name,
         if_not_exists,
         columns: columns(cursor)?,

@@ -92,6 +92,7 @@ impl Sim {
             }];
             sim.apply(Command::CreateTable(CreateTable {
                 name: table.into(),
+                id: None,
                 if_not_exists: false,
                 columns,
                 order_by: vec![],
@@ -103,8 +104,10 @@ impl Sim {
             for pipe in 0..pipes {
                 sim.apply(Command::CreatePipe(CreatePipe {
                     name: format!("{table}{pipe}"),
+                    id: None,
                     if_not_exists: false,
                     table: table.into(),
+                    table_id: None,
                     source: KafkaSource {
                         brokers: "h".into(),
                         topic: "t".into(),
@@ -345,6 +348,8 @@ impl Sim {
         };
         self.apply(Command::SetPipeState(SetPipeState {
             name: pipe.name.clone(),
+            pipe: None,
+            from: None,
             state,
         }))
         .unwrap();

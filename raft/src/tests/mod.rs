@@ -52,6 +52,7 @@ fn proposal(index: u64) -> Proposal {
     }
     let create = CreateTable {
         name: format!("t{index}"),
+        id: None,
         if_not_exists: false,
         columns: vec![Column {
             name: "a".into(),

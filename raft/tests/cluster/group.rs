@@ -40,6 +40,7 @@ fn addresses(member: &MemberConfig) -> Addresses {
 pub fn create(name: &str) -> Proposal {
     let create = CreateTable {
         name: name.into(),
+        id: None,
         if_not_exists: false,
         columns: vec![Column {
             name: "a".into(),
