@@ -46,6 +46,7 @@ impl Rows {
             stream,
             decoder: StreamDecoder::new(),
             left: Buffer::from_vec(Vec::<u8>::new()),
+            last: Vec::new(),
             address: address.to_owned(),
             patience,
         };
@@ -132,6 +133,8 @@ struct Pieces {
     decoder: StreamDecoder,
     /// What of the last piece is not decoded yet.
     left: Buffer,
+    /// The last bytes that have arrived.
+    last: Vec<u8>,
     address: String,
     patience: Duration,
 }
@@ -148,7 +151,12 @@ impl Pieces {
                 Err(_) => return Err(Failure::Lost(format!("no answer within {:?}", self.patience))),
             };
             match reply.map(|reply| reply.kind) {
-                Some(Some(Kind::Ipc(bytes))) => self.left = Buffer::from(bytes),
+                Some(Some(Kind::Ipc(bytes))) => {
+                    self.last
+                        .extend(&bytes[bytes.len().saturating_sub(END_OF_STREAM.len())..]);
+                    self.last.drain(..self.last.len().saturating_sub(END_OF_STREAM.len()));
+                    self.left = Buffer::from(bytes);
+                }
                 Some(Some(Kind::Message(message))) => return Ok(Piece::Message(message)),
                 // A kind of reply that a newer server knows.
                 Some(None) => {}
@@ -169,9 +177,13 @@ impl Pieces {
         Ok(None)
     }
 
-    /// The server is done. It need not have written the end mark, and the decoder looks at a
-    /// message without a body (a schema, a batch of nulls) only when more bytes follow.
+    /// The server says no more. Without the mark of the end it has not said all: whatever ended it, these are not all rows.
     fn end(&mut self) -> Result<Piece, Failure> {
+        if self.last != END_OF_STREAM {
+            let why = "the server's answer ends without the mark of its end, so it is not all";
+            return Err(Failure::Broken(why.to_owned()));
+        }
+        // The decoder looks at a message without a body (a schema, a batch of nulls) only when more bytes follow.
         if self.decoder.finish().is_err() {
             self.left = Buffer::from(END_OF_STREAM);
             if let Some(batch) = self.decode()? {

@@ -85,8 +85,8 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut wal = WalClosing::default();
     let ended = control.block_on(start_and_wait(config, &mut wal, &runtimes));
     // Nothing of value is under way any more; what does not end by itself is not waited for.
-    query.shutdown_background();
     statements.shutdown_background();
+    query.shutdown_background();
     ingest.shutdown_background();
     control.shutdown_timeout(Duration::from_secs(1));
     // A consumer thread may still be in a call to its broker, and holds the log until that returns.

@@ -11,7 +11,7 @@
 use crate::administer;
 use crate::diagnosis::explain;
 use crate::error::QueryError;
-use crate::fresh::{Held, Reader, no_table};
+use crate::fresh::{Held, Reader};
 use crate::ports::{Catalog, FreshRows, Progress, Replayer, Sources};
 use crate::session::{NamedTable, Prepared, SYSTEM_SCHEMA, USER_SCHEMA};
 use crate::settings::Settings;
@@ -24,18 +24,16 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
-use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{ExecutionPlan, common, execute_stream};
 use datafusion::sql::parser::Statement as SqlStatement;
-use futures::{Stream, TryStreamExt, stream};
+use futures::{TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tidemill_core::Version;
 use tidemill_storage::store::PartStore;
@@ -223,19 +221,32 @@ impl Engine {
             .create_physical_plan(&plan)
             .await
             .map_err(|e| explain(e, words, Some(&state)))?;
-        let inner = self.run(physical, &state);
+        let stream = self
+            .run(physical, &state, held)
+            .map_err(|e| explain(e, words, Some(&state)))?;
         Ok(Answer::Rows {
-            schema: inner.schema(),
-            stream: Box::pin(HoldingStream { inner, _held: held }),
+            schema: stream.schema(),
+            stream,
         })
     }
 
-    /// Runs the operators of `plan`. Dropping the rows ends them.
-    fn run(&self, plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> SendableRecordBatchStream {
+    /// Runs the operators of `plan`, and keeps what they read until they have ended. Dropping the rows ends them, as soon as they
+    /// come to a pause.
+    fn run(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+        held: Option<Held>,
+    ) -> datafusion::common::Result<SendableRecordBatchStream> {
         let mut running = RecordBatchReceiverStreamBuilder::new(plan.schema(), BATCHES_AHEAD);
-        let (rows, context) = (running.tx(), state.task_ctx());
+        let rows = running.tx();
+        let mut batches = {
+            // What they spawn runs there, too.
+            let _on_their_runtime = self.operators.enter();
+            execute_stream(plan, state.task_ctx())?
+        };
         let operators = async move {
-            let mut batches = execute_stream(plan, context)?;
+            let _until_they_end = held;
             while let Some(batch) = batches.try_next().await? {
                 if rows.send(Ok(batch)).await.is_err() {
                     break;
@@ -244,7 +255,7 @@ impl Engine {
             Ok(())
         };
         running.spawn_on(operators, &self.operators);
-        running.build()
+        Ok(running.build())
     }
 
     /// A session with the tables that `query` names, all of one moment.
@@ -332,18 +343,13 @@ impl Engine {
         let error = |e| explain(e, &words, Some(&state)).at(None);
         let plan = state.statement_to_plan(*query).await.map_err(error)?;
         let plan = state.create_physical_plan(&plan).await.map_err(error)?;
-        common::collect(self.run(plan, &state)).await.map_err(error)
+        let rows = self.run(plan, &state, None).map_err(error)?;
+        common::collect(rows).await.map_err(error)
     }
 
     /// When a catalog that does not answer is given up.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.reader.pin_timeout
-    }
-
-    /// The error for a table that is not there.
-    pub(crate) async fn missing_table(&self, name: &str) -> Result<QueryError, QueryError> {
-        let snapshot = self.reader.snapshot(self.deadline()).await?;
-        no_table(&*snapshot, name)
     }
 }
 
@@ -378,29 +384,5 @@ fn rows_at_hand(rows: RecordBatch) -> Answer {
     Answer::Rows {
         schema: schema.clone(),
         stream: Box::pin(RecordBatchStreamAdapter::new(schema, batches)),
-    }
-}
-
-/// A query's rows, with the version that they are read at and the memory for reading them.
-struct HoldingStream {
-    inner: SendableRecordBatchStream,
-    _held: Option<Held>,
-}
-
-impl Stream for HoldingStream {
-    type Item = datafusion::common::Result<RecordBatch>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inner.as_mut().poll_next(cx)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.inner.size_hint()
-    }
-}
-
-impl RecordBatchStream for HoldingStream {
-    fn schema(&self) -> SchemaRef {
-        self.inner.schema()
     }
 }

@@ -4,9 +4,10 @@ use crate::adapters::ClusterProgress;
 use crate::ipc::PieceWriter;
 use crate::metrics::Metrics;
 use crate::services::role;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use prost::Message;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -114,14 +115,22 @@ impl Tidemill for ApiService {
                 let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
                 // Ends with the query, or when the client goes away: then sending fails and the query is dropped.
                 self.runtime.spawn(async move {
-                    while let Some(batch) = stream.next().await {
-                        let batch = batch.map_err(|e| status_of(&QueryError::from(e)));
-                        let pieces = batch.and_then(|b| writer.write(&b).map_err(|e| Status::internal(e.to_string())));
-                        if !send_all(&sender, pieces).await {
-                            return;
+                    let send = async {
+                        while let Some(batch) = next_unless_closed(&mut stream, &sender).await {
+                            let batch = batch.map_err(|e| status_of(&QueryError::from(e)));
+                            let pieces =
+                                batch.and_then(|b| writer.write(&b).map_err(|e| Status::internal(e.to_string())));
+                            if !send_all(&sender, pieces).await {
+                                return;
+                            }
                         }
+                        send_all(&sender, writer.finish().map_err(|e| Status::internal(e.to_string()))).await;
+                    };
+                    // A stream that just ended would look like an answer.
+                    if AssertUnwindSafe(send).catch_unwind().await.is_err() {
+                        let status = Status::internal("the query has panicked; the node's log says where");
+                        send_all(&sender, Err(status)).await;
                     }
-                    send_all(&sender, writer.finish().map_err(|e| Status::internal(e.to_string()))).await;
                 });
                 let replies = ReceiverStream::new(receiver).map(move |reply| {
                     let _until_the_last = &under_way;
@@ -136,6 +145,17 @@ impl Tidemill for ApiService {
         let reports = self.progress.reports().await;
         let status = self.status(reports).map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(status))
+    }
+}
+
+/// The next batch, if there is one; none for a client that has gone away, however long the query would take to give one.
+async fn next_unless_closed<T>(
+    stream: &mut (impl Stream<Item = T> + Unpin),
+    sender: &mpsc::Sender<Result<QueryReply, Status>>,
+) -> Option<T> {
+    tokio::select! {
+        batch = stream.next() => batch,
+        () = sender.closed() => None,
     }
 }
 

@@ -76,11 +76,23 @@ async fn a_query_that_gets_no_memory_is_refused_until_others_have_ended() {
         message.contains("needs more memory than queries have here"),
         "{message}"
     );
-    // Queries give back what they have when their rows are dropped.
+    // Queries give back what they have when their rows are dropped, and their operators have ended.
+    let before = engine.memory_used();
     running.pop();
+    until(|| engine.memory_used() < before).await;
     running.push(run().await.unwrap());
     drop(running);
-    assert_eq!(engine.memory_used(), 0);
+    until(|| engine.memory_used() == 0).await;
+}
+
+/// Waits until it is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waits).await.unwrap();
 }
 
 #[test]
