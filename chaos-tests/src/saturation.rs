@@ -31,14 +31,17 @@ pub struct Saturation {
 }
 
 impl Saturation {
-    /// Fails if anybody was taken for gone.
+    /// Fails if anybody was taken for gone, if a query failed, or if none was answered. That some are refused for lack of memory is as it
+    /// should be.
     ///
     /// # Errors
     /// Says what was seen.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!(
-            (self.elections, self.downs, self.moves) == (0, 0, 0) && self.queries.failed.is_empty(),
-            "nobody was gone: {self:#?}"
+            (self.elections, self.downs, self.moves) == (0, 0, 0)
+                && self.queries.failed.is_empty()
+                && self.queries.answered > 0,
+            "nobody was gone, and all was asked of nodes that run: {self:#?}"
         );
         Ok(())
     }

@@ -65,7 +65,7 @@ pub fn check(run: &Run) -> Outcome {
             outcome.times.entry(VISIBLE).or_default().push(ms);
             if let Some((name, bound)) = bound("visible_ms").filter(|(_, bound)| ms as f64 > *bound) {
                 let text = format!(
-                    "after {}, a record that was acknowledged was seen only {ms} ms later; {name} is {bound}",
+                    "after {}, a record that was acknowledged was not seen for {ms} ms; {name} is {bound}",
                     mark.what
                 );
                 outcome.find(&[mark.entry, acknowledged, seen], text);
@@ -102,7 +102,7 @@ pub fn check(run: &Run) -> Outcome {
             continue;
         };
         times.sort_unstable();
-        if let (Some(middle), Some(most)) = (times.get(times.len() / 2), times.last()) {
+        if let (Some(middle), Some(most)) = (times.get(times.len().saturating_sub(1) / 2), times.last()) {
             outcome.measured.push(format!("{what} p50 {middle} ms, max {most} ms"));
         }
     }
@@ -188,8 +188,11 @@ fn until_visible(run: &Run, mark: &Mark, views: &Views) -> Option<(u64, usize, u
         let from = seen.partition_point(|(end, _)| *end < sent.entry);
         // A partition that nobody has seen anything of may be one that was added and is not known yet.
         let later = seen.get(from..).filter(|_| from > 0)?;
-        let (end, _) = later.iter().find(|(_, reached)| *reached >= offset as i64)?;
-        Some((run.ms(*end) - run.ms(sent.entry), sent.entry, *end))
+        let found = later.iter().find(|(_, reached)| *reached >= offset as i64);
+        // At least until the last read that did not show it, and until the next fault at most: what comes then has two causes.
+        let (end, _) = found.or(later.last())?;
+        let end = mark.until.map_or(*end, |until| until.min(*end));
+        Some((run.ms(end) - run.ms(sent.entry), sent.entry, end))
     });
     times.max()
 }

@@ -141,7 +141,8 @@ pub fn create_drop(stage: Stage) -> Work {
     Box::pin(async move {
         let mut operator = Operator::at(&stage, 2)?;
         for generation in 0u64.. {
-            let table = format!("generation{generation}");
+            // Names are used again, so that what was meant for one before is not done to the next.
+            let table = format!("generation{}", generation % 3);
             let columns = "id BIGINT NOT NULL, k VARCHAR, seq BIGINT";
             let brokers = &stage.brokers;
             let statements = [

@@ -1,4 +1,5 @@
-//! Settings of tables as registers: the catalog must behave as if every statement happened at one moment.
+//! Settings of tables as registers: the catalog must behave as if every statement happened at one moment. Each table has two, so that
+//! whoever sets one must not undo what another has set beside it.
 
 use super::Work;
 use super::operators::end;
@@ -10,21 +11,41 @@ use std::time::Duration;
 use tidemill_client::{Answer, Client};
 use tokio::time::sleep;
 
-const KEYS: u32 = 3;
+const TABLES: u32 = 3;
+const SETTINGS: [&str; 2] = ["flush_age_ms", "flush_rows"];
 /// What each begins with.
 const FIRST: u64 = 1_000;
 
-/// One table for each register.
+/// The tables.
 pub async fn prepare(stage: &Stage) -> anyhow::Result<()> {
     let mut process = stage.history.process();
-    for key in 0..KEYS {
-        let asked = json!({ "key": key, "value": FIRST });
-        let invoked = process.invoke("set", asked.clone(), None);
-        let create = format!("CREATE TABLE register{key} (id BIGINT) WITH (shards = 1, flush_age_ms = {FIRST})");
+    for table in 0..TABLES {
+        let settings = SETTINGS.map(|setting| format!("{setting} = {FIRST}")).join(", ");
+        let create = format!("CREATE TABLE register{table} (id BIGINT) WITH (shards = 1, {settings})");
         stage.run(&create).await?;
-        invoked.ok(asked);
+    }
+    for key in keys() {
+        let asked = json!({ "key": key.to_string(), "value": FIRST });
+        process.invoke("set", asked.clone(), None).ok(asked);
     }
     Ok(())
+}
+
+/// A setting of a table.
+#[derive(Clone, Copy)]
+struct Key {
+    table: u32,
+    setting: &'static str,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "register{}.{}", self.table, self.setting)
+    }
+}
+
+fn keys() -> impl Iterator<Item = Key> {
+    (0..TABLES).flat_map(|table| SETTINGS.map(|setting| Key { table, setting }))
 }
 
 /// Clients at every node, which set and get.
@@ -39,21 +60,23 @@ pub fn set_and_get(stage: &Stage) -> anyhow::Result<Vec<Work>> {
 async fn one(stage: Stage, client: Client, number: u64) -> anyhow::Result<()> {
     let mut process = stage.history.process();
     let mut chance = stage.chance("registers", number);
+    let keys: Vec<Key> = keys().collect();
     while !stage.is_over() {
-        let key = chance.random_range(0..KEYS);
+        let key = keys[chance.random_range(0..keys.len())];
+        let name = key.to_string();
         if chance.random_bool(0.4) {
             // No two of them write the same.
             let value = FIRST + stage.id();
-            let invoked = process.invoke("set", json!({ "key": key, "value": value }), None);
-            let set = format!("ALTER TABLE register{key} SET (flush_age_ms = {value})");
+            let invoked = process.invoke("set", json!({ "key": name, "value": value }), None);
+            let set = format!("ALTER TABLE register{} SET ({} = {value})", key.table, key.setting);
             match client.query(&set).await {
-                Ok(_) => invoked.ok(json!({ "key": key, "value": value })),
+                Ok(_) => invoked.ok(json!({ "key": name, "value": value })),
                 Err(error) => end(invoked, &error),
             }
         } else {
-            let invoked = process.invoke("get", json!({ "key": key }), None);
+            let invoked = process.invoke("get", json!({ "key": name }), None);
             match get(&client, key).await {
-                Ok(value) => invoked.ok(json!({ "key": key, "value": value })),
+                Ok(value) => invoked.ok(json!({ "key": name, "value": value })),
                 Err(error) => invoked.fail(format!("{error:#}")),
             }
         }
@@ -62,8 +85,8 @@ async fn one(stage: Stage, client: Client, number: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn get(client: &Client, key: u32) -> anyhow::Result<u64> {
-    let sql = format!("SHOW CREATE TABLE register{key}");
+async fn get(client: &Client, key: Key) -> anyhow::Result<u64> {
+    let sql = format!("SHOW CREATE TABLE register{}", key.table);
     let found = match client.query(&sql).await? {
         Answer::Rows(found) => found.collect().await?,
         Answer::Message(message) => anyhow::bail!("rows expected, got: {message}"),
@@ -74,12 +97,12 @@ async fn get(client: &Client, key: u32) -> anyhow::Result<u64> {
         .filter_map(|column| arrow::util::display::array_value_to_string(column, 0).ok())
         .collect::<Vec<_>>()
         .join(" ");
-    setting(&text).with_context(|| format!("no flush_age in: {text}"))
+    value(&text, key.setting).with_context(|| format!("no {} in: {text}", key.setting))
 }
 
-/// The value of `flush_age_ms = …`.
-fn setting(text: &str) -> Option<u64> {
-    let (_, rest) = text.split_once("flush_age_ms = ")?;
+/// The value of `setting = …`.
+fn value(text: &str, setting: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(&format!("{setting} = "))?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }

@@ -163,7 +163,7 @@ fn with_offset(mut asked: Value, offset: u64) -> Value {
 
 /// So many producers of transactions, and readers.
 pub async fn transact(stage: &Stage, producers: u64) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, TRANSACTIONS.name, 2, Floor::Stored)?;
+    let mut work = readers::of(stage, TRANSACTIONS.name, 3, Floor::Stored)?;
     for number in 0..producers {
         let producer = Acked::start(&stage.brokers, TRANSACTIONS.name, &format!("transactions-{number}"))?;
         work.push(Box::pin(transactions(stage.clone(), producer, number)));
@@ -222,7 +222,7 @@ async fn transactions(stage: Stage, producer: Acked, number: u64) -> anyhow::Res
 
 /// A few keys, over and over, with tombstones and records that are no JSON among them.
 pub async fn compact(stage: &Stage) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, COMPACTED.name, 2, Floor::Stored)?;
+    let mut work = readers::of(stage, COMPACTED.name, 3, Floor::Stored)?;
     let producer = Acked::start(&stage.brokers, COMPACTED.name, "")?;
     let writer = |n: u64| -> Work { Box::pin(compacted(stage.clone(), producer.clone(), n)) };
     work.extend((0..4).map(writer));
@@ -261,7 +261,7 @@ async fn compacted(stage: Stage, producer: Acked, number: u64) -> anyhow::Result
 
 /// Counters, and somebody who gives the topic more partitions now and then, into which others count.
 pub async fn grow(stage: &Stage) -> anyhow::Result<Vec<Work>> {
-    let mut work = readers::of(stage, GROWING.name, 2, Floor::Stored)?;
+    let mut work = readers::of(stage, GROWING.name, 3, Floor::Stored)?;
     work.extend(counters(stage, GROWING, 16)?);
     let stage = stage.clone();
     work.push(Box::pin(async move {
