@@ -24,16 +24,18 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{ExecutionPlan, common, execute_stream};
 use datafusion::sql::parser::Statement as SqlStatement;
-use futures::{TryStreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tidemill_core::Version;
 use tidemill_storage::store::PartStore;
@@ -221,12 +223,13 @@ impl Engine {
             .create_physical_plan(&plan)
             .await
             .map_err(|e| explain(e, words, Some(&state)))?;
-        let stream = self
-            .run(physical, &state, held)
-            .map_err(|e| explain(e, words, Some(&state)))?;
+        // Both the rows on their way and the operators that may outlive them need what is held.
+        let held = held.map(Arc::new);
+        let inner = self.run(physical, &state, held.clone());
+        let inner = inner.map_err(|e| explain(e, words, Some(&state)))?;
         Ok(Answer::Rows {
-            schema: stream.schema(),
-            stream,
+            schema: inner.schema(),
+            stream: Box::pin(HoldingStream { inner, _held: held }),
         })
     }
 
@@ -236,7 +239,7 @@ impl Engine {
         &self,
         plan: Arc<dyn ExecutionPlan>,
         state: &SessionState,
-        held: Option<Held>,
+        held: Option<Arc<Held>>,
     ) -> datafusion::common::Result<SendableRecordBatchStream> {
         let mut running = RecordBatchReceiverStreamBuilder::new(plan.schema(), BATCHES_AHEAD);
         let rows = running.tx();
@@ -384,5 +387,29 @@ fn rows_at_hand(rows: RecordBatch) -> Answer {
     Answer::Rows {
         schema: schema.clone(),
         stream: Box::pin(RecordBatchStreamAdapter::new(schema, batches)),
+    }
+}
+
+/// A query's rows, with the version that they are read at and the memory for reading them.
+struct HoldingStream {
+    inner: SendableRecordBatchStream,
+    _held: Option<Arc<Held>>,
+}
+
+impl Stream for HoldingStream {
+    type Item = datafusion::common::Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inner.as_mut().poll_next(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.inner.size_hint()
+    }
+}
+
+impl RecordBatchStream for HoldingStream {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
     }
 }

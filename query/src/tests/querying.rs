@@ -76,7 +76,7 @@ async fn a_query_that_gets_no_memory_is_refused_until_others_have_ended() {
         message.contains("needs more memory than queries have here"),
         "{message}"
     );
-    // Queries give back what they have when their rows are dropped, and their operators have ended.
+    // Queries give back what they have when their rows are dropped and their operators have ended.
     let before = engine.memory_used();
     running.pop();
     until(|| engine.memory_used() < before).await;
