@@ -1,7 +1,7 @@
 //! The commands of the catalog, their answers and their refusals: what travels through the log.
 
 use crate::catalog::{
-    Acks, Addresses, Holder, KafkaSource, NodeIntent, NodeState, PartFile, PipeSettings, PipeState, Replication,
+    Acks, Addresses, Holder, KafkaSource, NodeIntent, NodeState, PartFile, Pipe, PipeSettings, PipeState, Replication,
     TableSettings,
 };
 use crate::format::JsonFormat;
@@ -339,6 +339,17 @@ pub struct PipeOptions {
     pub format: JsonFormat,
     /// Brokers, topic and client settings.
     pub source: KafkaSource,
+}
+
+impl PipeOptions {
+    /// Those of `pipe`; none if it reads no topic.
+    pub fn of(pipe: &Pipe) -> Option<Self> {
+        Some(Self {
+            settings: pipe.settings.clone(),
+            format: pipe.format.clone(),
+            source: pipe.source.kafka()?.clone(),
+        })
+    }
 }
 
 /// See [`Command::AlterTable`].

@@ -116,18 +116,13 @@ async fn set(engine: &Engine, pipe: Pipe, given: &[Given]) -> Result<String, Fai
         // Brokers that do not have the topic are refused now, not found out later.
         ask(engine, &pipe, &source, StartPosition::Earliest).await?;
     }
-    let from = PipeOptions {
-        settings: pipe.settings.clone(),
-        format: pipe.format.clone(),
-        source: present.clone(),
-    };
     let command = AlterPipe {
         name: pipe.name.clone(),
         pipe: Some(pipe.id),
         settings,
         format,
         source,
-        from: Some(from),
+        from: PipeOptions::of(&pipe),
     };
     Ok(match propose(engine, Command::AlterPipe(command)).await? {
         Response::Unchanged => format!("pipe '{}' has these settings already", pipe.name),

@@ -54,17 +54,14 @@ impl World {
             return Ok(None);
         };
         self.hot = pipe.settings.standby == Standby::Cold;
+        let from = PipeOptions::of(&pipe);
         Ok(Some(Command::AlterPipe(AlterPipe {
             name: pipe.name,
             pipe: Some(pipe.id),
             settings: self.pipe_settings(),
-            format: pipe.format.clone(),
+            format: pipe.format,
             source: source(),
-            from: Some(PipeOptions {
-                settings: pipe.settings,
-                format: pipe.format,
-                source: source(),
-            }),
+            from,
         })))
     }
 

@@ -146,6 +146,12 @@ impl Outcome {
     }
 }
 
+/// The least of `sorted` that `percent` of them do not exceed; none of none.
+pub fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied()
+}
+
 /// A number with its thousands apart: `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();

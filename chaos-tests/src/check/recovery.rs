@@ -3,8 +3,7 @@
 //! Measured are the time until a read that was asked for after that was answered; the longest time, of all records acknowledged from then
 //! on, until a fresh read showed what they came to; and the time until the lag was back to what it was before the first fault. What
 //! operators, or whoever destroyed a part of a log, may have kept a reader from seeing is left out, and so are the first records of a
-//! partition that was added. Bounds of the run, all in
-//! milliseconds and each asked only if it is there:
+//! partition that was added. Bounds of the run, all in milliseconds and each asked only if it is there:
 //!
 //! | bound | the most that may pass |
 //! |---|---|
@@ -18,6 +17,7 @@
 //! there only: what comes then has two causes.
 
 use super::operator::{Act, Statement};
+use super::outcome::percentile;
 use super::sources::Fate;
 use super::{Outcome, Run};
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ pub fn check(run: &Run) -> Outcome {
             continue;
         };
         times.sort_unstable();
-        if let (Some(middle), Some(most)) = (times.get(times.len().saturating_sub(1) / 2), times.last()) {
+        if let (Some(middle), Some(most)) = (percentile(times, 50), times.last()) {
             outcome.measured.push(format!("{what} p50 {middle} ms, max {most} ms"));
         }
     }

@@ -2,7 +2,7 @@
 //! such a file on whatever machine.
 
 use super::{Judged, duration, write};
-use crate::check::outcome::grouped;
+use crate::check::outcome::{grouped, percentile};
 use crate::check::{Outcome, Verdict};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -207,8 +207,7 @@ fn times(records: &[Record]) -> String {
                 return "–".to_owned();
             };
             times.sort_unstable();
-            // The least that so many percent do not exceed.
-            let at = |share: usize| times[(times.len() * share).div_ceil(100).max(1) - 1];
+            let at = |percent: usize| percentile(times, percent).unwrap_or_default();
             format!("{}: {}, {}, {}", times.len(), at(50), at(90), at(100))
         });
         out += &row(&format!("| {fault} |"), cells);

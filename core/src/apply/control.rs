@@ -20,7 +20,7 @@ use crate::view::{CatalogRead, Overlay};
 use std::collections::BTreeMap;
 
 pub(super) fn set_pipe_state(state: &mut Overlay<'_>, at: At, c: &SetPipeState) -> Verdict {
-    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
+    let mut pipe = still(state, &c.name, c.pipe)?;
     let is_from = c.from.is_none_or(|from| from == pipe.state);
     // Pausing is the way to paused, never back.
     if !is_from || pipe.state == c.state || (pipe.state == PipeState::Paused && c.state == PipeState::Pausing) {
@@ -79,7 +79,7 @@ pub(super) fn stop_partition(state: &mut Overlay<'_>, at: At, c: &StopPartition)
 }
 
 pub(super) fn reset_offsets(state: &mut Overlay<'_>, at: At, c: &ResetOffsets) -> Verdict {
-    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
+    let mut pipe = still(state, &c.name, c.pipe)?;
     if c.targets.is_empty() {
         return Ok(Response::Unchanged);
     }
@@ -186,7 +186,7 @@ fn reset_one(
 
 /// The pipe that reads what `c.name` skipped: it has the same source and table, and an end.
 pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict {
-    let parent = still(named(state, &c.name)?, c.pipe)?;
+    let parent = still(state, &c.name, c.pipe)?;
     let wanted = |skip: &Skip| c.partitions.is_empty() || c.partitions.contains(&skip.partition);
     // Offsets of a topic that was created again since are other records now, and the pipe itself reads those.
     let is_there = |skip: &Skip| skip.topic.is_none() || parent.topic.is_none() || skip.topic == parent.topic;
@@ -230,13 +230,9 @@ pub(super) fn backfill(state: &mut Overlay<'_>, at: At, c: &Backfill) -> Verdict
 }
 
 pub(super) fn alter_pipe(state: &mut Overlay<'_>, at: At, c: &AlterPipe) -> Verdict {
-    let mut pipe = still(named(state, &c.name)?, c.pipe)?;
+    let mut pipe = still(state, &c.name, c.pipe)?;
     let before = pipe.clone();
-    let is = |from: &PipeOptions| {
-        let kafka = pipe.source.kafka();
-        (&from.settings, &from.format, Some(&from.source)) == (&pipe.settings, &pipe.format, kafka)
-    };
-    if c.from.as_ref().is_some_and(|from| !is(from)) {
+    if c.from.is_some() && c.from != PipeOptions::of(&pipe) {
         return Err(Refusal::Outdated(format!("settings of pipe '{}' were changed", pipe.name)).into());
     }
     check_settings(&c.settings)?;
@@ -272,7 +268,7 @@ pub(super) fn alter_table(state: &mut Overlay<'_>, at: At, c: &AlterTable) -> Ve
     let mut table = state
         .table_named(&c.name)?
         .ok_or_else(|| Refusal::NoTable(c.name.clone()))?;
-    definitions::still_table(&table, c.table)?;
+    definitions::check_same("table", &c.name, table.id, c.table)?;
     if c.from.as_ref().is_some_and(|from| *from != table.settings) {
         return Err(Refusal::Outdated(format!("settings of table '{}' were changed", table.name)).into());
     }
@@ -342,17 +338,11 @@ pub(super) fn close_life(
     Ok(())
 }
 
-/// The pipe, if it is the one that a command was worked out for. A command may be decided long after that: lives of partitions are counted
-/// anew in a pipe that took the name meanwhile, so they do not tell the two apart.
-pub(super) fn still(pipe: Pipe, id: Option<PipeId>) -> Result<Pipe, Stop> {
-    match id.is_none_or(|id| id == pipe.id) {
-        true => Ok(pipe),
-        false => Err(Refusal::CreatedAgain {
-            what: "pipe".into(),
-            name: pipe.name,
-        }
-        .into()),
-    }
+/// The pipe called `name`, if it is the one that a command was worked out for.
+fn still(state: &Overlay<'_>, name: &str, id: Option<PipeId>) -> Result<Pipe, Stop> {
+    let pipe = named(state, name)?;
+    definitions::check_same("pipe", name, pipe.id, id)?;
+    Ok(pipe)
 }
 
 fn named(state: &Overlay<'_>, name: &str) -> Result<Pipe, Stop> {

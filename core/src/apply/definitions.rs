@@ -29,9 +29,7 @@ pub(super) fn create_table(state: &mut Overlay<'_>, at: At, c: &CreateTable) -> 
     check_settings(state, &c.settings)?;
     check_warehouse(state, c.settings.warehouse.as_deref())?;
     let id = cluster.next_table;
-    if c.id.is_some_and(|wanted| wanted != id) {
-        return Err(Refusal::Outdated("another table was created".into()).into());
-    }
+    check_next("table", id, c.id)?;
     cluster.next_table = id.next();
     state.put(&ClusterKey, &cluster)?;
     state.put(&Name(c.name.clone()), &TableName(id))?;
@@ -73,7 +71,7 @@ pub(super) fn drop_table(state: &mut Overlay<'_>, at: At, c: &ByName<TableId>) -
             false => Err(Refusal::NoTable(c.name.clone()).into()),
         };
     };
-    still_table(&table, c.id)?;
+    check_same("table", &c.name, table.id, c.id)?;
     let mut pipes = state.pipes_into(table.id)?;
     pipes.retain(|pipe| pipe.source.kafka().is_some());
     if !pipes.is_empty() {
@@ -118,12 +116,10 @@ pub(super) fn create_pipe(state: &mut Overlay<'_>, at: At, c: &CreatePipe) -> Ve
     let table = state
         .table_named(&c.table)?
         .ok_or_else(|| Refusal::NoTable(c.table.clone()))?;
-    still_table(&table, c.table_id)?;
+    check_same("table", &c.table, table.id, c.table_id)?;
     c.format.check(&table).map_err(Refusal::Definition)?;
     let id = next_pipe(state)?;
-    if c.id.is_some_and(|wanted| wanted != id) {
-        return Err(Refusal::Outdated("another pipe was created".into()).into());
-    }
+    check_next("pipe", id, c.id)?;
     let pipe = Pipe {
         id,
         name: c.name.clone(),
@@ -150,7 +146,7 @@ pub(super) fn drop_pipe(state: &mut Overlay<'_>, at: At, c: &ByName<PipeId>) -> 
             false => Err(Refusal::NoPipe(c.name.clone()).into()),
         };
     };
-    let pipe = super::control::still(pipe, c.id)?;
+    check_same("pipe", &c.name, pipe.id, c.id)?;
     for partition in state.partitions_of(pipe.id)? {
         state.delete::<SourcePartition>(&(pipe.id, partition.partition));
     }
@@ -259,15 +255,23 @@ pub(super) fn put_new_pipe(state: &mut Overlay<'_>, pipe: &Pipe) -> Result<(), S
     Ok(())
 }
 
-/// Refuses what was worked out for another table of that name.
-pub(super) fn still_table(table: &Table, id: Option<TableId>) -> Result<(), Stop> {
-    match id.is_none_or(|id| id == table.id) {
+/// Refuses a command that was worked out for `meant` if another has its name now. It may be decided long after that: lives of partitions
+/// are counted anew in a pipe that took the name meanwhile, so they do not tell the two apart.
+pub(super) fn check_same<Id: PartialEq>(what: &str, name: &str, present: Id, meant: Option<Id>) -> Result<(), Refusal> {
+    match meant.is_none_or(|meant| meant == present) {
         true => Ok(()),
         false => Err(Refusal::CreatedAgain {
-            what: "table".into(),
-            name: table.name.clone(),
-        }
-        .into()),
+            what: what.into(),
+            name: name.into(),
+        }),
+    }
+}
+
+/// Refuses to create what was to get an id that has been given away since.
+fn check_next<Id: PartialEq>(what: &str, next: Id, wanted: Option<Id>) -> Result<(), Refusal> {
+    match wanted.is_none_or(|wanted| wanted == next) {
+        true => Ok(()),
+        false => Err(Refusal::Outdated(format!("another {what} was created"))),
     }
 }
 

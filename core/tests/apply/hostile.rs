@@ -312,13 +312,7 @@ fn step(world: &mut World, i: usize, act: Act) {
             }));
         }
         Act::DropPipe => _ = world.apply(drop_pipe("p")),
-        Act::DropTable => {
-            _ = world.apply(Command::DropTable(ByName {
-                name: "t".into(),
-                if_exists: false,
-                id: None,
-            }))
-        }
+        Act::DropTable => _ = world.apply(drop_table("t")),
         Act::AddNode { name, instance, port } => {
             let before: Vec<Node> = world.state.list(&[]).unwrap();
             let known = before.iter().find(|node| node.instance == InstanceId(instance));

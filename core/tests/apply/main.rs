@@ -4,6 +4,7 @@
 
 mod fences;
 mod hostile;
+mod outdated;
 mod replicas;
 mod rules;
 mod world;

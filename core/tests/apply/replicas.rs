@@ -330,12 +330,7 @@ fn what_is_dropped_has_no_copies() {
     let mut world = World::replicating();
     commit(&mut world, 1, &[holder(1), holder(2)]).unwrap();
     world.apply(drop_pipe("p")).unwrap();
-    let table = ByName {
-        name: "t".into(),
-        if_exists: false,
-        id: None,
-    };
-    world.apply(Command::DropTable(table)).unwrap();
+    world.apply(drop_table("t")).unwrap();
     assert_eq!(world.copies(0), []);
     let late = holds(&world, holder(3));
     assert_eq!(world.apply(late).unwrap(), Response::Unchanged);

@@ -449,6 +449,14 @@ pub fn drop_pipe(name: &str) -> Command {
     })
 }
 
+pub fn drop_table(name: &str) -> Command {
+    Command::DropTable(ByName {
+        name: name.into(),
+        if_exists: false,
+        id: None,
+    })
+}
+
 pub fn open_writer(table: &str, token: u128) -> Command {
     Command::OpenWriter(OpenWriter {
         table: table.into(),

@@ -118,12 +118,7 @@ fn a_dropped_table_takes_its_writers_along() {
     let second = partitions(&world, &writer).remove(1);
     write(&mut world, &second, 100, 10).unwrap();
     world.apply(drop_pipe("p")).unwrap();
-    let drop = ByName {
-        name: "t".into(),
-        if_exists: false,
-        id: None,
-    };
-    world.apply(Command::DropTable(drop)).unwrap();
+    world.apply(drop_table("t")).unwrap();
     assert_eq!(world.state.get::<Writer>(&writer.id).unwrap(), None);
     assert_eq!(world.state.get::<Pipe>(&writer.pipe).unwrap(), None);
     assert_eq!(world.state.partitions_of(writer.pipe).unwrap(), []);

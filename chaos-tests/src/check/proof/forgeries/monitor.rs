@@ -1,7 +1,7 @@
 //! Forged samples, digests and times, and a history that is not whole.
 
 use super::super::forge::Forge;
-use crate::history::Kind;
+use crate::history::{Entry, Kind};
 use serde_json::{Value, json};
 
 pub fn forge_digest(f: &mut Forge<'_>) -> Option<()> {
@@ -40,6 +40,12 @@ pub fn epoch_back(f: &mut Forge<'_>) -> Option<()> {
 
 // Recovery.
 
+/// The next fault behind an entry, or the healing.
+fn next_mark(f: &Forge<'_>, from: usize) -> Option<usize> {
+    let is_mark = |e: &Entry| e.f.starts_with("begin ") || e.f == "healed";
+    (from + 1..f.entries.len()).find(|at| is_mark(&f.entries[*at]))
+}
+
 pub fn answer_late(f: &mut Forge<'_>) -> Option<()> {
     let fault = f.one(&f.all("begin kill", Kind::Info))?;
     let answered = (fault + 1..f.entries.len()).find(|at| {
@@ -56,15 +62,14 @@ pub fn seen_late(f: &mut Forge<'_>) -> Option<()> {
         return None;
     }
     let fault = f.one(&f.all("begin kill", Kind::Info))?;
-    let next = |e: &crate::history::Entry| e.f.starts_with("begin ") || e.f == "healed";
-    let until = (fault + 1..f.entries.len()).find(|at| next(&f.entries[*at]))?;
+    let until = next_mark(f, fault)?;
     let acknowledged = (fault..until).find_map(|at| {
         let e = &f.entries[at];
         let is_row = e.f == "produce" && e.kind == Kind::Ok && e.value["bad"] != true;
         is_row.then(|| Some((at, e.value["partition"].to_string(), e.value["offset"].as_i64()?)))?
     });
     let (at, partition, offset) = acknowledged?;
-    let sees = |e: &crate::history::Entry| {
+    let sees = |e: &Entry| {
         let is_fresh = e.f == "read" && e.kind == Kind::Ok && e.value["consistency"] == "fresh";
         is_fresh && e.value["partitions"][&partition]["max_offset"].as_i64() >= Some(offset)
     };
@@ -115,8 +120,7 @@ pub fn misshapen(f: &mut Forge<'_>) -> Option<()> {
 
 pub fn lag_after_fault(f: &mut Forge<'_>) -> Option<()> {
     let fault = f.one(&f.all("begin kill", Kind::Info))?;
-    let next = |e: &crate::history::Entry| e.f.starts_with("begin ") || e.f == "healed";
-    let until = (fault + 1..f.entries.len()).find(|at| next(&f.entries[*at]))?;
+    let until = next_mark(f, fault)?;
     let samples: Vec<usize> = (fault..until).filter(|at| f.entries[*at].f == "sample").collect();
     for sample in &samples {
         f.value(*sample)["lag"] = json!(100_000);
