@@ -1,4 +1,5 @@
-//! Looks at a cluster twice a second and writes down what it sees: who leads, how far behind it is, which state each node has applied.
+//! Looks at a cluster twice a second and writes down what it sees: who leads, by the catalog and by the nodes' own word, how far behind
+//! it is, which state each node has applied.
 
 use crate::reader::{number, rows};
 use crate::workload::stage::Stage;
@@ -34,6 +35,7 @@ pub async fn watch(stage: Stage) -> anyhow::Result<()> {
         }
         stage.history.note("monitor", "sample", sample.into());
         digests(&stage).await;
+        claims(&stage).await;
         tokio::time::sleep(PERIOD.saturating_sub(began.elapsed())).await;
     }
     Ok(())
@@ -51,14 +53,14 @@ async fn freshness(client: &Client) -> anyhow::Result<Option<i64>> {
 }
 
 async fn leaders(client: &Client) -> anyhow::Result<Map<String, Value>> {
-    let shards = "SELECT \"table\" || '/' || CAST(shard AS VARCHAR), epoch, leader FROM system.shards";
+    let shards = "SELECT id, \"table\" || '/' || CAST(shard AS VARCHAR), epoch, leader FROM system.shards";
     let mut led = Vec::new();
     for batch in rows(client, shards).await? {
         for row in 0..batch.num_rows() {
             let text = |column: usize| arrow::util::display::array_value_to_string(batch.column(column), row);
-            let epoch: u64 = text(1)?.parse()?;
-            let leader = Some(text(2)?).filter(|leader| !leader.is_empty());
-            led.push(json!({ "shard": text(0)?, "epoch": epoch, "leader": leader }));
+            let epoch: u64 = text(2)?.parse()?;
+            let leader = Some(text(3)?).filter(|leader| !leader.is_empty());
+            led.push(json!({ "id": text(0)?, "shard": text(1)?, "epoch": epoch, "leader": leader }));
         }
     }
     let mut sample = Map::new();
@@ -74,18 +76,33 @@ async fn leaders(client: &Client) -> anyhow::Result<Map<String, Value>> {
     Ok(sample)
 }
 
-/// Which state each node has applied, and its digest. Nodes that do not answer at once are left out.
+/// Which state each node has applied, and its digest.
 pub async fn digests(stage: &Stage) {
+    for (node, mut state) in said(stage, "/catalog").await {
+        state["node"] = node.into();
+        stage.history.note("monitor", "digest", state);
+    }
+}
+
+/// What each node says that it leads.
+async fn claims(stage: &Stage) {
+    for (node, leading) in said(stage, "/leading").await {
+        let claim = json!({ "node": node, "leading": leading });
+        stage.history.note("monitor", "claim", claim);
+    }
+}
+
+/// What the nodes say on a page of theirs, by name. Those that do not answer at once are left out.
+async fn said(stage: &Stage, path: &'static str) -> Vec<(String, Value)> {
+    let mut said = Vec::new();
     for (name, address) in stage.nodes.iter().zip(&stage.pages) {
         let address = *address;
-        let asked = tokio::task::spawn_blocking(move || page(address, "/catalog", Duration::from_millis(300)));
+        let asked = tokio::task::spawn_blocking(move || page(address, path, Duration::from_millis(300)));
         let Ok(Ok(answer)) = asked.await else {
             continue;
         };
         let body = answer.rsplit("\r\n").next().unwrap_or_default();
-        if let Ok(mut state) = serde_json::from_str::<Value>(body) {
-            state["node"] = name.clone().into();
-            stage.history.note("monitor", "digest", state);
-        }
+        said.extend(serde_json::from_str(body).ok().map(|value| (name.clone(), value)));
     }
+    said
 }

@@ -8,17 +8,22 @@ use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{count, number, rows};
 use tidemill_chaos_tests::scenario::{TABLE, create, statements, wait_until_read};
 use tidemill_chaos_tests::world::{World, checkout, output};
+use tidemill_client::Client;
 
-async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Plan) {
-    let world = World::start(3).await.unwrap();
-    let plan = Plan {
+fn plan(partitions: u32, count: u64, rate: Option<u64>) -> Plan {
+    Plan {
         topic: TABLE.into(),
         partitions,
         count,
         bad: 0,
         rate,
         seed: 7,
-    };
+    }
+}
+
+async fn prepared(partitions: u32, count: u64, rate: Option<u64>) -> (World, Plan) {
+    let world = World::start(3).await.unwrap();
+    let plan = plan(partitions, count, rate);
     create(&world, &plan, 1000).await.unwrap();
     (world, plan)
 }
@@ -49,6 +54,67 @@ async fn a_pause_holds_and_a_resume_loses_and_doubles_nothing() {
     wait_until_read(&world, &produced).await.unwrap();
     let counted = count(&world.client().unwrap(), TABLE).await.unwrap();
     assert_eq!((counted.rows, counted.distinct), (120_000, 120_000));
+    assert_eq!(counted.sum_event_id, produced.sum_event_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_runs_again_when_the_node_that_was_to_reset_it_ends_between_its_steps() {
+    let mut world = World::with_broker().unwrap();
+    world.parts = Some(format!("file://{}/parts", world.folder().display()));
+    world.start_cluster(3).await.unwrap();
+    let plan = plan(4, 20_000, Some(4_000));
+    create(&world, &plan, 1000).await.unwrap();
+    let events = Events::start(world.folder(), &world.brokers, &plan).unwrap();
+    let stored = "SELECT coalesce(sum(stored), 0) FROM system.partitions";
+    world
+        .wait_for("the first rows", Duration::from_secs(30), async |world| {
+            Ok(world.ask(stored).await? > 0)
+        })
+        .await
+        .unwrap();
+    // Nothing can be committed: the first step of a reset waits for that, for 20 s.
+    let (parts, away) = (world.folder().join("parts"), world.folder().join("away"));
+    std::fs::rename(&parts, &away).unwrap();
+    std::fs::write(&parts, "no folder").unwrap();
+    let coordinator = 2;
+    let mut asked = world.beginning_at(coordinator);
+    asked.retry_for = Duration::ZERO;
+    let client = Client::new(asked).unwrap();
+    let reset = tokio::spawn(async move {
+        client
+            .query("ALTER PIPE events RESET OFFSETS TO LATEST")
+            .await
+            .map(drop)
+    });
+    let in_state = |state: &str| format!("SELECT count(*) FROM system.pipes WHERE state = '{state}'");
+    world
+        .wait_for("the reset to begin", Duration::from_secs(15), async |world| {
+            Ok(world.ask(&in_state("pausing")).await? == 1)
+        })
+        .await
+        .unwrap();
+    world.kill_node(coordinator).unwrap();
+    std::fs::remove_file(&parts).unwrap();
+    std::fs::rename(&away, &parts).unwrap();
+    reset.await.unwrap().unwrap_err();
+    assert_eq!(
+        ask(&world, &in_state("pausing")).await,
+        1,
+        "it was not left between its steps"
+    );
+    world.start_node(coordinator).unwrap();
+    world
+        .wait_for("the pipe to run again", Duration::from_secs(90), async |world| {
+            Ok(world.ask(&in_state("running")).await? == 1)
+        })
+        .await
+        .unwrap();
+    let said = "SELECT count(*) FROM system.events WHERE kind = 'pipe' AND text LIKE '%who asked for that is gone%'";
+    assert_eq!(ask(&world, said).await, 1);
+    let produced = events.finish().await.unwrap();
+    wait_until_read(&world, &produced).await.unwrap();
+    let counted = count(&world.client().unwrap(), TABLE).await.unwrap();
+    assert_eq!((counted.rows, counted.distinct), (20_000, 20_000));
     assert_eq!(counted.sum_event_id, produced.sum_event_id);
 }
 
@@ -136,6 +202,19 @@ async fn a_dropped_table_is_gone_with_its_files_and_its_name_is_free() {
         world.run("DROP TABLE events").await.is_err(),
         "a table was dropped under its pipe"
     );
+    // The files of the first table, on each node.
+    let old_files = |world: &World| {
+        let mut left = 0;
+        let mut folders: Vec<_> = (0..3).map(|i| world.data(i).join("parts/1")).collect();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { left += 1 }
+            }
+        }
+        left
+    };
+    assert!(old_files(&world) > 0, "the files are elsewhere");
     world.run("DROP PIPE events").await.unwrap();
     assert_eq!(
         count(&world.client().unwrap(), TABLE).await.unwrap().rows,
@@ -149,22 +228,11 @@ async fn a_dropped_table_is_gone_with_its_files_and_its_name_is_free() {
     wait_until_read(&world, &produced).await.unwrap();
     assert_eq!(count(&world.client().unwrap(), TABLE).await.unwrap().rows, 20_000);
     // The collector takes the old table's files once no query can read them any more.
-    let old_files = world.folder().join("parts/1");
     world
         .wait_for(
             "the files of the dropped table to go",
             Duration::from_secs(90),
-            async |_| {
-                let mut left = 0;
-                let mut folders = vec![old_files.clone()];
-                while let Some(folder) = folders.pop() {
-                    for entry in std::fs::read_dir(&folder).into_iter().flatten() {
-                        let path = entry?.path();
-                        if path.is_dir() { folders.push(path) } else { left += 1 }
-                    }
-                }
-                Ok(left == 0)
-            },
+            async |world| Ok(old_files(world) == 0),
         )
         .await
         .unwrap();

@@ -1,5 +1,6 @@
-//! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`, and `/catalog`
-//! (the version of the catalog that is applied here, and the digest of that state: two nodes at the same version must agree).
+//! Health and metrics over HTTP: `/healthz` (the process works), `/readyz` (the node takes part), `/metrics`, `/catalog`
+//! (the version of the catalog that is applied here, and the digest of that state: two nodes at the same version must agree),
+//! and `/leading` (the shards that are led here, and in which epochs: no two nodes may name the same epoch of a shard).
 
 use crate::heartbeat::Contact;
 use crate::manager::Reports;
@@ -47,6 +48,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/catalog", get(catalog))
+        .route("/leading", get(leading))
         .with_state(pages);
     axum::serve(listener, router).with_graceful_shutdown(until).await
 }
@@ -86,4 +88,11 @@ async fn catalog(State(pages): State<Pages>) -> (StatusCode, String) {
         ),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
+}
+
+/// What the tasks here say, whatever the catalog says by now: a leader that was deposed and does not know it yet is among them.
+async fn leading(State(pages): State<Pages>) -> String {
+    let tasks = pages.supervisor.reports().into_iter();
+    let led = tasks.filter_map(|task| Some(format!("{{\"id\": \"{}\", \"epoch\": {}}}", task.shard, task.epoch?)));
+    format!("[{}]\n", led.collect::<Vec<_>>().join(", "))
 }

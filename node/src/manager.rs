@@ -1,11 +1,12 @@
 //! The manager: what the Raft leader does besides. It hears the heartbeats, says who is down,
-//! gives shards their leaders, and takes nodes into the Raft group and out of it.
+//! gives shards their leaders, takes nodes into the Raft group and out of it, and finishes what others have left half done.
 //!
 //! What it hears is soft and stays in memory; what it decides is a command, checked in apply against
 //! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
 //! declares anybody down: until then it has not had the chance to hear them. Only of the leader before it does it know
 //! since when that is silent.
 
+mod pausing;
 mod rates;
 mod replace;
 mod reports;
@@ -15,6 +16,7 @@ mod stuck;
 
 pub use reports::Reports;
 
+use pausing::Pausing;
 use rates::Rates;
 use stuck::Stuck;
 
@@ -78,6 +80,8 @@ struct Term {
     refused: BTreeMap<(ShardId, NodeId), Instant>,
     /// Which tasks stand still, and when that was last looked at.
     stuck: Stuck,
+    /// Which pipes are on their way to a pause.
+    pausing: Pausing,
     rates: Rates,
     progress_seen: Instant,
     /// The step of membership that is under way; one at a time.
@@ -143,6 +147,7 @@ impl Manager {
                 ready_since: BTreeMap::new(),
                 refused: BTreeMap::new(),
                 stuck: Stuck::default(),
+                pausing: Pausing::default(),
                 rates: Rates::new(now),
                 progress_seen: now,
                 membership: None,
@@ -170,6 +175,7 @@ impl Manager {
         let leaving = self.place_replicas(term, &*state()?).await?;
         self.place_shards(term, &*state()?, &leaving).await?;
         standbys::place(&self.catalog, &self.reports, &*state()?, &leaving, term).await?;
+        self.resume_abandoned(&mut term.pausing, &*state()?).await?;
         self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);

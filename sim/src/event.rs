@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Mend(Fault),
     /// Who leads this shard is lost.
     LoseLeader(ShardId),
+    /// A node whose log is not that of the source any more is back, and is to lead this shard instead of who does.
+    ShowStaleLog(usize, ShardId),
     /// A node is to keep no more what it has not copied yet.
     GiveUpCopies(usize),
     /// A node is to lead this shard.

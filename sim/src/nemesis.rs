@@ -63,6 +63,9 @@ pub(crate) enum Fault {
     Hasty(usize),
     /// A node whose log has acknowledged rows is away until others pass over them, and what those say of that comes late.
     LateGap(usize),
+    /// A node whose log has rows that are not committed is away until the source's log is cut below them, has grown, and another
+    /// leader has committed a little of that; then it leads again.
+    StaleLog(usize),
     /// A node copies everything anew, says late what it has, and has to give that up while it copies.
     LateClaim(usize),
     /// Messages arrive twice.
@@ -70,7 +73,7 @@ pub(crate) enum Fault {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 29;
+pub(crate) const KINDS: usize = 30;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -82,15 +85,19 @@ pub(crate) struct Nemesis {
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
 /// nodes come and go, to leaders, to standbys, and what a leader says when it is none any more.
-const THEMES: [&[usize]; 7] = [
+const THEMES: [&[usize]; 9] = [
     &[0, 2, 15, 16, 21, 23],
     &[0, 8, 10, 11, 20, 22, 25],
     &[0, 1, 2, 3, 4, 9, 22, 23],
     &[15, 23, 24],
     &[0, 2, 15, 22, 23],
     &[0, 23, 26, 26],
+    &[23, 26, 26, 26],
     &[8, 27, 27],
+    &[STALE_LOG, STALE_LOG, 21, 23],
 ];
+/// The number of [`Fault::StaleLog`].
+const STALE_LOG: usize = 28;
 
 impl Nemesis {
     pub fn new(dice: &mut Dice) -> Self {
@@ -112,6 +119,11 @@ impl Nemesis {
             pause: dice.between(300, 3_000) * MS,
             healed_at: 0,
         }
+    }
+
+    /// Whether a fault of this run is one of write-ahead logs, also of those that only spare reading again.
+    pub fn needs_logs(&self) -> bool {
+        self.enabled.contains(&STALE_LOG)
     }
 }
 
@@ -153,6 +165,7 @@ impl World {
             25 => Fault::Hasty(a),
             26 => Fault::LateGap(a),
             27 => Fault::LateClaim(a),
+            STALE_LOG => Fault::StaleLog(a),
             _ => Fault::Duplicate,
         }
     }
@@ -178,6 +191,7 @@ impl World {
             Fault::StaleStandby(_) => self.dice.between(5_000, 10_000) * MS,
             // Long enough to be given up.
             Fault::LateGap(_) => self.dice.between(11_000, 15_000) * MS,
+            Fault::StaleLog(_) => self.dice.between(4_000, 8_000) * MS,
             _ => self.dice.between(50, 6_000) * MS,
         };
         if self.begin(fault)? {
@@ -241,6 +255,7 @@ impl World {
             Fault::Move => return self.move_some_shard(None, |_| true),
             Fault::StaleStandby(index) => return self.make_stale(index),
             Fault::LateGap(index) => return Ok(self.hide_log(index)),
+            Fault::StaleLog(index) => return self.make_log_stale(index),
             Fault::LateClaim(index) => {
                 let begins = self.wipe(index)?;
                 self.late_claims |= begins;
@@ -291,7 +306,7 @@ impl World {
     pub fn mend(&mut self, fault: Fault) -> Result<(), Violation> {
         let count = self.nodes.len();
         match fault {
-            Fault::Kill(index) | Fault::WipeDisk(index) => self.start(index)?,
+            Fault::Kill(index) | Fault::WipeDisk(index) | Fault::StaleLog(index) => self.start(index)?,
             Fault::KillAll => {
                 for index in 0..count {
                     self.start(index)?;
@@ -335,7 +350,7 @@ impl World {
         self.cut.clear();
         self.slow.clear();
         (self.loss, self.twice, self.late) = (0, 0, 0);
-        (self.late_gaps, self.late_claims) = (false, false);
+        (self.late_gaps, self.late_claims, self.quiet) = (false, false, None);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
@@ -405,6 +420,7 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::Hasty(_) => "hasty leave",
         Fault::LateGap(_) => "late gap",
         Fault::LateClaim(_) => "late claim",
+        Fault::StaleLog(_) => "stale log",
         Fault::Duplicate => "duplication",
     }
 }

@@ -125,6 +125,52 @@ impl World {
         Ok(true)
     }
 
+    /// A leader is killed whose write-ahead log has rows that are not committed. The source's log is cut below them, and has not
+    /// grown beyond them when the next leader reads and commits; that one is lost, and the first leads again.
+    pub fn make_log_stale(&mut self, index: usize) -> Result<bool, Violation> {
+        let (tip, me) = (self.group.tip(), self.nodes[index].id);
+        if !self.nodes[index].up {
+            return Ok(false);
+        }
+        let mut logged = Vec::new();
+        for p in tip.all::<SourcePartition>(&[])? {
+            let leads = tip
+                .find::<Shard>(&p.shard)?
+                .is_some_and(|shard| shard.leader == Some(me));
+            let is_of_topic = p.topic.is_some() && p.topic == Some(self.topic.id) && p.stop.is_none();
+            let (pieces, _) = self.nodes[index].wal.recover(p.shard, p.key(), p.offset);
+            let end = pieces.last().map_or(0, |piece| piece.span.end.0);
+            if leads && is_of_topic && end > p.offset.0 + 2 {
+                logged.push((p, end));
+            }
+        }
+        let Some((p, end)) = self.dice.pick(&logged).cloned() else {
+            return Ok(false);
+        };
+        self.kill(index);
+        let n = p.partition.0 as usize;
+        let from = self.dice.between(p.offset.0, end - 1);
+        self.cut_log(n, from)?;
+        (from..self.dice.between(from, end)).for_each(|_| self.topic.append(n, false));
+        self.quiet = Some(n);
+        self.move_some_shard(Some(p.shard), |to| to != me)?;
+        let time = self.flush_age + self.dice.between(300, 2_000) * MS;
+        self.after(time, Event::ShowStaleLog(index, p.shard));
+        Ok(true)
+    }
+
+    /// See [`Self::make_log_stale`].
+    pub fn show_stale_log(&mut self, index: usize, shard: ShardId) -> Result<(), Violation> {
+        if let Some(n) = self.quiet.take() {
+            (0..self.dice.between(15, 60)).for_each(|_| self.topic.append(n, false));
+        }
+        self.lose_leader(shard)?;
+        self.start(index)?;
+        let time = self.dice.between(50, 800) * MS;
+        self.after(time, Event::Lead(shard, self.nodes[index].id));
+        Ok(())
+    }
+
     /// Who leads a shard is killed.
     pub fn lose_leader(&mut self, shard: ShardId) -> Result<(), Violation> {
         let tip = self.group.tip();

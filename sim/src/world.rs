@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub twice: u64,
     /// One proposal of so many travels for long; 0 if none does.
     pub late: u64,
+    /// The partition of the topic in which nobody produces at present.
+    pub quiet: Option<usize>,
     /// Whether it takes long until rows are passed over.
     pub late_gaps: bool,
     /// Whether it takes long until what a disk has is heard.
@@ -100,7 +102,7 @@ impl World {
             .collect();
         let nemesis = Nemesis::new(&mut dice);
         let flush_age = dice.between(100, 2_500) * MS;
-        let (hot, logs) = (dice.one_in(2), dice.one_in(3));
+        let (hot, logs) = (dice.one_in(2), dice.one_in(3) || nemesis.needs_logs());
         Self {
             now: 0,
             queue: BinaryHeap::new(),
@@ -122,6 +124,7 @@ impl World {
             loss: 0,
             twice: 0,
             late: 0,
+            quiet: None,
             late_gaps: false,
             late_claims: false,
             told: tells.then(Vec::new),
@@ -227,6 +230,7 @@ impl World {
             Event::Nemesis => self.break_something(),
             Event::Mend(fault) => self.mend(fault),
             Event::LoseLeader(shard) => self.lose_leader(shard),
+            Event::ShowStaleLog(index, shard) => self.show_stale_log(index, shard),
             Event::GiveUpCopies(index) => self.give_up_copies(index),
             Event::Lead(shard, node) => {
                 self.move_some_shard(Some(shard), |to| to == node)?;
@@ -327,6 +331,9 @@ impl World {
         let time = self.dice.between(5, 60) * MS;
         self.after(time, Event::Produce);
         let partition = self.dice.below(self.topic.logs.len());
+        if self.quiet == Some(partition) {
+            return;
+        }
         if self.dice.one_in(25) {
             let records = self.dice.between(1, 4);
             self.topic.abort(partition, records);

@@ -173,6 +173,8 @@ pub struct ShardSample {
     /// The shard.
     #[serde(deserialize_with = "label")]
     pub shard: String,
+    /// Its id, which no shard of another table has, also of one with the same name.
+    pub id: Option<String>,
     /// The table of which it is one, where its name does not say that.
     pub table: Option<String>,
     /// Its leader, if it has one.
@@ -183,6 +185,11 @@ pub struct ShardSample {
 }
 
 impl ShardSample {
+    /// Its id, where that is said, else its name.
+    pub fn key(&self) -> String {
+        self.id.clone().unwrap_or_else(|| self.name())
+    }
+
     /// Its name, which no shard of another table has.
     pub fn name(&self) -> String {
         match &self.table {
@@ -199,4 +206,19 @@ pub struct Digest {
     pub version: u64,
     #[serde(deserialize_with = "label")]
     pub digest: String,
+}
+
+/// What a node says that it leads.
+#[derive(Debug, Deserialize)]
+pub struct Claim {
+    #[serde(deserialize_with = "label")]
+    pub node: String,
+    pub leading: Vec<Led>,
+}
+
+/// A shard, by its id, and the epoch in which it is led.
+#[derive(Debug, Deserialize)]
+pub struct Led {
+    pub id: String,
+    pub epoch: u64,
 }

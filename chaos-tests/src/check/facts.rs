@@ -4,7 +4,7 @@
 //! What does not fit together (an end without a beginning, a value of another form, a clock that goes back) is a problem of the
 //! history, which makes the run unknown.
 
-use super::decode::{Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write};
+use super::decode::{Claim, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write};
 use super::operator::{Act, Statement};
 use super::sources::Sources;
 use super::tables::Tables;
@@ -55,6 +55,7 @@ pub struct Facts {
     pub(super) writes: Vec<(Operation, Write)>,
     pub(super) ledgers: Vec<(usize, Ledger)>,
     pub(super) digests: Vec<(usize, Digest)>,
+    pub(super) claims: Vec<(usize, Claim)>,
     pub(super) healed: Vec<usize>,
     pub(super) caught_up: Vec<usize>,
     pub(super) gave_up: Vec<usize>,
@@ -192,6 +193,7 @@ impl Facts {
             "ledger" => self.with(at, entry, |facts, ledger: Ledger| facts.ledgers.push((at, ledger))),
             "sample" => self.with(at, entry, |facts, sample: Sample| facts.samples.push((at, sample))),
             "digest" => self.with(at, entry, |facts, digest: Digest| facts.digests.push((at, digest))),
+            "claim" => self.with(at, entry, |facts, claim: Claim| facts.claims.push((at, claim))),
             "healed" => self.healed.push(at),
             "caught-up" => self.caught_up.push(at),
             "failed" => self.gave_up.push(at),

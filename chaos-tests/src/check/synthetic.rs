@@ -164,6 +164,9 @@ impl Model {
         let rate = self.cluster.take_rate() as f64 / (self.script.since_sample_ms().max(1) as f64 / 1_000.0);
         let sample = self.cluster.sample(rate, &down);
         self.script.note("monitor", "sample", sample);
+        for claim in self.cluster.claims(&down) {
+            self.script.note("monitor", "claim", claim);
+        }
     }
 
     fn disturb(&mut self) {

@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
         "listen",
         "http",
         "the address for the others",
-        "Address to bind for /healthz, /readyz, /metrics and /catalog.",
+        "Address to bind for /healthz, /readyz, /metrics, /catalog and /leading.",
     ),
     setting(
         "memory",

@@ -86,6 +86,7 @@ pub(super) fn shards(snapshot: &dyn CatalogSnapshot, progress: &[NodeProgress]) 
     let hot = snapshot.hot_partitions()?;
     let name = |node: Option<NodeId>| node.and_then(|node| nodes.get(&node).cloned());
     Columns::default()
+        .text("id", shards.iter().map(|shard| Some(shard.id.to_string())))
         .text(
             "table",
             shards

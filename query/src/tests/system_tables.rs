@@ -23,10 +23,10 @@ async fn the_catalog_is_shown_as_tables() {
         query(&engine, nodes).await,
         ["n1|Ready|h1:2|1|", "n2|Ready|h2:2|1|", "n3|Ready|h3:2|0|"]
     );
-    let shards = "SELECT \"table\", shard, epoch, leader, may_lead FROM system.shards ORDER BY shard";
+    let shards = "SELECT id, \"table\", shard, epoch, leader, may_lead FROM system.shards ORDER BY shard";
     assert_eq!(
         query(&engine, shards).await,
-        ["events|0|1|n1|n1, n2, n3", "events|1|1|n2|n1, n2, n3"]
+        ["1/0|events|0|1|n1|n1, n2, n3", "1/1|events|1|1|n2|n1, n2, n3"]
     );
     assert_eq!(query(&engine, "SHOW SHARDS FROM events").await.len(), 2);
     // Those of a warehouse are led by its nodes alone.

@@ -189,6 +189,14 @@ pub const FORGERIES: &[Forgery] = &[
         "leadership",
         monitor::second_leader,
     ),
+    wrong(
+        "A node says that it leads where another does.",
+        "leadership",
+        monitor::second_claim,
+    ),
+    doubtful("No node says what it leads.", "leadership", |f| {
+        some(f.cut_all(|e| e.f == "claim"))
+    }),
     wrong("An epoch goes back.", "leadership", monitor::epoch_back),
     wrong(
         "No read is answered for a long time after a fault.",

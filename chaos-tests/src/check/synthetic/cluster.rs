@@ -239,13 +239,33 @@ impl Cluster {
             }
         };
         let nodes: serde_json::Map<String, Value> = NODES.iter().map(|n| ((*n).to_owned(), json!(state(n)))).collect();
-        let shard = |(at, (leader, epoch)): (usize, &(String, u64))| json!({ "shard": format!("{TOPIC}/{at}"), "leader": leader, "epoch": epoch });
+        let shard = |(at, (leader, epoch)): (usize, &(String, u64))| json!({ "id": format!("1/{at}"), "shard": format!("{TOPIC}/{at}"), "leader": leader, "epoch": epoch });
         let shards: Vec<Value> = self.leaders.iter().enumerate().map(shard).collect();
         let raft_leader = NODES.iter().find(|n| state(n) == "Ready");
         json!({
             "rows_per_s": rows_per_s.round(), "lag": lag, "freshness_ms": 20 + lag * 9, "shards": shards, "nodes": nodes,
             "raft_leader": raft_leader,
         })
+    }
+
+    /// What the nodes that are not down say that they lead.
+    pub fn claims(&self, down: &[String]) -> Vec<Value> {
+        let claim = |node: &&str| {
+            let own = self
+                .leaders
+                .iter()
+                .enumerate()
+                .filter(|(_, (leader, _))| leader == node);
+            let led: Vec<Value> = own
+                .map(|(at, (_, epoch))| json!({ "id": format!("1/{at}"), "epoch": epoch }))
+                .collect();
+            json!({ "node": node, "leading": led })
+        };
+        NODES
+            .iter()
+            .filter(|node| !down.iter().any(|d| d == *node))
+            .map(claim)
+            .collect()
     }
 
     /// Everything that is there in the end.

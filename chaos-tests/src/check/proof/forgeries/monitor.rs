@@ -29,6 +29,18 @@ pub fn second_leader(f: &mut Forge<'_>) -> Option<()> {
     Some(())
 }
 
+pub fn second_claim(f: &mut Forge<'_>) -> Option<()> {
+    let claims = f.all("claim", Kind::Info);
+    let leads = |at: &usize| {
+        f.entries[*at].value["leading"]
+            .as_array()
+            .is_some_and(|led| !led.is_empty())
+    };
+    let claim = f.one(&claims.into_iter().filter(leads).collect::<Vec<_>>())?;
+    f.value(claim)["node"] = json!("n9");
+    Some(())
+}
+
 pub fn epoch_back(f: &mut Forge<'_>) -> Option<()> {
     let samples = f.all("sample", Kind::Info);
     let sample = f.one(samples.get(1..)?)?;
