@@ -88,7 +88,7 @@ pub enum Command {
     /// Says what the operators want of a node.
     SetNodeIntent(SetNodeIntent),
     /// Ends the life of a node that has left the voters.
-    RemoveNode(NodeId),
+    RemoveNode(RemoveNode),
     /// Changes how many copies of part files there are.
     SetReplication(SetReplication),
     /// Lets a node keep the files of a shard.
@@ -366,6 +366,18 @@ pub struct AlterTable {
     /// Its settings from now on.
     #[serde(flatten)]
     pub settings: TableSettings,
+}
+
+/// See [`Command::RemoveNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveNode {
+    /// The node.
+    pub node: NodeId,
+    /// The run of its process when it was found that nothing which it has is needed. If it has come back since, its log may have
+    /// rows that nobody else has.
+    pub boot: Option<BootId>,
+    /// Where it was in its life then.
+    pub state: NodeState,
 }
 
 /// See [`Command::SetReplication`].

@@ -7,13 +7,15 @@
 //!   that makes the number of voters odd, up to [`MAX_VOTERS`]; all voters that a step brings come at once. Two
 //!   voters survive no more losses than one, four no more than three, so an even number is never made by adding.
 //! - Nobody who stays loses the vote. A node that leaves keeps it until its shards have moved, and others have its parts, and the
-//!   rows of its log that nobody else has.
+//!   rows of its log that nobody else has. One that is not heard is waited for until it is down: what is decided on that is void if
+//!   it comes back.
 //! - The leader never takes itself out: it makes another node leader, which does that.
 //! - No step is taken after which no majority of the voters would be alive.
 //! - A joint configuration that somebody left behind is finished before anything else is begun.
 
 use crate::catalog::{NodeIntent, NodeState};
-use crate::ids::NodeId;
+use crate::command::RemoveNode;
+use crate::ids::{BootId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most voters. More would slow every commit down; further nodes learn, lead shards and answer queries.
@@ -26,6 +28,8 @@ pub struct Standing {
     pub name: String,
     /// Where it is in its life.
     pub state: NodeState,
+    /// The run of its process that the catalog knows.
+    pub boot: Option<BootId>,
     /// What the operators want of it.
     pub intent: NodeIntent,
     /// Whether it leads shards.
@@ -49,7 +53,8 @@ impl Standing {
 
     /// Whether it may lose its vote: nothing that it has is needed any more.
     fn may_go(&self) -> bool {
-        self.leaves() && !self.leads_shards && !self.keeps_parts && !self.keeps_rows
+        let says_so = self.alive || !self.state.is_up();
+        self.leaves() && says_so && !self.leads_shards && !self.keeps_parts && !self.keeps_rows
     }
 
     fn may_vote(&self) -> bool {
@@ -100,7 +105,7 @@ pub enum Step {
     /// Makes another node leader.
     TransferLeadership(NodeId),
     /// Lets the catalog note that a node is gone.
-    Remove(NodeId),
+    Remove(RemoveNode),
     /// Sends the log to a node no more.
     DropLearner(NodeId),
 }
@@ -134,8 +139,9 @@ pub fn next_step(group: &Group) -> Plan {
         .nodes
         .iter()
         .find(|(id, node)| living(node) && node.may_go() && !group.voters.contains(id));
-    if let Some((id, _)) = gone {
-        return Plan::Step(Step::Remove(*id));
+    if let Some((id, node)) = gone {
+        let (node, boot, state) = (*id, node.boot, node.state);
+        return Plan::Step(Step::Remove(RemoveNode { node, boot, state }));
     }
     let leading = group.nodes.values().find(|node| node.leaves() && node.leads_shards);
     let leading = leading.map(|node| format!("node '{}' still leads shards", node.name));

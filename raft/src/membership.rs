@@ -23,6 +23,7 @@ use thiserror::Error;
 use tidemill_core::{
     Command, NodeId, Proposal,
     catalog::{self, NodeState, Shard},
+    command::RemoveNode,
     membership::{Group, Heard, Plan, Standing, Step, next_step},
     view::CatalogRead,
 };
@@ -91,6 +92,7 @@ fn look(node: &Node, heard: &Heard) -> Result<Option<(Group, Option<LogId>)>, Re
         let member = membership.get_node(&known.id.0);
         let standing = Standing {
             state: known.state,
+            boot: known.boot,
             intent: known.intent,
             leads_shards: leading.contains(&known.id),
             keeps_parts: keeping.contains(&known.id),
@@ -132,7 +134,7 @@ fn member_of(node: &catalog::Node) -> Member {
 async fn take(catalog: &Catalog, step: Step, based_on: Option<LogId>, limit: Duration) -> Result<(), MembershipError> {
     let node = catalog.node();
     let change = match step {
-        Step::Remove(id) => return remove(node, id, limit).await,
+        Step::Remove(gone) => return remove(node, gone, limit).await,
         Step::TransferLeadership(to) => {
             return match catalog.transfer_leadership(Some(to), limit).await {
                 true => Ok(()),
@@ -181,9 +183,9 @@ async fn change_group(
 
 /// Lets the catalog note that the node is gone. On this leader or not at all: handed on to another leader, it might
 /// come before the loss of the vote that it relies on.
-async fn remove(node: &Node, id: NodeId, limit: Duration) -> Result<(), MembershipError> {
+async fn remove(node: &Node, gone: RemoveNode, limit: Duration) -> Result<(), MembershipError> {
     match node
-        .propose(Proposal::new(now_ms(), Command::RemoveNode(id)), limit)
+        .propose(Proposal::new(now_ms(), Command::RemoveNode(gone)), limit)
         .await
     {
         Ok((_, Ok(_))) => Ok(()),

@@ -318,6 +318,7 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Option<(Group, Option<LogId>)>
         let member = membership.get_node(&known.id.0);
         let standing = Standing {
             state: known.state,
+            boot: known.boot,
             intent: known.intent,
             leads_shards: leading.contains(&known.id),
             keeps_parts: false,
@@ -350,8 +351,8 @@ fn member_of(node: &catalog::Node) -> Member {
 
 async fn take(node: &Node, step: Step, based_on: Option<LogId>) {
     let change = match step {
-        Step::Remove(id) => {
-            let proposal = node.world.proposal(Command::RemoveNode(id));
+        Step::Remove(gone) => {
+            let proposal = node.world.proposal(Command::RemoveNode(gone));
             let number = proposal.at_ms;
             let result = node.propose_as_leader(proposal, STEP).await;
             if let Err(ProposeError::NotSent(_)) = result {

@@ -36,7 +36,7 @@ impl World {
                 }
             }
             Command::PassGap(pass) => self.check_gap(pass, before)?,
-            Command::RemoveNode(id) => self.check_removed(*id, before)?,
+            Command::RemoveNode(gone) => self.check_removed(gone.node, before)?,
             Command::DropPipe(dropped) => self.pipe_is_dropped(&dropped.name, before)?,
             Command::CreatePipe(_) => self.left.clear(),
             Command::ResetOffsets(reset) => {

@@ -177,7 +177,7 @@ impl World {
                 self.group.voters = voters;
                 *self.tally.acts.entry("voters change").or_default() += 1;
             }
-            Step::Remove(id) => return Ok(Some(Command::RemoveNode(id))),
+            Step::Remove(gone) => return Ok(Some(Command::RemoveNode(gone))),
         }
         Ok(None)
     }
@@ -195,6 +195,7 @@ impl World {
             let standing = Standing {
                 name: node.name.clone(),
                 state: node.state,
+                boot: node.boot,
                 intent: node.intent,
                 leads_shards: shards.iter().any(|shard| shard.leader == Some(node.id)),
                 keeps_parts: !forgets && shards.iter().any(|shard| shard.replica(node.id).is_some()),

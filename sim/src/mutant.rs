@@ -207,9 +207,9 @@ impl Mutant {
                     )?;
                 }
             }
-            (Mutant::KeeperIsRemoved, Command::RemoveNode(id)) => {
+            (Mutant::KeeperIsRemoved, Command::RemoveNode(gone)) => {
                 for mut shard in state.list::<Shard>(&[])? {
-                    shard.replicas.retain(|replica| replica.node != *id);
+                    shard.replicas.retain(|replica| replica.node != gone.node);
                     draft.put(&shard.id, &shard)?;
                 }
             }

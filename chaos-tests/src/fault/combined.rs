@@ -7,18 +7,24 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::json;
 use std::time::Duration;
 
-/// Faults of different kinds. None that takes away for good what another of its kind may have left as the last copy: disks that lie,
-/// or are emptied, have cells of their own.
+/// Faults of different kinds. None that takes away for good what another may have left as the last copy, and none of several steps, each
+/// of which waits for nodes or brokers that are well: disks that lie or are emptied, nodes that are replaced or restarted one after the
+/// other, topics that are created again or led by who lacks records have cells of their own.
 const KINDS: [&[Fault]; 4] = [
-    &[Kill, Pause, Terminate],
+    &[Kill, KillAll, Pause, Terminate],
     &[
         Cut,
         CutOneWay,
+        CutBrokers,
         Isolate,
+        IsolateOneWay,
         Split,
+        Ring,
+        Unplug,
         Loss,
         Delay,
         Jitter,
+        Bandwidth,
         HalfOpen,
         Resets,
         Duplication,

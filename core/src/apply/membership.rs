@@ -8,8 +8,7 @@ use super::cluster::{depose, known_node};
 use super::definitions::founded;
 use super::{At, Stop, Verdict, replicas};
 use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState, Table};
-use crate::command::{AddNode, Refusal, Response, SetNodeIntent};
-use crate::ids::NodeId;
+use crate::command::{AddNode, Refusal, RemoveNode, Response, SetNodeIntent};
 use crate::view::{CatalogRead, Overlay};
 
 /// The most characters that the name of a node that joins may have.
@@ -118,8 +117,8 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
     Ok(Response::Done)
 }
 
-pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, id: NodeId) -> Verdict {
-    let mut node = known_node(state, id)?;
+pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, c: &RemoveNode) -> Verdict {
+    let mut node = known_node(state, c.node)?;
     if node.state == NodeState::Removed {
         return Ok(Response::Unchanged);
     }
@@ -127,9 +126,15 @@ pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, id: NodeId) -> Verdic
     if node.intent != NodeIntent::Leave {
         return Err(no(format!("node '{}' shall {}, not leave", node.name, node.intent)));
     }
+    if (node.boot, node.state) != (c.boot, c.state) {
+        return Err(no(format!(
+            "node '{}' is {} since it was found that it may go: its log may have rows that nobody else has",
+            node.name, node.state
+        )));
+    }
     check_not_last(state, &node, |_| true)?;
     replicas::check_keeps_nothing(state, &node)?;
-    depose(state, at, id, format!("node '{}' was removed", node.name))?;
+    depose(state, at, node.id, format!("node '{}' was removed", node.name))?;
     node.state = NodeState::Removed;
     state.put(&node.id, &node)?;
     Ok(Response::Done)

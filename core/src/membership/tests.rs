@@ -12,6 +12,7 @@ fn well(id: u64) -> Standing {
     Standing {
         name: format!("n{id}"),
         state: NodeState::Ready,
+        boot: Some(BootId(1)),
         intent: NodeIntent::Serve,
         leads_shards: false,
         keeps_parts: false,
@@ -108,7 +109,17 @@ fn a_leaving_node_loses_its_vote_when_its_shards_have_moved_then_its_life() {
     assert_eq!(next_step(&leading), Plan::Wait("node 'n3' still leads shards".into()));
     assert_eq!(next_step(&drained), voters(&[1, 2]));
     let out = group(&[1, 2], &[3]).leaving(3);
-    assert_eq!(next_step(&out), Plan::Step(Step::Remove(NodeId(3))));
+    let gone = |state| {
+        let (node, boot) = (NodeId(3), Some(BootId(1)));
+        Plan::Step(Step::Remove(RemoveNode { node, boot, state }))
+    };
+    assert_eq!(next_step(&out), gone(NodeState::Ready));
+    // Silent, and not down yet: it may have come back by the time that this is decided.
+    assert_eq!(
+        next_step(&out.clone().with(3, |node| node.alive = false)),
+        Plan::Settled
+    );
+    assert_eq!(next_step(&out.clone().down(3)), gone(NodeState::Down));
     let removed = out.with(3, |node| node.state = NodeState::Removed);
     assert_eq!(next_step(&removed), Plan::Settled);
     let silent = removed.with(3, |node| node.alive = false);
@@ -235,7 +246,7 @@ fn take(group: &mut Group, step: Step) {
             assert!(group.voters.contains(&id) && group.nodes[&id].alive && group.nodes[&id].caught_up);
             group.leader = id;
         }
-        Step::Remove(id) => {
+        Step::Remove(RemoveNode { node: id, .. }) => {
             assert!(!group.voters.contains(&id), "{id} votes and is removed");
             let node = group.nodes.get_mut(&id).unwrap();
             assert!(node.intent == NodeIntent::Leave && !node.leads_shards);

@@ -332,7 +332,7 @@ fn step(world: &mut World, i: usize, act: Act) {
         }
         Act::RemoveNode(node) => {
             let before: Option<Node> = world.state.get(&NodeId(node)).unwrap();
-            let outcome = world.apply(Command::RemoveNode(NodeId(node)));
+            let outcome = world.remove(node);
             let left = before.is_some_and(|node| node.intent == NodeIntent::Leave);
             assert!(outcome.is_err() || left, "a node was removed that did not leave");
         }

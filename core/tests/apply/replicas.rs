@@ -213,10 +213,7 @@ fn a_node_is_removed_only_when_it_keeps_nothing() {
     let mut world = World::replicating();
     commit(&mut world, 1, &[holder(2), holder(3)]).unwrap();
     world.apply(leave(3)).unwrap();
-    refused(
-        world.apply(Command::RemoveNode(NodeId(3))),
-        "still a replica of 2 shards",
-    );
+    refused(world.remove(3), "still a replica of 2 shards");
     refused(
         world.apply(Command::DropReplica(replica_of(0, 3))),
         "would be on 1 disks",
@@ -230,7 +227,7 @@ fn a_node_is_removed_only_when_it_keeps_nothing() {
     for shard in 0..2 {
         world.apply(Command::DropReplica(replica_of(shard, 3))).unwrap();
     }
-    world.apply(Command::RemoveNode(NodeId(3))).unwrap();
+    world.remove(3).unwrap();
     // Nothing can be put there again.
     refused(world.apply(Command::AddReplica(replica_of(0, 3))), "cannot keep parts");
 }

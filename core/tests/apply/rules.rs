@@ -316,19 +316,19 @@ fn a_removed_node_never_comes_back_and_its_id_is_not_used_again() {
     world.apply(node_of(4, 44, 1)).unwrap();
     let shard = world.shard(0).unwrap();
     world.apply(assign(shard.id, shard.epoch, Some(NodeId(4)))).unwrap();
-    refused(world.apply(Command::RemoveNode(NodeId(4))), "shall serve, not leave");
+    refused(world.remove(4), "shall serve, not leave");
     world.apply(intent(4, NodeIntent::Leave)).unwrap();
     assert_eq!(world.node(4).state, NodeState::Draining);
     assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
     // Whatever it had not given up by then, it has lost now.
     let commit = world.good_commit(0, 9, 10).unwrap();
-    world.apply(Command::RemoveNode(NodeId(4))).unwrap();
+    world.remove(4).unwrap();
     assert_eq!(world.shard(0).unwrap().leader, None);
     assert!(matches!(
         world.apply(Command::CommitPart(commit)),
         Err(Refusal::StaleEpoch { .. })
     ));
-    for again in [Command::RemoveNode(NodeId(4)), intent(4, NodeIntent::Leave)] {
+    for again in [world.removal(4), intent(4, NodeIntent::Leave)] {
         assert_eq!(world.apply(again), Ok(Response::Unchanged));
     }
     let shard = world.shard(0).unwrap();
@@ -346,6 +346,33 @@ fn a_removed_node_never_comes_back_and_its_id_is_not_used_again() {
     assert_eq!(world.apply(add_node(4, 45, 1)), Ok(Response::Node(NodeId(5))));
     assert_eq!(world.apply(intent(4, NodeIntent::Leave)), Ok(Response::Unchanged));
     assert_eq!(world.node(5).intent, NodeIntent::Serve);
+}
+
+#[test]
+fn a_node_that_has_come_back_since_it_was_given_up_is_not_removed() {
+    let mut world = World::new();
+    world.apply(intent(3, NodeIntent::Leave)).unwrap();
+    let down = |boot| {
+        Command::SetNodeState(SetNodeState {
+            node: NodeId(3),
+            boot: Some(BootId(boot)),
+            state: NodeState::Down,
+        })
+    };
+    world.apply(node_up(3, 1)).unwrap();
+    world.apply(down(1)).unwrap();
+    let given_up = world.removal(3);
+    // The same run, which was cut off; then another, which is down as well.
+    world.apply(node_up(3, 1)).unwrap();
+    refused(
+        world.apply(given_up.clone()),
+        "its log may have rows that nobody else has",
+    );
+    world.apply(node_up(3, 2)).unwrap();
+    world.apply(down(2)).unwrap();
+    refused(world.apply(given_up), "since it was found that it may go");
+    world.remove(3).unwrap();
+    assert_eq!(world.node(3).state, NodeState::Removed);
 }
 
 #[test]
@@ -382,13 +409,13 @@ fn the_last_node_stays() {
     }
     refused(world.apply(intent(3, NodeIntent::Leave)), "'n3' is the last one");
     for node in [1, 2] {
-        world.apply(Command::RemoveNode(NodeId(node))).unwrap();
+        world.remove(node).unwrap();
     }
     // A removal that was called off is off.
     world.apply(add_node(4, 44, 1)).unwrap();
     world.apply(intent(3, NodeIntent::Leave)).unwrap();
     world.apply(intent(3, NodeIntent::Serve)).unwrap();
-    refused(world.apply(Command::RemoveNode(NodeId(3))), "not leave");
+    refused(world.remove(3), "not leave");
 }
 
 #[test]
@@ -467,7 +494,7 @@ fn a_table_is_led_by_nodes_of_a_warehouse_that_there_is() {
     world.apply(alter("default")).unwrap();
     world.apply(intent(4, NodeIntent::Leave)).unwrap();
     refused(world.apply(alter("etl")), "those of the nodes are 'default'");
-    world.apply(Command::RemoveNode(NodeId(4))).unwrap();
+    world.remove(4).unwrap();
     refused(world.apply(alter("etl")), "no node is of warehouse 'etl'");
 }
 

@@ -209,6 +209,20 @@ impl World {
         self.state.get(&NodeId(id)).unwrap().unwrap()
     }
 
+    /// The end of a node's life, as it is now.
+    pub fn removal(&self, id: u64) -> Command {
+        let known: Option<Node> = self.state.get(&NodeId(id)).unwrap();
+        Command::RemoveNode(RemoveNode {
+            node: NodeId(id),
+            boot: known.as_ref().and_then(|node| node.boot),
+            state: known.map_or(NodeState::Down, |node| node.state),
+        })
+    }
+
+    pub fn remove(&mut self, id: u64) -> Outcome {
+        self.apply(self.removal(id))
+    }
+
     pub fn copies(&self, shard: u32) -> Vec<Copies> {
         self.state
             .copies_of(ShardId {
