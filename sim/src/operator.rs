@@ -204,6 +204,12 @@ impl World {
                 });
                 continue;
             }
+            // Only what goes back by what was known says so: where more was committed since, it is refused.
+            let goes_back = |to: Offset| to < p.offset || p.topic != Some(self.topic.id);
+            let old_rows = match known {
+                Some((to, _)) => goes_back(to).then_some(OldRows::Keep),
+                None => Some(OldRows::Delete),
+            };
             let (to, source_epoch) = known.unwrap_or((Offset(log.low), None));
             let forgets = self.mutant == Some(Mutant::RepairForgetsTheEpoch);
             targets.push(ResetTarget {
@@ -211,7 +217,7 @@ impl World {
                 incarnation: p.incarnation,
                 to: Some(to),
                 topic: Some(self.topic.id),
-                old_rows: Some(known.map_or(OldRows::Delete, |_| OldRows::Keep)),
+                old_rows,
                 source_epoch: source_epoch.filter(|_| !forgets),
             });
         }
