@@ -5,6 +5,7 @@ use crate::reader::{number, rows};
 use crate::workload::stage::Stage;
 use crate::world::page;
 use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tidemill_client::Client;
 
@@ -94,10 +95,14 @@ async fn claims(stage: &Stage) {
 
 /// What the nodes say on a page of theirs, by name. Those that do not answer at once are left out.
 async fn said(stage: &Stage, path: &'static str) -> Vec<(String, Value)> {
-    let mut said = Vec::new();
-    for (name, address) in stage.nodes.iter().zip(&stage.pages) {
+    let ask = |address: &SocketAddr| {
         let address = *address;
-        let asked = tokio::task::spawn_blocking(move || page(address, path, Duration::from_millis(300)));
+        tokio::task::spawn_blocking(move || page(address, path, Duration::from_millis(300)))
+    };
+    // All at once: who is silent must not hold up the others, or the next look.
+    let asked: Vec<_> = stage.pages.iter().map(ask).collect();
+    let mut said = Vec::new();
+    for (name, asked) in stage.nodes.iter().zip(asked) {
         let Ok(Ok(answer)) = asked.await else {
             continue;
         };

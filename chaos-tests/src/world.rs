@@ -75,6 +75,19 @@ pub fn checkout() -> PathBuf {
     root.or_else(|| std::env::current_dir().ok()).unwrap_or_default()
 }
 
+/// All files below a folder, in no order; none if there is no such folder.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.is_dir() {
+            true => found.extend(files_below(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
 /// The binary under test: `TIDEMILL_BIN`, or the one built beside this program.
 pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("TIDEMILL_BIN") {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{count, number, rows};
 use tidemill_chaos_tests::scenario::{TABLE, create, statements, wait_until_read};
-use tidemill_chaos_tests::world::{World, checkout, output};
+use tidemill_chaos_tests::world::{World, checkout, files_below, output};
 use tidemill_client::Client;
 
 fn plan(partitions: u32, count: u64, rate: Option<u64>) -> Plan {
@@ -203,16 +203,9 @@ async fn a_dropped_table_is_gone_with_its_files_and_its_name_is_free() {
         "a table was dropped under its pipe"
     );
     // The files of the first table, on each node.
-    let old_files = |world: &World| {
-        let mut left = 0;
-        let mut folders: Vec<_> = (0..3).map(|i| world.data(i).join("parts/1")).collect();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten() {
-                let path = entry.unwrap().path();
-                if path.is_dir() { folders.push(path) } else { left += 1 }
-            }
-        }
-        left
+    let old_files = |world: &World| -> usize {
+        let folders = (0..3).map(|i| world.data(i).join("parts/1"));
+        folders.map(|folder| files_below(&folder).len()).sum()
     };
     assert!(old_files(&world) > 0, "the files are elsewhere");
     world.run("DROP PIPE events").await.unwrap();

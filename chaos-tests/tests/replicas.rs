@@ -15,7 +15,7 @@ use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, create, wait_until_read};
 use tidemill_chaos_tests::stage::Stage;
-use tidemill_chaos_tests::world::{World, binary};
+use tidemill_chaos_tests::world::{World, binary, files_below};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -73,15 +73,9 @@ fn parts_of(world: &World, node: usize) -> PathBuf {
 
 /// Every part file below `folder`.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|e| e == "parquet") {
-            found.push(path);
-        }
-    }
+    assert!(folder.is_dir(), "there is no {}", folder.display());
+    let is_part = |path: &PathBuf| path.extension().is_some_and(|e| e == "parquet");
+    let mut found: Vec<PathBuf> = files_below(folder).into_iter().filter(is_part).collect();
     found.sort();
     found
 }

@@ -1,5 +1,5 @@
 //! The manager: what the Raft leader does besides. It hears the heartbeats, says who is down,
-//! gives shards their leaders, takes nodes into the Raft group and out of it, and finishes what others have left half done.
+//! gives shards their leaders, takes nodes into the Raft group and out of it, and puts right what others have left half done.
 //!
 //! What it hears is soft and stays in memory; what it decides is a command, checked in apply against
 //! the state it was decided on (boot id, epoch). A new manager listens for [`SILENT`] before it
@@ -80,8 +80,9 @@ struct Term {
     refused: BTreeMap<(ShardId, NodeId), Instant>,
     /// Which tasks stand still, and when that was last looked at.
     stuck: Stuck,
-    /// Which pipes are on their way to a pause.
+    /// Which pipes are on their way to a pause, and when that was last looked at.
     pausing: Pausing,
+    pausing_seen: Instant,
     rates: Rates,
     progress_seen: Instant,
     /// The step of membership that is under way; one at a time.
@@ -148,6 +149,7 @@ impl Manager {
                 refused: BTreeMap::new(),
                 stuck: Stuck::default(),
                 pausing: Pausing::default(),
+                pausing_seen: now,
                 rates: Rates::new(now),
                 progress_seen: now,
                 membership: None,
@@ -175,7 +177,7 @@ impl Manager {
         let leaving = self.place_replicas(term, &*state()?).await?;
         self.place_shards(term, &*state()?, &leaving).await?;
         standbys::place(&self.catalog, &self.reports, &*state()?, &leaving, term).await?;
-        self.resume_abandoned(&mut term.pausing, &*state()?).await?;
+        self.resume_abandoned(term, &*state()?).await?;
         self.tend_membership(term).await;
         // One round at a time: a source that does not answer makes it long.
         let free = term.chores_task.as_ref().is_none_or(JoinHandle::is_finished);

@@ -137,10 +137,10 @@ impl World {
             let leads = tip
                 .find::<Shard>(&p.shard)?
                 .is_some_and(|shard| shard.leader == Some(me));
-            let is_of_topic = p.topic.is_some() && p.topic == Some(self.topic.id) && p.stop.is_none();
+            let is_read = p.topic == Some(self.topic.id) && p.stop.is_none();
             let (pieces, _) = self.nodes[index].wal.recover(p.shard, p.key(), p.offset);
             let end = pieces.last().map_or(0, |piece| piece.span.end.0);
-            if leads && is_of_topic && end > p.offset.0 + 2 {
+            if leads && is_read && end > p.offset.0 + 2 {
                 logged.push((p, end));
             }
         }

@@ -173,7 +173,7 @@ pub struct ShardSample {
     /// The shard.
     #[serde(deserialize_with = "label")]
     pub shard: String,
-    /// Its id, which no shard of another table has, also of one with the same name.
+    /// Its id, which no other shard ever has.
     pub id: Option<String>,
     /// The table of which it is one, where its name does not say that.
     pub table: Option<String>,
@@ -190,7 +190,7 @@ impl ShardSample {
         self.id.clone().unwrap_or_else(|| self.name())
     }
 
-    /// Its name, which no shard of another table has.
+    /// Its name, which a shard of a later table may have again.
     pub fn name(&self) -> String {
         match &self.table {
             Some(table) => format!("{table}/{}", self.shard),

@@ -26,16 +26,16 @@ pub fn check(run: &Run) -> Outcome {
     for (at, sample) in &run.facts.samples {
         for shard in &sample.shards {
             let Some(epoch) = shard.epoch else { continue };
-            let name = shard.key();
-            let before = newest.entry(name.clone()).or_insert((epoch, *at));
+            let key = shard.key();
+            let before = newest.entry(key.clone()).or_insert((epoch, *at));
             if epoch < before.0 {
-                let text = format!("shard {name} was in epoch {} and then in {epoch}", before.0);
+                let text = format!("shard {key} was in epoch {} and then in {epoch}", before.0);
                 outcome.find(&[before.1, *at], text);
             } else {
                 *before = (epoch, *at);
             }
             if let Some(leader) = &shard.leader {
-                leaders.take(&mut outcome, *at, name, epoch, leader);
+                leaders.take(&mut outcome, *at, key, epoch, leader);
             }
         }
     }

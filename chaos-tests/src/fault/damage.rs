@@ -3,7 +3,7 @@
 use super::Fault;
 use super::process::{any, kill, start};
 use super::running::{After, PATIENCE, Stroke};
-use crate::world::World;
+use crate::world::{World, files_below};
 use anyhow::{Context, ensure};
 use rand::Rng;
 use rand::RngCore;
@@ -90,19 +90,11 @@ async fn spoil_parts(stroke: &mut Stroke<'_>, node: usize, folder: &Path) -> any
 
 /// All files below `folder` whose names end so.
 pub(super) fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files(&path, endings));
-        } else if path
-            .extension()
+    let ends_so = |path: &PathBuf| {
+        path.extension()
             .is_some_and(|end| endings.iter().any(|ending| end == *ending))
-        {
-            found.push(path);
-        }
-    }
-    found
+    };
+    files_below(folder).into_iter().filter(ends_so).collect()
 }
 
 /// Flips a bit of a file.

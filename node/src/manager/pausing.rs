@@ -4,7 +4,7 @@
 //! [`PATIENCE`]; after that the pipe runs again, as if nobody had asked. That is no matter of safety: what follows the step
 //! is checked by itself, and who comes late finds a pipe that reads, and pauses or resets that.
 
-use super::Manager;
+use super::{Manager, Term};
 use crate::adapters::propose;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use tracing::{debug, warn};
 
 /// For how long a pipe may be pausing: a statement waits for 20 s until what was read is committed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often pipes are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a command may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,12 +38,12 @@ impl Pausing {
 
 impl Manager {
     /// Lets pipes run again that nobody pauses or resets any more.
-    pub(super) async fn resume_abandoned(
-        &self,
-        pausing: &mut Pausing,
-        state: &dyn CatalogSnapshot,
-    ) -> Result<(), ViewError> {
-        for pipe in pausing.look(Instant::now(), &state.list::<Pipe>(&[])?) {
+    pub(super) async fn resume_abandoned(&self, term: &mut Term, state: &dyn CatalogSnapshot) -> Result<(), ViewError> {
+        if term.pausing_seen.elapsed() < LOOK {
+            return Ok(());
+        }
+        term.pausing_seen = Instant::now();
+        for pipe in term.pausing.look(Instant::now(), &state.list::<Pipe>(&[])?) {
             let resume = Command::SetPipeState(SetPipeState {
                 name: pipe.name.clone(),
                 pipe: Some(pipe.id),

@@ -12,6 +12,11 @@ pub const TOPIC: &str = "events";
 /// Rows and records in one note.
 const CHUNK: usize = 50;
 
+/// The id of a shard of the only table.
+fn shard_id(at: usize) -> String {
+    format!("1/{at}")
+}
+
 /// What is at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -239,7 +244,7 @@ impl Cluster {
             }
         };
         let nodes: serde_json::Map<String, Value> = NODES.iter().map(|n| ((*n).to_owned(), json!(state(n)))).collect();
-        let shard = |(at, (leader, epoch)): (usize, &(String, u64))| json!({ "id": format!("1/{at}"), "shard": format!("{TOPIC}/{at}"), "leader": leader, "epoch": epoch });
+        let shard = |(at, (leader, epoch)): (usize, &(String, u64))| json!({ "id": shard_id(at), "shard": format!("{TOPIC}/{at}"), "leader": leader, "epoch": epoch });
         let shards: Vec<Value> = self.leaders.iter().enumerate().map(shard).collect();
         let raft_leader = NODES.iter().find(|n| state(n) == "Ready");
         json!({
@@ -257,7 +262,7 @@ impl Cluster {
                 .enumerate()
                 .filter(|(_, (leader, _))| leader == node);
             let led: Vec<Value> = own
-                .map(|(at, (_, epoch))| json!({ "id": format!("1/{at}"), "epoch": epoch }))
+                .map(|(at, (_, epoch))| json!({ "id": shard_id(at), "epoch": epoch }))
                 .collect();
             json!({ "node": node, "leading": led })
         };
