@@ -54,7 +54,8 @@ impl ShardLog {
     ///
     /// What was read in another leader epoch of the source than what is committed before it is forgotten if the source can be
     /// read `again`: its log may have been cut in between, and another leader may have committed what lay there before the cut.
-    /// Only the source can tell, and is asked when it is read from `start` on.
+    /// Only the source can tell, and is asked when it is read from `start` on. Where it cannot be asked any more, what was read in
+    /// an older epoch is forgotten: epochs grow along a log, so it is not of the one that the committed records are of.
     ///
     /// # Errors
     /// [`WalError::Damaged`] when something of it cannot be read as it was written: that is not passed over.
@@ -64,12 +65,9 @@ impl ShardLog {
         }
         let Recovered { chunks, unused } = self.wal.recover(self.shard, key, start.offset)?;
         let read = chunks.first().and_then(|chunk| chunk.span.source_epoch);
-        if again
-            && let Some((read, committed)) = read
-                .zip(start.source_epoch)
-                .filter(|(read, committed)| read != committed)
-        {
-            info!(shard = %self.shard, ?key, read, committed, "the write-ahead log is of another leader epoch: read again");
+        let is_other = |(read, committed): &(i32, i32)| read < committed || (again && read != committed);
+        if let Some((read, committed)) = read.zip(start.source_epoch).filter(is_other) {
+            info!(shard = %self.shard, ?key, read, committed, "the write-ahead log is of another leader epoch: it is forgotten");
             self.begin_anew(key)?;
             return Ok(start);
         }
@@ -228,6 +226,9 @@ mod tests {
         assert_eq!(from(&world, 5, 8, false), 12, "the source does not have it any more");
         assert_eq!(from(&world, 5, 8, true), 5);
         assert_eq!(from(&world, 5, 9, true), 5, "it is forgotten");
+        // Found by a simulated history, too: behind records of a newer epoch, it cannot be of the same log.
+        world.log.append(&[chunk(5, 9)]).unwrap();
+        assert_eq!(from(&world, 5, 10, false), 5);
     }
 
     #[test]

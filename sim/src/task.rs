@@ -222,10 +222,11 @@ impl Task {
         if self.epoch.is_some() {
             let (mut pieces, mut unused) = hands.wal.recover(self.shard, p.key(), p.offset);
             let read = pieces.first().and_then(|piece| piece.span.source_epoch);
+            let again = !p.has_expired();
             let other = read
                 .zip(p.source_epoch)
-                .is_some_and(|(read, committed)| read != committed);
-            if other && !p.has_expired() && hands.mutant != Some(Mutant::ReplayIgnoresTheEpoch) {
+                .is_some_and(|(read, committed)| read < committed || (again && read != committed));
+            if other && hands.mutant != Some(Mutant::ReplayIgnoresTheEpoch) {
                 hands.wal.drop_lane((self.shard, p.pipe, p.partition));
                 (pieces, unused) = Default::default();
             }
