@@ -59,12 +59,17 @@ impl World {
                             self.oracle.given_up.insert(id);
                         }
                     }
-                    // An operator who says where to go on takes the log as it is: that it was cut before, and what has grown
-                    // there below, nobody is asked. A repair has to know.
-                    let cut = self.topic.read(partition, from, old.source_epoch, None, 0);
-                    if let (Err(Loss::Truncated { diverged, .. }), true) = (cut, reset.because != REPAIR) {
-                        self.topic.blind.push((partition, diverged..to));
+                    if reset.because == REPAIR {
+                        continue;
                     }
+                    // An operator who says where to go on takes the log as it is: that it was cut before, and what has grown
+                    // there below, nobody is asked; nor what grows there when it was cut since he looked. A repair has to know.
+                    let end = log.map_or(0, |log| log.high());
+                    let diverged = match self.topic.read(partition, from, old.source_epoch, None, 0) {
+                        Err(Loss::Truncated { diverged, .. }) => diverged,
+                        _ => end,
+                    };
+                    self.topic.blind.push((partition, diverged.min(end)..to));
                 }
             }
             _ => {}
