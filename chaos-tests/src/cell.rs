@@ -1,7 +1,7 @@
 //! One cell of the matrix: a cluster, some workloads, one kind of fault again and again, then everything mended, and a look at
 //! what is there. It leaves a folder with `run.json` and the history; checkers say what came of it.
 
-use crate::fault::{self, Fault, Plan};
+use crate::fault::{self, Fault, Needs, Plan};
 use crate::history::{History, Requires, RunMeta};
 use crate::matrix;
 use crate::monitor;
@@ -74,7 +74,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     describe(options).write(&options.out)?;
     let plan = Plan {
         nodes: NODES,
-        needs: options.fault.map(Fault::needs).unwrap_or_default(),
+        // Nodes and brokers are in namespaces of their own where there are any, also if nothing is to be cut.
+        needs: Needs {
+            network: true,
+            ..options.fault.map(Fault::needs).unwrap_or_default()
+        },
         ..Plan::default()
     };
     let told = history.clone();

@@ -50,6 +50,7 @@ impl Simulation for ReplicatedCatalog {
     const WORD: &'static str = "raft";
     const SEEDS: u64 = 200;
     const SEEDS_FOR_MUTANTS: u64 = 200;
+    const ENOUGH: u64 = 400;
     type Mutant = Mutant;
     type Tally = Tally;
 

@@ -55,7 +55,8 @@ pub struct ControlPlane;
 impl Simulation for ControlPlane {
     const WORD: &'static str = "sim";
     const SEEDS: u64 = 1_000;
-    const SEEDS_FOR_MUTANTS: u64 = 5_000;
+    const SEEDS_FOR_MUTANTS: u64 = 12_000;
+    const ENOUGH: u64 = 1_000;
     type Mutant = Mutant;
     type Tally = Tally;
 

@@ -18,6 +18,8 @@ pub trait Simulation {
     const SEEDS: u64;
     /// How many, if something is broken on purpose.
     const SEEDS_FOR_MUTANTS: u64;
+    /// So many histories meet every fault and act there is: if they do not, they prove nothing. Of fewer nothing is asked.
+    const ENOUGH: u64;
     /// Behaviours that can be broken on purpose.
     type Mutant: ValueEnum + fmt::Debug + Copy + Send + Sync + 'static;
     /// What comes of a history.

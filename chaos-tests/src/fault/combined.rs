@@ -2,6 +2,7 @@
 
 use super::Fault::{self, *};
 use super::running::{After, Stroke};
+use anyhow::ensure;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::json;
@@ -41,24 +42,31 @@ const KINDS: [&[Fault]; 4] = [
     ],
     &[KillBroker, PauseBroker, DeleteRecords, GrowTopic],
 ];
-/// So many at once.
+/// So many at once; two, if others cannot begin.
 const AT_ONCE: usize = 3;
 
 pub(super) async fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
     let mut kinds = KINDS;
     kinds.shuffle(stroke.rng);
-    let faults: Vec<Fault> = kinds[..AT_ONCE]
+    let faults: Vec<Fault> = kinds
         .iter()
         .filter_map(|kind| kind.choose(stroke.rng).copied())
         .collect();
     let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
+    // The first three of these that can begin.
     stroke.tell(json!(names));
+    let mut begun = 0;
     for fault in faults {
+        if begun == AT_ONCE {
+            break;
+        }
         let history = stroke.history().clone();
-        let begun = Box::pin(fault.begin(stroke.world, stroke.rng, &history)).await;
-        match begun {
-            Ok(running) => stroke.after(After::End(Box::new(running))),
-            // What the one before has left may be too little for the next: no node runs, or a broker does not answer.
+        match Box::pin(fault.begin(stroke.world, stroke.rng, &history)).await {
+            Ok(running) => {
+                stroke.after(After::End(Box::new(running)));
+                begun += 1;
+            }
+            // What the one before has left may be too little for it: no node runs, or a broker does not answer. The next is tried.
             Err(why) => history.note(
                 "monitor",
                 "not-broken",
@@ -67,6 +75,7 @@ pub(super) async fn strike(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(stroke.rng.random_range(0..1_500))).await;
     }
+    ensure!(begun > 1, "{begun} of the faults could begin: nothing is combined");
     // Also those that ended when something could not begin.
     for node in 0..stroke.world.node_count() {
         stroke.after(After::Start(node));
