@@ -69,7 +69,7 @@ impl World {
                         Err(Loss::Truncated { diverged, .. }) => diverged,
                         _ => end,
                     };
-                    self.topic.blind.push((partition, diverged.min(end)..to));
+                    self.topic.blind.push((partition, diverged..to));
                 }
             }
             _ => {}
