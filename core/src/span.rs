@@ -46,6 +46,15 @@ impl Span {
         self.start <= self.end && self.counts.offsets() == Some(self.width()) && self.counts.balance()
     }
 
+    /// Whether it was read from another log of its source than the record before it, which is of the leader epoch `before`: the
+    /// source's log was cut in between. Epochs grow along a log, so what is of an older one does not go on there. What is of a newer
+    /// one may have records in between that nobody has read: only the source can tell, so it is taken for another
+    /// where that can be asked `again` from there on. What lies there is gone where it cannot.
+    pub fn is_of_another_log(&self, before: Option<i32>, again: bool) -> bool {
+        let epochs = self.source_epoch.zip(before);
+        epochs.is_some_and(|(read, before)| read < before || (again && read != before))
+    }
+
     /// Joins `next` to the end of this span, if it is the same history and starts where this ends.
     pub fn join(&self, next: &Span) -> Option<Span> {
         (self.key == next.key && self.end == next.start && self.topic == next.topic).then(|| {
@@ -58,5 +67,37 @@ impl Span {
                 ..*self
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_or_after_a_cut_is_of_another_log() {
+        let span = |source_epoch| Span {
+            key: SpanKey {
+                pipe: PipeId(1),
+                partition: PartitionId(0),
+                incarnation: Incarnation(1),
+            },
+            start: Offset(5),
+            end: Offset(9),
+            counts: Counts::stored(4),
+            topic: None,
+            source_epoch,
+        };
+        for (read, before, if_not_again, if_again) in [
+            (Some(2), Some(2), false, false),
+            (Some(1), Some(2), true, true),
+            (Some(3), Some(2), false, true),
+            (None, Some(2), false, false),
+            (Some(2), None, false, false),
+        ] {
+            let span = span(read);
+            let other = [false, true].map(|again| span.is_of_another_log(before, again));
+            assert_eq!(other, [if_not_again, if_again], "{read:?} behind {before:?}");
+        }
     }
 }

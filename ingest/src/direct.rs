@@ -28,7 +28,7 @@ use thiserror::Error;
 use tidemill_core::catalog::{Acks, DIRECT, Table, Writer};
 use tidemill_core::format::{JsonFormat, OnUnknownField};
 use tidemill_core::{Counts, Offset, PartitionId, ShardId, Span};
-use tidemill_storage::memtable::{AppendError, Chunk, Memtable, PinnedPartition};
+use tidemill_storage::memtable::{AppendError, Chunk, History, Memtable};
 use tidemill_storage::schema::{arrow_schema, declared_schema};
 use tokio::sync::{Notify, watch};
 
@@ -207,7 +207,7 @@ impl Door {
         writer.partition(&self.table.borrow(), self.shard.index)
     }
 
-    async fn history(&self, writer: &Writer) -> Result<PinnedPartition, WriteError> {
+    async fn history(&self, writer: &Writer) -> Result<History, WriteError> {
         let place = self
             .place(writer)
             .ok_or_else(|| invalid("the table has no such shard"))?;
@@ -249,7 +249,7 @@ fn invalid(why: &str) -> WriteError {
     }
 }
 
-fn chunk(history: &PinnedPartition, end: Offset, batch: RecordBatch) -> Chunk {
+fn chunk(history: &History, end: Offset, batch: RecordBatch) -> Chunk {
     Chunk {
         span: Span {
             key: history.key,

@@ -52,10 +52,9 @@ impl ShardLog {
     /// Puts what is logged of `key` from `start` on into `memtable`, where that history must be open there, and says where
     /// it goes on. Also where the table does not ask for a log any more: what is there is as good as read. Blocks.
     ///
-    /// What was read in another leader epoch of the source than what is committed before it is forgotten if the source can be
-    /// read `again`: its log may have been cut in between, and another leader may have committed what lay there before the cut.
-    /// Only the source can tell, and is asked when it is read from `start` on. Where it cannot be asked any more, what was read in
-    /// an older epoch is forgotten: epochs grow along a log, so it is not of the one that the committed records are of.
+    /// What was read from another log of the source than what is committed before it is forgotten
+    /// ([`is_of_another_log`](tidemill_core::Span::is_of_another_log)): the source's log may have been cut in between, and another
+    /// leader may have committed what lay there before the cut. `again` says whether the source can be read from `start` on.
     ///
     /// # Errors
     /// [`WalError::Damaged`] when something of it cannot be read as it was written: that is not passed over.
@@ -64,10 +63,10 @@ impl ShardLog {
             return Ok(start);
         }
         let Recovered { chunks, unused } = self.wal.recover(self.shard, key, start.offset)?;
-        let read = chunks.first().and_then(|chunk| chunk.span.source_epoch);
-        let is_other = |(read, committed): &(i32, i32)| read < committed || (again && read != committed);
-        if let Some((read, committed)) = read.zip(start.source_epoch).filter(is_other) {
-            info!(shard = %self.shard, ?key, read, committed, "the write-ahead log is of another leader epoch: it is forgotten");
+        let first = chunks.first().map(|chunk| chunk.span);
+        if let Some(read) = first.filter(|span| span.is_of_another_log(start.source_epoch, again)) {
+            info!(shard = %self.shard, ?key, read = ?read.source_epoch, committed = ?start.source_epoch,
+                "the write-ahead log is of another leader epoch: it is forgotten");
             self.begin_anew(key)?;
             return Ok(start);
         }

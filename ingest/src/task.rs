@@ -116,8 +116,8 @@ pub struct ShardTask {
     settled: watch::Sender<()>,
     /// Partitions of writers that stay closed for the moment.
     held: Mutex<BTreeSet<(PipeId, PartitionId)>>,
-    /// Histories that only a write-ahead log can continue, with the leader epoch of the source at what is committed.
-    expired: Mutex<BTreeMap<SpanKey, Option<i32>>>,
+    /// Histories that only a write-ahead log can continue, with the oldest offset that the source still had.
+    expired: Mutex<BTreeMap<SpanKey, Offset>>,
     /// Held by whoever adopts a chunk.
     adopting: Mutex<()>,
     /// The pipe of direct rows, once there is one.

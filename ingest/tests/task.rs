@@ -263,6 +263,22 @@ async fn only_what_continues_a_partition_that_has_expired_is_adopted() {
     assert_eq!(rows, (4..12).collect::<Vec<_>>());
     assert_eq!(wal.recover(SHARD, key, Offset(4)).unwrap().chunks.len(), 3);
 
+    // What goes on there is compared with what is here, also if that is not committed: found by a simulated history.
+    let read_in = |epoch: i32, start, end| {
+        let mut chunk = chunk(key, start, end);
+        chunk.span.source_epoch = Some(epoch);
+        chunk
+    };
+    task.adopt(read_in(4, 12, 15)).unwrap();
+    let older = task.adopt(read_in(3, 15, 18));
+    assert!(matches!(older, Err(AdoptError::OtherLog)), "{older:?}");
+    task.adopt(read_in(4, 15, 51)).unwrap();
+    // From here on the source has what lies in between.
+    let newer = task.adopt(read_in(5, 51, 52));
+    assert!(matches!(newer, Err(AdoptError::OtherLog)), "{newer:?}");
+    task.adopt(read_in(4, 51, 52)).unwrap();
+    assert_eq!(pinned(&task), [(1, 4, 52)]);
+
     // Repaired: another life, which reads the source.
     let mut repaired = stopped(None);
     repaired.partitions[0].incarnation = Incarnation(2);

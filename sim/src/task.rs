@@ -115,8 +115,8 @@ pub struct Task {
     awaiting: Vec<Awaiting>,
     /// Partitions of writers that stay closed for the moment.
     held: BTreeSet<(PipeId, PartitionId)>,
-    /// Histories that only a log can continue, with the leader epoch of the source at what is committed.
-    expired: BTreeMap<SpanKey, Option<i32>>,
+    /// Histories that only a log can continue, with the oldest offset that the source still had.
+    expired: BTreeMap<SpanKey, Offset>,
     tail: Tail<Duration>,
     pipes: BTreeMap<PipeId, Arc<Pipe>>,
 }
@@ -221,12 +221,9 @@ impl Task {
         let mut lane = Lane::opened(p, shows);
         if self.epoch.is_some() {
             let (mut pieces, mut unused) = hands.wal.recover(self.shard, p.key(), p.offset);
-            let read = pieces.first().and_then(|piece| piece.span.source_epoch);
             let again = !p.has_expired();
-            let other = read
-                .zip(p.source_epoch)
-                .is_some_and(|(read, committed)| read < committed || (again && read != committed));
-            if other && hands.mutant != Some(Mutant::ReplayIgnoresTheEpoch) {
+            let other = |piece: &Piece| piece.span.is_of_another_log(p.source_epoch, again);
+            if pieces.first().is_some_and(other) && hands.mutant != Some(Mutant::ReplayIgnoresTheEpoch) {
                 hands.wal.drop_lane((self.shard, p.pipe, p.partition));
                 (pieces, unused) = Default::default();
             }
@@ -243,11 +240,15 @@ impl Task {
 
     /// Keeps open what has expired: only a log can continue it.
     fn keep_expired(&mut self, wanted: &Wanted, open: &BTreeSet<SpanKey>, hands: &mut Hands<'_>) {
-        for p in wanted.partitions.iter().filter(|p| p.has_expired()) {
+        for (p, earliest) in wanted
+            .partitions
+            .iter()
+            .filter_map(|p| p.expired_until().map(|earliest| (p, earliest)))
+        {
             if !open.contains(&p.key()) {
                 self.open(p, true, hands);
             }
-            self.expired.insert(p.key(), p.source_epoch);
+            self.expired.insert(p.key(), earliest);
             let lane = self.lanes.get(&(p.pipe, p.partition));
             self.hurry |= lane.is_some_and(|lane| lane.from < lane.to);
         }

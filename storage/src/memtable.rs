@@ -23,7 +23,9 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
-pub use contents::{AppendError, Chunk, Cut, Extent, MemtableStats, PinnedBatch, PinnedPartition, PinnedShard, Show};
+pub use contents::{
+    AppendError, Chunk, Cut, Extent, History, MemtableStats, PinnedBatch, PinnedPartition, PinnedShard, Show,
+};
 pub use standby::Committed;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -58,7 +60,7 @@ struct Lane {
     show: Show,
     from: Offset,
     to: Offset,
-    /// Leader epoch of the source at the record before `from`, as far as a standby has to know it.
+    /// Leader epoch of the source at the record before `from`, if it is known.
     before: Option<i32>,
     /// In the outstanding cut.
     frozen: Vec<Arc<Piece>>,
@@ -78,6 +80,12 @@ impl Lane {
             fresh: Vec::new(),
         }
     }
+}
+
+/// The leader epoch of the source behind `pieces`, which follow on a record of the epoch `before`.
+fn epoch_after(before: Option<i32>, pieces: &[Arc<Piece>]) -> Option<i32> {
+    let newest = pieces.iter().rev().find_map(|piece| piece.span.source_epoch);
+    newest.or(before)
 }
 
 impl Memtable {
@@ -250,6 +258,7 @@ impl Memtable {
         for lane in state.lanes.values_mut() {
             if let Some(last) = lane.frozen.last() {
                 lane.from = last.span.end;
+                lane.before = epoch_after(lane.before, &lane.frozen);
                 gone.push(std::mem::take(&mut lane.frozen));
             }
         }
@@ -302,13 +311,14 @@ impl Memtable {
     }
 
     /// The open history of a partition, if it is open; `None` while this is a standby's, which answers for nothing.
-    pub fn history(&self, pipe: PipeId, partition: PartitionId) -> Option<PinnedPartition> {
+    pub fn history(&self, pipe: PipeId, partition: PartitionId) -> Option<History> {
         let state = self.lock();
         state.epoch?;
-        state.lanes.get(&(pipe, partition)).map(|lane| PinnedPartition {
+        state.lanes.get(&(pipe, partition)).map(|lane| History {
             key: lane.key,
             from: lane.from,
             to: lane.to,
+            source_epoch: epoch_after(epoch_after(lane.before, &lane.frozen), &lane.fresh),
         })
     }
 

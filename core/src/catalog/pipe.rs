@@ -227,7 +227,15 @@ impl SourcePartition {
 
     /// Whether it has stopped because its source has deleted what is next, and is the same otherwise.
     pub fn has_expired(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.reason.keeps_its_life())
+        self.expired_until().is_some()
+    }
+
+    /// The oldest offset that its source still had, if it has stopped as expired.
+    pub fn expired_until(&self) -> Option<Offset> {
+        match self.stop.as_ref().map(|stop| &stop.reason) {
+            Some(StopReason::Expired { earliest }) => Some(*earliest),
+            _ => None,
+        }
     }
 
     /// Where it goes on when it is repaired, at a source that is `topic` by now, if that is known, and whose oldest record is at

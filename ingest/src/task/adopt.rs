@@ -28,8 +28,10 @@ pub enum AdoptError {
         /// Where the history ends.
         next: Offset,
     },
-    /// The source's log was cut after it was read: what was committed since is of another.
-    #[error("the chunk was read before the source's log was cut: what is committed is of a later leader epoch")]
+    /// The source's log was cut between the two readings: what is here is of another, or may be, and the source can be asked.
+    #[error(
+        "the chunk and what it would continue were read in different leader epochs: the source's log was cut in between"
+    )]
     OtherLog,
     /// No memory at the moment.
     #[error("there is no memory for more rows at the moment")]
@@ -47,7 +49,10 @@ impl ShardTask {
     /// that go on. Returns whether something of them is still to be committed.
     pub(super) fn keep_expired(&self, partitions: &[SourcePartition], open: &BTreeSet<SpanKey>) -> bool {
         let mut uncommitted = false;
-        for p in partitions.iter().filter(|p| p.has_expired()) {
+        for (p, earliest) in partitions
+            .iter()
+            .filter_map(|p| p.expired_until().map(|earliest| (p, earliest)))
+        {
             let mut start = Start {
                 offset: p.offset,
                 source_epoch: p.source_epoch,
@@ -55,7 +60,7 @@ impl ShardTask {
             if !open.contains(&p.key()) && !self.open(p.key(), Show::AtOnce, &mut start, false) {
                 continue;
             }
-            self.expired().insert(p.key(), p.source_epoch);
+            self.expired().insert(p.key(), earliest);
             let history = self.memtable.history(p.pipe, p.partition);
             uncommitted |= history.is_some_and(|history| history.from < history.to);
         }
@@ -72,14 +77,11 @@ impl ShardTask {
         // Of two that offer the same, the second sees what the first has given. Nobody else waits for this lock: it is held
         // while the log is written.
         let _turn = self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(epoch) = self.expired().get(&key).copied() else {
+        let Some(earliest) = self.expired().get(&key).copied() else {
             return Err(AdoptError::NotWaiting);
         };
         if self.has_ended() || *self.command.borrow() != Command::Run {
             return Err(AdoptError::NotWaiting);
-        }
-        if chunk.span.source_epoch.zip(epoch).is_some_and(|(then, now)| then < now) {
-            return Err(AdoptError::OtherLog);
         }
         let history = self.memtable.history(key.pipe, key.partition);
         let Some(history) = history.filter(|history| history.key == key) else {
@@ -91,6 +93,10 @@ impl ShardTask {
         }
         if chunk.span.start > next {
             return Err(AdoptError::NotNext { next });
+        }
+        // Compared with what it continues, committed or not: what two nodes have read may be of two logs.
+        if chunk.span.is_of_another_log(history.source_epoch, next >= earliest) {
+            return Err(AdoptError::OtherLog);
         }
         let chunk = replay::from_offset(chunk, next).ok_or(AdoptError::NotNext { next })?;
         if self.account.is_spent() {
@@ -106,7 +112,7 @@ impl ShardTask {
         Ok(())
     }
 
-    pub(super) fn expired(&self) -> MutexGuard<'_, BTreeMap<SpanKey, Option<i32>>> {
+    pub(super) fn expired(&self) -> MutexGuard<'_, BTreeMap<SpanKey, Offset>> {
         // A map of keys is whole after any panic.
         self.expired.lock().unwrap_or_else(PoisonError::into_inner)
     }

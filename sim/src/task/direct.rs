@@ -187,10 +187,10 @@ impl Task {
     /// is here then.
     pub fn adopt(&mut self, piece: Piece, hands: &mut Hands<'_>) -> bool {
         let key = piece.span.key;
-        let Some((then, epoch)) = self.expired.get(&key).copied().zip(self.epoch) else {
+        let Some((earliest, epoch)) = self.expired.get(&key).copied().zip(self.epoch) else {
             return false;
         };
-        if self.ended || hands.full || piece.span.source_epoch.zip(then).is_some_and(|(a, b)| a < b) {
+        if self.ended || hands.full {
             return false;
         }
         let lane = self.lanes.get_mut(&(key.pipe, key.partition));
@@ -200,7 +200,8 @@ impl Task {
         if piece.span.end.0 <= lane.to {
             return true;
         }
-        if piece.span.start.0 > lane.to {
+        let again = lane.to >= earliest.0;
+        if piece.span.start.0 > lane.to || piece.span.is_of_another_log(lane.epoch, again) {
             return false;
         }
         let Some(piece) = piece.starting_at(lane.to) else {

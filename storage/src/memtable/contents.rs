@@ -111,6 +111,19 @@ impl PinnedShard {
     }
 }
 
+/// The open history of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Which one it is.
+    pub key: SpanKey,
+    /// First offset that is here.
+    pub from: Offset,
+    /// One past the last offset.
+    pub to: Offset,
+    /// Leader epoch of the source at the record before `to`, if it is known.
+    pub source_epoch: Option<i32>,
+}
+
 /// The offsets of one partition that a pin covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinnedPartition {

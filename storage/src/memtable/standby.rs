@@ -17,7 +17,7 @@
 //!   that is not known, the history does not go on.
 
 use super::piece::Piece;
-use super::{Lane, Memtable, State};
+use super::{Lane, Memtable, State, epoch_after};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tidemill_core::{Epoch, Offset, ShardId, SpanKey};
@@ -118,10 +118,4 @@ impl Lane {
             fresh,
         })
     }
-}
-
-/// The leader epoch of the source behind `pieces`, which follow on a record of the epoch `before`.
-fn epoch_after(before: Option<i32>, pieces: &[Arc<Piece>]) -> Option<i32> {
-    let newest = pieces.iter().rev().find_map(|piece| piece.span.source_epoch);
-    newest.or(before)
 }

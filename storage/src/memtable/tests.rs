@@ -137,6 +137,30 @@ fn what_is_shown_when_it_is_committed_is_never_shown_from_here() {
 }
 
 #[test]
+fn a_history_says_of_which_leader_epoch_of_its_source_its_end_is() {
+    let m = memtable();
+    m.open(key(0, 1), Show::AtOnce, Offset(0), Some(1));
+    let end = || m.history(PipeId(1), PartitionId(0)).unwrap().source_epoch;
+    assert_eq!(end(), Some(1), "nothing is behind what is committed");
+    let read_in = |epoch, start, end| {
+        let mut chunk = full(key(0, 1), start, end);
+        chunk.span.source_epoch = epoch;
+        chunk
+    };
+    m.append(read_in(Some(2), 0, 3)).unwrap();
+    m.append(read_in(None, 3, 4)).unwrap();
+    assert_eq!(end(), Some(2), "of those that say it");
+    m.cut().unwrap();
+    assert_eq!(end(), Some(2), "while it is flushed");
+    m.append(read_in(Some(3), 4, 5)).unwrap();
+    assert_eq!(end(), Some(3));
+    m.commit_cut();
+    m.cut().unwrap();
+    m.commit_cut();
+    assert_eq!(end(), Some(3), "when it is committed, and nothing of it is here");
+}
+
+#[test]
 fn chunks_are_refused_when_they_do_not_fit() {
     let m = memtable();
     assert_eq!(m.append(full(key(0, 1), 5, 7)), Err(AppendError::NotOpen));
