@@ -9,10 +9,10 @@ use crate::world::{Machine, Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::catalog::{self, NodeIntent};
+use tidemill_core::catalog::{self, NodeIntent, NodeState};
 use tidemill_core::command::SetNodeIntent;
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{Command, NodeId};
+use tidemill_core::{Command, InstanceId, NodeId};
 use tidemill_sim::dice::Dice;
 
 /// What can be broken, by the names that a tally has; a run has some of them.
@@ -217,7 +217,8 @@ fn operate(world: &Arc<World>, act: &'static str) {
     }
 }
 
-/// Lets the node of a machine without a number join, as long as it takes.
+/// Lets the node of a machine without a number join, as long as it takes. Where it was admitted without hearing of it, and
+/// removed since, it ends with an error (`node/src/join.rs`), and whoever reads that gives it an empty folder.
 fn join(world: &Arc<World>, machine: Arc<Machine>) {
     let world = world.clone();
     spawn_free(async move {
@@ -228,10 +229,25 @@ fn join(world: &Arc<World>, machine: Arc<Machine>) {
                 machine.start(&world);
                 break;
             }
+            if was_removed(&world, machine.identity().1) {
+                machine.renew(&world);
+                world.count("nodes retired");
+            }
             true_sleep(Duration::from_millis(300)).await;
         }
         world.ended(machine.index);
     });
+}
+
+/// Whether any node knows that.
+fn was_removed(world: &World, instance: InstanceId) -> bool {
+    let removed = |node: &catalog::Node| node.state == NodeState::Removed && node.instance == instance;
+    let knows = |node: Arc<Node>| {
+        node.look(|state| state.list::<catalog::Node>(&[]))
+            .1
+            .is_ok_and(|nodes| nodes.iter().any(removed))
+    };
+    world.machines.iter().filter_map(|machine| machine.node()).any(knows)
 }
 
 fn leave(world: &Arc<World>) {
