@@ -49,7 +49,7 @@ pub struct ReplicatedCatalog;
 impl Simulation for ReplicatedCatalog {
     const WORD: &'static str = "raft";
     const SEEDS: u64 = 200;
-    const SEEDS_FOR_MUTANTS: u64 = 200;
+    const SEEDS_FOR_MUTANTS: u64 = 2_000;
     const ENOUGH: u64 = 400;
     type Mutant = Mutant;
     type Tally = Tally;

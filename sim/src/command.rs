@@ -15,7 +15,7 @@ pub struct Arguments<M: ValueEnum + Send + Sync + 'static> {
     /// Runs this seed alone, twice, and compares the two
     #[arg(long, conflicts_with_all = ["seeds", "mutants"])]
     seed: Option<u64>,
-    /// How many seeds to run, from --from on [default: 1000 of sim, 12000 where something is broken on purpose; 200 of raft]
+    /// How many seeds to run, from --from on [default: 1000 of sim, 12000 where something is broken on purpose; 200 and 2000 of raft]
     #[arg(long)]
     seeds: Option<u64>,
     /// The first seed [default: 1; of what is broken on purpose and is rare, one from which on it shows]
