@@ -26,10 +26,10 @@ use tidemill_query::{
     CatalogError, FreshRows, NodeProgress, PartitionProgress, PinError, Progress, SoftState, SourceError,
     SourceOffsets, Sources, StartPosition,
 };
-use tidemill_raft::{Catalog, ProposeError, ReadError};
+use tidemill_raft::{Catalog, ProposeError, ReadError, peer_endpoint};
 use tidemill_storage::memtable::{PinnedBatch, PinnedPartition, PinnedShard};
 use tokio::runtime::Handle;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// How long a statement waits for the catalog.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -123,12 +123,9 @@ impl Connections {
         if let Some(channel) = open.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
+        let endpoint = peer_endpoint(address, Duration::from_millis(700)).map_err(|e| e.to_string())?;
         let _drives_it = self.runtime.enter();
-        let channel = endpoint
-            .connect_timeout(Duration::from_millis(700))
-            .tcp_nodelay(true)
-            .connect_lazy();
+        let channel = endpoint.connect_lazy();
         open.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

@@ -12,9 +12,9 @@ use tidemill_core::{DiskId, InstanceId, NodeId, PartitionId, PipeId, SpanKey, Ve
 use tidemill_ingest::priority::Priority;
 use tidemill_proto::api::manager_client::ManagerClient;
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, PartitionProgress, TaskProgress, Wait};
-use tidemill_raft::Catalog;
+use tidemill_raft::{Catalog, peer_endpoint};
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tracing::warn;
 
 /// How often a node tells.
@@ -138,8 +138,7 @@ impl Heart {
         {
             return Some(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint.connect_timeout(BEAT_TIMEOUT).tcp_nodelay(true).connect_lazy();
+        let channel = peer_endpoint(&address, BEAT_TIMEOUT).ok()?.connect_lazy();
         channels.insert(leader, (address, channel.clone()));
         Some(channel)
     }

@@ -36,6 +36,7 @@ pub use log_store::LogOpenError;
 pub use log_writer::{FailureHook, abort_process};
 pub use membership::MembershipError;
 pub use node::Leadership;
+pub use peers::peer_endpoint;
 pub use service::RaftService;
 pub use status::{FollowerStatus, RaftStatus};
 pub use types::Member;

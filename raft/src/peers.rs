@@ -37,6 +37,21 @@ pub(crate) enum Lane {
     Propose,
 }
 
+/// How a node connects to the node at `address`, for whatever it asks there. A connection on which nothing comes back is given up
+/// within three seconds, also when requests on it are given up sooner: TCP would go on with it, and try the less often the longer
+/// it was cut, so that it stays silent long after others could be made.
+///
+/// # Errors
+/// When `address` is not `host:port`.
+pub fn peer_endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true))
+}
+
 /// The connections of one node.
 pub(crate) struct Peers {
     cluster: String,
@@ -90,13 +105,8 @@ impl Peers {
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
-                let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                    .map_err(|e| Status::invalid_argument(format!("'{address}' is not an address: {e}")))?
-                    .connect_timeout(self.connect_timeout)
-                    .tcp_nodelay(true)
-                    // Finds out about peers that vanished without closing the connection.
-                    .http2_keep_alive_interval(Duration::from_secs(1))
-                    .keep_alive_timeout(Duration::from_secs(2));
+                let endpoint = peer_endpoint(address, self.connect_timeout)
+                    .map_err(|e| Status::invalid_argument(format!("'{address}' is not an address: {e}")))?;
                 let _drives_it = self.runtime.enter();
                 let channel = endpoint.connect_lazy();
                 channels.insert(key, channel.clone());
@@ -197,5 +207,31 @@ mod tests {
             hung_up.is_err(),
             "the connection went with the runtime that used it first"
         );
+    }
+
+    #[test]
+    fn a_connection_on_which_nothing_comes_back_is_given_up_also_while_nobody_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let runtime = Runtime::new().unwrap();
+        let hung_up = runtime.block_on(async {
+            let channel = peer_endpoint(&address, Duration::from_secs(5)).unwrap().connect_lazy();
+            let asking = tokio::spawn(async move {
+                let mut client = RaftClient::new(channel.clone());
+                let asked = client.read_index(ReadIndexRequest::default());
+                drop(tokio::time::timeout(Duration::from_millis(500), asked).await);
+                channel
+            });
+            let peer = tokio::task::spawn_blocking(move || {
+                let mut peer = listener.accept().unwrap().0;
+                peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                peer.read_to_end(&mut Vec::new())
+            });
+            let channel = asking.await.unwrap();
+            let hung_up = peer.await.unwrap();
+            drop(channel);
+            hung_up
+        });
+        assert!(hung_up.is_ok(), "it is kept although nothing comes back: {hung_up:?}");
     }
 }
