@@ -165,13 +165,7 @@ async fn others_say_removed(node: &Arc<Node>) -> bool {
     for (id, member) in others {
         let instance = node.instance;
         let work = move |other: Arc<Node>| -> futures::future::BoxFuture<'static, Result<bool, Failure>> {
-            Box::pin(async move {
-                let nodes = other
-                    .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
-                    .1;
-                let removed = |known: &catalog::Node| known.state == NodeState::Removed && known.instance == instance;
-                Ok(nodes.iter().any(removed))
-            })
+            Box::pin(async move { Ok(other.was_removed(instance)) })
         };
         let manner = Manner {
             checked: false,

@@ -9,10 +9,10 @@ use crate::world::{Machine, Risk, World};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::catalog::{self, NodeIntent, NodeState};
+use tidemill_core::catalog::{self, NodeIntent};
 use tidemill_core::command::SetNodeIntent;
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{Command, InstanceId, NodeId};
+use tidemill_core::{Command, NodeId};
 use tidemill_sim::dice::Dice;
 
 /// What can be broken, by the names that a tally has; a run has some of them.
@@ -229,7 +229,9 @@ fn join(world: &Arc<World>, machine: Arc<Machine>) {
                 machine.start(&world);
                 break;
             }
-            if was_removed(&world, machine.identity().1) {
+            let instance = machine.identity().1;
+            let mut nodes = world.machines.iter().filter_map(|other| other.node());
+            if nodes.any(|node| node.was_removed(instance)) {
                 machine.renew(&world);
                 world.count("nodes retired");
             }
@@ -237,17 +239,6 @@ fn join(world: &Arc<World>, machine: Arc<Machine>) {
         }
         world.ended(machine.index);
     });
-}
-
-/// Whether any node knows that.
-fn was_removed(world: &World, instance: InstanceId) -> bool {
-    let removed = |node: &catalog::Node| node.state == NodeState::Removed && node.instance == instance;
-    let knows = |node: Arc<Node>| {
-        node.look(|state| state.list::<catalog::Node>(&[]))
-            .1
-            .is_ok_and(|nodes| nodes.iter().any(removed))
-    };
-    world.machines.iter().filter_map(|machine| machine.node()).any(knows)
 }
 
 fn leave(world: &Arc<World>) {

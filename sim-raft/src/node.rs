@@ -137,7 +137,8 @@ impl Node {
         (disk.catalog.current.applied, at(&disk.catalog.current.view))
     }
 
-    fn was_removed(&self, instance: InstanceId) -> bool {
+    /// Whether this node knows that the node with the data folder `instance` was removed.
+    pub fn was_removed(&self, instance: InstanceId) -> bool {
         let nodes = self
             .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
             .1;
