@@ -275,8 +275,9 @@ async fn pump(
             if bytes.is_empty() {
                 break;
             }
-            to.write_all(&bytes).await?;
+            // Counted first: whoever has got bytes finds them counted.
             shared.counts.passed.fetch_add(count, Ordering::Relaxed);
+            to.write_all(&bytes).await?;
             if let Some(second) = &mut double
                 && second.write_all(&bytes).await.is_ok()
             {

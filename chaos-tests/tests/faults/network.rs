@@ -86,15 +86,28 @@ fn ping(stream: &mut TcpStream) -> std::io::Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// The quickest of some pings: how long the way takes, also while the machine is busy.
+fn quickest(stream: &mut TcpStream) -> std::io::Result<Duration> {
+    (1..10).try_fold(ping(stream)?, |least, _| Ok(least.min(ping(stream)?)))
+}
+
+/// Waits until what servers and the proxy count as `what` is `expected`.
+fn counted(what: &str, count: &AtomicU64, expected: u64) {
+    let began = Instant::now();
+    while count.load(Ordering::Relaxed) < expected && began.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(count.load(Ordering::Relaxed), expected, "{what}");
+}
+
 /// How many of `count` datagrams come back.
 fn datagrams(network: &Network, from: Place, to: Place, count: usize) -> usize {
     let socket = at(network, from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
-    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let back = |_: &usize| {
+    socket.set_read_timeout(Some(SHORT)).unwrap();
+    for _ in 0..count {
         socket.send_to(b"x", (to.address(), PORT)).unwrap();
-        socket.recv(&mut [0; 4]).is_ok()
-    };
-    (0..count).filter(back).count()
+    }
+    (0..count).take_while(|_| socket.recv(&mut [0; 4]).is_ok()).count()
 }
 
 #[test]
@@ -164,7 +177,7 @@ fn a_part_of_the_packets_is_lost() {
 fn proxied(behaviour: Behaviour, look: impl FnOnce(&Network, &Got, &Proxy) + Send) {
     let (network, got) = network(&[ONE, OTHER]);
     let mut before = connect(&network, ONE, OTHER).unwrap();
-    assert!(ping(&mut before).unwrap() < Duration::from_millis(30));
+    assert!(quickest(&mut before).unwrap() < Duration::from_millis(30));
     network
         .inside(async || {
             let proxy = Proxy::between(&network, ONE, OTHER, &[PORT], behaviour).await?;
@@ -176,7 +189,7 @@ fn proxied(behaviour: Behaviour, look: impl FnOnce(&Network, &Got, &Proxy) + Sen
             got.connections.store(0, Ordering::Relaxed);
             tokio::task::block_in_place(|| look(&network, &got, &proxy));
             // The other direction's connections are not touched.
-            let other = tokio::task::block_in_place(|| ping(&mut connect(&network, OTHER, ONE).unwrap()).unwrap());
+            let other = tokio::task::block_in_place(|| quickest(&mut connect(&network, OTHER, ONE).unwrap()).unwrap());
             assert!(other < Duration::from_millis(30), "{other:?}");
             let mut last = connect(&network, ONE, OTHER)?;
             drop(proxy);
@@ -185,7 +198,7 @@ fn proxied(behaviour: Behaviour, look: impl FnOnce(&Network, &Got, &Proxy) + Sen
             Ok(())
         })
         .unwrap();
-    assert!(ping(&mut connect(&network, ONE, OTHER).unwrap()).unwrap() < Duration::from_millis(30));
+    assert!(quickest(&mut connect(&network, ONE, OTHER).unwrap()).unwrap() < Duration::from_millis(30));
 }
 
 #[test]
@@ -197,10 +210,8 @@ fn what_is_delayed_comes_that_much_later() {
     };
     proxied(behaviour, |network, _, _| {
         let mut stream = connect(network, ONE, OTHER).unwrap();
-        for _ in 0..3 {
-            let took = ping(&mut stream).unwrap();
-            assert!(took >= delay * 2 && took < delay * 4, "{took:?}");
-        }
+        let took = quickest(&mut stream).unwrap();
+        assert!(took >= delay * 2 && took < delay * 4, "{took:?}");
     });
 }
 
@@ -269,8 +280,8 @@ fn a_half_open_connection_stays_and_says_nothing() {
                 std::io::ErrorKind::WouldBlock,
                 "the connection does not stay: {error}"
             );
-            assert_eq!(got.bytes.load(Ordering::Relaxed), round * 4, "what is asked arrives");
-            assert_eq!(proxy.counts.swallowed.load(Ordering::Relaxed), round * 4);
+            counted("bytes that are asked arrive", &got.bytes, round * 4);
+            counted("bytes of answers are swallowed", &proxy.counts.swallowed, round * 4);
         }
     });
 }
@@ -306,13 +317,9 @@ fn what_is_asked_arrives_twice_and_is_answered_once() {
         for _ in 0..5 {
             ping(&mut stream).unwrap();
         }
-        std::thread::sleep(Duration::from_millis(100));
-        let (bytes, connections) = (
-            got.bytes.load(Ordering::Relaxed),
-            got.connections.load(Ordering::Relaxed),
-        );
-        assert_eq!((bytes, connections), (40, 2));
-        assert_eq!(proxy.counts.repeated.load(Ordering::Relaxed), 20);
+        counted("bytes arrive twice", &got.bytes, 40);
+        counted("connections", &got.connections, 2);
+        counted("bytes are repeated", &proxy.counts.repeated, 20);
     });
 }
 
