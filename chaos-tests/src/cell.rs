@@ -152,7 +152,7 @@ async fn in_world(options: &Options, world: &mut World, history: &History) -> an
         clients.extend(workload.start(&stage).await?);
     }
     let clients: Vec<_> = clients.into_iter().map(tokio::spawn).collect();
-    let broken = break_things(options, world, history).await;
+    let broken = break_things(options, &stage, world).await;
     history.note("monitor", "healed", json!({}));
     let healed = Instant::now();
     // Whoever looks after stopped partitions, and the clients, go on for a while: recovery is what they see.
@@ -171,17 +171,19 @@ async fn in_world(options: &Options, world: &mut World, history: &History) -> an
 }
 
 /// Breaks things until it is time to stop, and mends everything.
-async fn break_things(options: &Options, world: &mut World, history: &History) -> anyhow::Result<()> {
+async fn break_things(options: &Options, stage: &Stage, world: &mut World) -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(options.seed);
     // Clients need a moment until all of them are at work.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let until = Instant::now() + Duration::from_secs(options.seconds);
     while Instant::now() < until {
         if let Some(fault) = options.fault {
-            let running = fault.begin(world, &mut rng, history).await?;
+            let running = fault.begin(world, &mut rng, &stage.history).await?;
+            stage.look_around(world);
             tokio::time::sleep(Duration::from_millis(rng.random_range(3_000..9_000))).await;
             let ended = running.end(world).await;
             ended.with_context(|| format!("{} cannot be mended", fault.name()))?;
+            stage.look_around(world);
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(4_000..8_000))).await;
     }

@@ -147,7 +147,7 @@ faults! {
     RecreateTopic "recreate-topic" Nothing "A topic is deleted and created again.";
     GrowTopic "grow-topic" Nothing "A topic gets one to three more partitions.";
 
-    Combined "combined" Everything "Three faults at once: of processes, links, disks and clocks, and brokers, one each of three of these.";
+    Combined "combined" Everything "Three faults at once, or two where no more can begin: of processes, links, disks and clocks, and brokers, one each of three of these.";
 }
 
 impl Fault {

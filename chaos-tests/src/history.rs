@@ -68,7 +68,7 @@ pub struct Entry {
     pub f: String,
     /// What was asked, or what came of it.
     pub value: Value,
-    /// The node that was asked, or that answered, where that is known.
+    /// The node that is asked first, and of what has happened, the one that answered; where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Why it failed, or why nobody knows.
@@ -213,6 +213,12 @@ pub struct Invoked<'p> {
 }
 
 impl Invoked<'_> {
+    /// This node has answered, whichever was asked first.
+    pub fn by(mut self, node: Option<&str>) -> Self {
+        self.node = node.map(str::to_owned);
+        self
+    }
+
     /// It has happened, and this came of it.
     pub fn ok(mut self, value: Value) {
         self.asked = None;

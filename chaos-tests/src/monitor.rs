@@ -95,19 +95,19 @@ async fn claims(stage: &Stage) {
 
 /// What the nodes say on a page of theirs, by name. Those that do not answer at once are left out.
 async fn said(stage: &Stage, path: &'static str) -> Vec<(String, Value)> {
-    let ask = |address: &SocketAddr| {
-        let address = *address;
-        tokio::task::spawn_blocking(move || page(address, path, Duration::from_millis(300)))
+    let ask = |(name, address): (String, SocketAddr)| {
+        let asked = tokio::task::spawn_blocking(move || page(address, path, Duration::from_millis(300)));
+        (name, asked)
     };
     // All at once: who is silent must not hold up the others, or the next look.
-    let asked: Vec<_> = stage.pages.iter().map(ask).collect();
+    let asked: Vec<_> = stage.pages_of_nodes().into_iter().map(ask).collect();
     let mut said = Vec::new();
-    for (name, asked) in stage.nodes.iter().zip(asked) {
+    for (name, asked) in asked {
         let Ok(Ok(answer)) = asked.await else {
             continue;
         };
         let body = answer.rsplit("\r\n").next().unwrap_or_default();
-        said.extend(serde_json::from_str(body).ok().map(|value| (name.clone(), value)));
+        said.extend(serde_json::from_str(body).ok().map(|value| (name, value)));
     }
     said
 }

@@ -67,15 +67,24 @@ impl Workload {
         }
     }
 
-    /// Operations of which at least one must have succeeded, or the run proves nothing.
+    /// Operations of which at least one of each must have succeeded, or the run proves nothing.
     pub fn requires(self) -> &'static [&'static str] {
         match self {
-            Workload::Counter | Workload::Compacted | Workload::Growth => &["produce", "read"],
-            Workload::Transactions => &["transaction", "read"],
-            Workload::Writers => &["write", "read"],
-            Workload::Registers => &["set", "get"],
-            Workload::Operators => &["produce", "operate", "read"],
-            Workload::CreateDrop => &["read", "operate"],
+            Workload::Counter => &["produce counter", "read counter"],
+            Workload::Transactions => &["transaction transactions", "read transactions"],
+            Workload::Compacted => &["produce compacted", "tombstone compacted", "read compacted"],
+            Workload::Writers => &[
+                "write written_all",
+                "write written_leader",
+                "write written_none",
+                "read written_all",
+                "read written_leader",
+                "read written_none",
+            ],
+            Workload::Registers => &["set register", "get register"],
+            Workload::Operators => &["produce operated", "operate operated", "read operated"],
+            Workload::Growth => &["produce growing", "grow growing", "read growing"],
+            Workload::CreateDrop => &["operate generation", "read generation"],
         }
     }
 

@@ -48,6 +48,12 @@ impl Client {
         })
     }
 
+    /// The address of the node that answered last, which is the first to be asked the next time; until one has, the first
+    /// that was given. Of clones that ask at the same time, any may have been the last.
+    pub fn address(&self) -> &str {
+        self.nodes.preferred()
+    }
+
     /// Runs one statement with the session's settings. A `SET` that the server accepts changes
     /// them: it holds for this client and its clones from the next statement on.
     ///

@@ -77,6 +77,11 @@ impl Nodes {
         })
     }
 
+    /// The node that answered last.
+    pub(crate) fn preferred(&self) -> &str {
+        &self.nodes[self.preferred.load(Ordering::Relaxed)].address
+    }
+
     /// A connection to a node that another has named.
     pub(crate) async fn at(&self, address: &str) -> Result<Channel, String> {
         if let Some(channel) = self.named().get(address) {

@@ -1,17 +1,20 @@
 //! Rows that programs wrote themselves, by what they were told.
 //!
-//! `all`: there once, whatever happened. `leader`: may be missing only if, after it was written, a fault took the disk or the log of
-//! a node that may have led its shard, which a loss of power does not. `none`: may be missing, never twice. Refused: never there.
-//! Nobody knows: there once or not.
+//! `all`: there once, whatever happened. `leader`: may be missing only if the disk or the log of a node that may have led its shard was
+//! taken before the row was committed, which a loss of power does not. `none`: may be missing, never twice. Refused: never there.
+//! Nobody knows: there once or not. Whatever is missing of what was acknowledged stands in the ledger as lost.
 
-use super::decode::Write;
+use super::decode::{ShardSample, Write};
 use super::facts::Operation;
 use super::{Outcome, Run};
 use crate::history::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Words by which a fault says that it takes away what a disk was given.
-const DESTROYS: [&str; 6] = ["wipe", "lose", "lying", "destroy", "replace", "-wal"];
+/// Words by which a fault says that it takes away what a disk was given. A node with a damaged Raft log may have to be wiped.
+const DESTROYS: [&str; 7] = ["wipe", "lose", "lying", "destroy", "replace", "-wal", "raft-log"];
+/// After so many milliseconds a row that its leader has acknowledged is committed, whatever happens: ten times the `flush_age` of such
+/// a table.
+const COMMITTED_MS: u64 = 10_000;
 
 /// What is known of a row, the strongest that any of its writes was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,24 +26,30 @@ enum Told {
     All,
 }
 
+/// Rows that were written, and when.
+type Written = (Operation, Write);
+
 /// See the module's page.
 pub fn check(run: &Run) -> Outcome {
     let mut outcome = Outcome::new("acknowledged");
-    let mut rows: BTreeMap<(&str, &str, u64), (Told, Operation)> = BTreeMap::new();
-    for (operation, write) in &run.facts.writes {
+    let mut rows: BTreeMap<(&str, &str, u64), (Told, &Written)> = BTreeMap::new();
+    for written in &run.facts.writes {
+        let (operation, write) = written;
         let told = told(operation, write);
         for row in &write.rows {
             let of = rows
                 .entry((&write.table, &write.writer, *row))
-                .or_insert((told, *operation));
+                .or_insert((told, written));
             if told > of.0 {
-                *of = (told, *operation);
+                *of = (told, written);
             }
         }
     }
-    let mut unread = std::collections::BTreeSet::new();
+    let mut missing: BTreeMap<&str, Missing> = BTreeMap::new();
+    let mut unread = BTreeSet::new();
     let mut excused = 0;
-    for ((table, writer, row), (told, operation)) in &rows {
+    for ((table, writer, row), (told, written)) in &rows {
+        let operation = &written.0;
         let Some(there) = run
             .facts
             .tables
@@ -56,7 +65,14 @@ pub fn check(run: &Run) -> Outcome {
             .take_while(|(n, _)| n == row)
             .map(|(_, entry)| *entry)
             .collect();
-        match verdict(run, *told, operation, entries.len()) {
+        if entries.is_empty() {
+            let of = missing.entry(table).or_default();
+            match told {
+                Told::Refused | Told::Nothing => of.others += 1,
+                Told::None | Told::Leader | Told::All => of.acknowledged += 1,
+            }
+        }
+        match verdict(run, *told, written, entries.len()) {
             Fit::Fits => {}
             Fit::Excused => excused += 1,
             Fit::Wrong(why) => {
@@ -67,6 +83,14 @@ pub fn check(run: &Run) -> Outcome {
                 outcome.find(&shown, format!("row {row} of writer {writer} to {table} {why}"));
             }
         }
+    }
+    for table in rows.keys().map(|(table, ..)| *table).collect::<BTreeSet<_>>() {
+        written_down(
+            run,
+            &mut outcome,
+            table,
+            missing.get(table).copied().unwrap_or_default(),
+        );
     }
     for (table, writer) in unread {
         outcome.doubt(format!("nobody told the rows of {table} that writer {writer} wrote"));
@@ -79,6 +103,31 @@ pub fn check(run: &Run) -> Outcome {
     outcome.looked(count(Told::Refused), "refused");
     outcome.looked(excused, "missing that a leader lost with its disk or log");
     outcome
+}
+
+/// Rows of a table that are not there.
+#[derive(Clone, Copy, Default)]
+struct Missing {
+    acknowledged: u64,
+    /// Those that were refused, or of which nobody knows.
+    others: u64,
+}
+
+/// The ledger counts every acknowledged row that is missing as lost, and none that is there.
+fn written_down(run: &Run, outcome: &mut Outcome, table: &str, missing: Missing) {
+    let lines: Vec<_> = run.facts.ledgers_of_direct(table).collect();
+    let lost: u64 = lines.iter().map(|(_, l)| l.lost).sum();
+    let fits = missing.acknowledged..=missing.acknowledged + missing.others;
+    if !lines.is_empty() && !fits.contains(&lost) {
+        let entries: Vec<usize> = lines.iter().map(|(at, _)| *at).collect();
+        outcome.find(
+            &entries,
+            format!(
+                "table {table} lacks {} rows that were acknowledged and {} others, and the ledger counts {lost} as lost",
+                missing.acknowledged, missing.others
+            ),
+        );
+    }
 }
 
 fn told(operation: &Operation, write: &Write) -> Told {
@@ -97,51 +146,62 @@ enum Fit {
     Wrong(String),
 }
 
-fn verdict(run: &Run, told: Told, operation: &Operation, there: usize) -> Fit {
+fn verdict(run: &Run, told: Told, written: &Written, there: usize) -> Fit {
     match (told, there) {
         (_, 2..) => Fit::Wrong(format!("is there {there} times")),
         (Told::Refused, 1) => Fit::Wrong("was refused and is there".to_owned()),
         (Told::All, 0) => Fit::Wrong("was acknowledged by all and is not there".to_owned()),
-        (Told::Leader, 0) if leader_may_have_lost(run, operation) => Fit::Excused,
+        (Told::Leader, 0) if leader_may_have_lost(run, written) => Fit::Excused,
         (Told::Leader, 0) => Fit::Wrong(
-            "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it".to_owned(),
+            "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it before it was committed".to_owned(),
         ),
         _ => Fit::Fits,
     }
 }
 
-/// True if after the write a fault took what its leader's disk was given.
-fn leader_may_have_lost(run: &Run, operation: &Operation) -> bool {
+/// True if a fault took what the leader's disk was given before the row was committed.
+fn leader_may_have_lost(run: &Run, (operation, write): &Written) -> bool {
     let destroys = |fault: &str| DESTROYS.iter().any(|word| fault.contains(word));
+    let known = nodes(run);
+    let written = operation.end.unwrap_or(operation.invoke);
     run.facts.faults.iter().filter(|f| destroys(&f.fault)).any(|fault| {
-        if fault.end.unwrap_or(usize::MAX) < operation.invoke {
+        let over = fault.end.is_some_and(|end| end < operation.invoke);
+        if over || run.ms(fault.begin) > run.ms(written) + COMMITTED_MS {
             return false;
         }
-        let nodes = may_have_led(run, operation, fault.begin);
-        let hit = |node: &String| {
-            fault
-                .target
-                .split(|c: char| !c.is_alphanumeric() && c != '-')
-                .any(|word| word == node)
-        };
-        let names_a_node = run.meta.nodes.iter().any(hit);
-        nodes.is_empty() || !names_a_node || nodes.iter().any(hit)
+        let named: Vec<&str> = fault
+            .target
+            .split(|c: char| !c.is_alphanumeric() && c != '-')
+            .filter(|word| known.contains(word))
+            .collect();
+        let led = may_have_led(run, operation, write, fault.begin);
+        named.is_empty() || led.is_empty() || led.iter().any(|node| named.contains(node))
     })
 }
 
-/// The nodes that led a shard from the last sample before a write to the first one after the fault, and the node that answered it.
-fn may_have_led(run: &Run, operation: &Operation, until: usize) -> Vec<String> {
+/// The names of all nodes, those that came later too.
+fn nodes(run: &Run) -> BTreeSet<&str> {
+    let samples = run.facts.samples.iter();
+    let later = samples.flat_map(|(_, sample)| sample.nodes.keys());
+    run.meta.nodes.iter().chain(later).map(String::as_str).collect()
+}
+
+/// The nodes that led the shard from the last sample before a write to the first one after the fault; if nobody knows the shard, one of
+/// the table; and the node that answered it.
+fn may_have_led<'r>(run: &'r Run, operation: &Operation, write: &Write, until: usize) -> BTreeSet<&'r str> {
     let samples = &run.facts.samples;
     let from = samples
         .partition_point(|(at, _)| *at < operation.invoke)
         .saturating_sub(1);
     let to = (samples.partition_point(|(at, _)| *at < until) + 1).min(samples.len());
+    let name = write.shard.map(|shard| format!("{}/{shard}", write.table));
+    let of_table = format!("{}/", write.table);
+    let is_its = |shard: &&ShardSample| match &name {
+        Some(name) => shard.name() == *name,
+        None => shard.name().starts_with(&of_table),
+    };
     let led = samples.get(from..to.max(from)).unwrap_or_default().iter();
-    let mut nodes: Vec<String> = led
-        .flat_map(|(_, sample)| sample.shards.iter().filter_map(|s| s.leader.clone()))
-        .collect();
-    nodes.extend(operation.end.and_then(|end| run.entries[end].node.clone()));
-    nodes.sort();
-    nodes.dedup();
-    nodes
+    led.flat_map(|(_, sample)| sample.shards.iter().filter(is_its).filter_map(|s| s.leader.as_deref()))
+        .chain(operation.end.and_then(|end| run.entries[end].node.as_deref()))
+        .collect()
 }

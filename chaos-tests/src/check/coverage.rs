@@ -1,8 +1,10 @@
 //! Whether the run shows anything: what it was made for has happened, everything was mended and caught up, the history is whole, and
 //! somebody looked at the end. It finds no violations; it says why a run proves nothing.
 
+use super::facts::Operation;
 use super::{Outcome, Run};
 use crate::history::Kind;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// See the module's page.
@@ -23,9 +25,14 @@ pub fn check(run: &Run) -> Outcome {
             outcome.doubt(format!("the fault {fault} never happened"));
         }
     }
-    for f in &run.meta.requires.ok {
-        if ended.get(f.as_str()).is_none_or(|of| of[0] == 0) {
-            outcome.doubt(format!("no {f} ended well"));
+    for required in &run.meta.requires.ok {
+        let (f, of) = required.split_once(' ').unwrap_or((required, ""));
+        let fits = |o: &Operation| {
+            let asked = &run.entries[o.invoke];
+            o.kind == Kind::Ok && asked.f == f && is_of(&asked.value, of)
+        };
+        if !facts.operations.iter().any(fits) {
+            outcome.doubt(format!("no {required} ended well"));
         }
     }
     mended(run, &mut outcome);
@@ -39,6 +46,16 @@ pub fn check(run: &Run) -> Outcome {
     outcome.looked(sum(2), "of which nobody knows");
     outcome.looked(facts.faults.len(), "faults");
     outcome
+}
+
+/// Whether an operation was done to a topic, a table, a register or a pipe of which the name begins so.
+fn is_of(asked: &Value, name: &str) -> bool {
+    let text = |field: &str| asked.get(field).and_then(Value::as_str).unwrap_or_default();
+    let mut words = text("sql").split_whitespace();
+    ["topic", "table", "key"]
+        .iter()
+        .any(|field| text(field).starts_with(name))
+        || words.any(|word| word.starts_with(name))
 }
 
 fn mended(run: &Run, outcome: &mut Outcome) {

@@ -49,6 +49,8 @@ pub struct Write {
     pub writer: String,
     pub acks: Option<String>,
     pub rows: Vec<u64>,
+    /// The shard that took them, once they are written.
+    pub shard: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,6 +131,9 @@ pub struct Rejects {
     pub rows: Vec<(u32, u64)>,
 }
 
+/// Where the ledger tells of rows that programs wrote themselves, what stands in place of a topic.
+pub const DIRECT: &str = "(direct)";
+
 #[derive(Debug, Deserialize)]
 pub struct Ledger {
     pub pipe: String,
@@ -145,6 +150,14 @@ pub struct Ledger {
     pub balanced: bool,
     pub table: Option<String>,
     pub topic: Option<String>,
+}
+
+/// What `tidemill check` said in the end.
+#[derive(Debug, Deserialize)]
+pub struct Checked {
+    pub ok: bool,
+    #[serde(default)]
+    pub said: String,
 }
 
 /// What the monitor saw at one time.

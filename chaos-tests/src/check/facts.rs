@@ -4,7 +4,9 @@
 //! What does not fit together (an end without a beginning, a value of another form, a clock that goes back) is a problem of the
 //! history, which makes the run unknown.
 
-use super::decode::{Claim, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write};
+use super::decode::{
+    Checked, Claim, DIRECT, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write,
+};
 use super::operator::{Act, Statement};
 use super::sources::Sources;
 use super::tables::Tables;
@@ -56,6 +58,7 @@ pub struct Facts {
     pub(super) ledgers: Vec<(usize, Ledger)>,
     pub(super) digests: Vec<(usize, Digest)>,
     pub(super) claims: Vec<(usize, Claim)>,
+    pub(super) checks: Vec<(usize, Checked)>,
     pub(super) healed: Vec<usize>,
     pub(super) caught_up: Vec<usize>,
     pub(super) gave_up: Vec<usize>,
@@ -140,7 +143,8 @@ impl Facts {
                 self.sources.transaction(o, &asked, answer.as_ref());
             }
             "write" => {
-                if let Some(write) = self.decode(o.invoke, asked) {
+                if let Some(mut write) = self.decode::<Write>(o.invoke, asked) {
+                    write.shard = answered.and_then(|e| e.value.get("shard")?.as_u64());
                     self.writes.push((o, write));
                 }
             }
@@ -194,6 +198,7 @@ impl Facts {
             "sample" => self.with(at, entry, |facts, sample: Sample| facts.samples.push((at, sample))),
             "digest" => self.with(at, entry, |facts, digest: Digest| facts.digests.push((at, digest))),
             "claim" => self.with(at, entry, |facts, claim: Claim| facts.claims.push((at, claim))),
+            "check" => self.with(at, entry, |facts, checked: Checked| facts.checks.push((at, checked))),
             "healed" => self.healed.push(at),
             "caught-up" => self.caught_up.push(at),
             "failed" => self.gave_up.push(at),
@@ -231,6 +236,12 @@ impl Facts {
     pub fn rows(&self) -> usize {
         let of_topics = self.tables.filled.values().flat_map(|filled| filled.rows.values());
         of_topics.map(Vec::len).sum::<usize>() + self.tables.direct.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// What the ledger says of the rows that programs wrote themselves to a table, with the entries.
+    pub(super) fn ledgers_of_direct<'f>(&'f self, table: &'f str) -> impl Iterator<Item = &'f (usize, Ledger)> {
+        let is_of = move |l: &Ledger| l.table.as_deref() == Some(table) && l.topic.as_deref() == Some(DIRECT);
+        self.ledgers.iter().filter(move |(_, ledger)| is_of(ledger))
     }
 
     /// Which table a pipe fills, and from which topic, as far as the history says.

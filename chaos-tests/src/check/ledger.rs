@@ -2,9 +2,10 @@
 //!
 //! passed = delivered + absent + lost, delivered = stored + rejected + filtered; and over all lives of a partition: what was passed
 //! reaches the end of its log, what was stored is in the table, what was rejected is set aside. Where operators moved a partition or
-//! the harness destroyed its log, only what must hold all the same is asked.
+//! the harness destroyed its log, only what must hold all the same is asked. Of the rows that programs wrote themselves, what was stored
+//! is in the table; what was lost is the matter of `acknowledged`. What `tidemill check` finds in the files counts, too.
 
-use super::decode::Ledger;
+use super::decode::{DIRECT, Ledger};
 use super::operator::Statement;
 use super::{Outcome, Run};
 use std::collections::BTreeMap;
@@ -27,6 +28,9 @@ pub fn check(run: &Run) -> Outcome {
     let mut sums: BTreeMap<(String, String, u32), Sums> = BTreeMap::new();
     for (at, ledger) in &run.facts.ledgers {
         balanced(&mut outcome, *at, ledger);
+        if ledger.topic.as_deref() == Some(DIRECT) {
+            continue;
+        }
         let Some((table, topic)) = run.facts.fills(&ledger.pipe) else {
             outcome.doubt(format!("nobody says which table pipe {} fills", ledger.pipe));
             continue;
@@ -44,7 +48,11 @@ pub fn check(run: &Run) -> Outcome {
         against_rows(run, &mut outcome, (table, topic, *partition), sums);
         against_log(run, &mut outcome, (table, topic, *partition), sums);
     }
-    if !run.facts.ledgers.is_empty() {
+    against_direct(run, &mut outcome);
+    for (at, checked) in run.facts.checks.iter().filter(|(_, checked)| !checked.ok) {
+        outcome.find(&[*at], format!("`tidemill check` finds: {}", checked.said));
+    }
+    if !sums.is_empty() {
         without(run, &mut outcome, &sums);
     }
     outcome.looked(run.facts.ledgers.len(), "lines of the ledger");
@@ -166,6 +174,25 @@ fn against_log(run: &Run, outcome: &mut Outcome, place: (&str, &str, u32), sums:
             sums.lost
         );
         outcome.find(&sums.entries, text);
+    }
+}
+
+/// Rows that programs wrote themselves, by table.
+fn against_direct(run: &Run, outcome: &mut Outcome) {
+    let mut there: BTreeMap<&str, u64> = BTreeMap::new();
+    for ((table, _), rows) in &run.facts.tables.direct {
+        *there.entry(table).or_default() += rows.len() as u64;
+    }
+    for (table, there) in there {
+        let lines: Vec<_> = run.facts.ledgers_of_direct(table).collect();
+        let stored: u64 = lines.iter().map(|(_, l)| l.stored).sum();
+        if !lines.is_empty() && stored != there {
+            let entries: Vec<usize> = lines.iter().map(|(at, _)| *at).collect();
+            outcome.find(
+                &entries,
+                format!("table {table} has {there} rows that programs wrote, and the ledger counts {stored}"),
+            );
+        }
     }
 }
 

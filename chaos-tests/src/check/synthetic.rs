@@ -100,6 +100,9 @@ pub fn history(seed: u64, size: Size) -> (RunMeta, Vec<Entry>) {
         if step % 25 == 0 {
             model.sample();
         }
+        if step % 100 == 0 {
+            model.cluster.flush();
+        }
     }
     model.end();
     (description(seed), model.script.entries)
@@ -247,6 +250,8 @@ impl Model {
         }
         self.script.note("monitor", "caught-up", json!({}));
         self.cluster.tell(&mut self.script);
+        self.script
+            .note("monitor", "check", json!({ "ok": true, "said": "all agrees" }));
     }
 }
 

@@ -223,10 +223,13 @@ fn a_fresh_read_may_lose_sight_of_rows_that_were_not_committed() {
 }
 
 #[test]
-fn what_a_leader_lost_needs_a_fault_of_that_leader() {
-    let run = |fault: &str, node: &str, before: bool| {
+fn what_a_leader_lost_needs_a_fault_of_that_leader_before_it_was_committed() {
+    let run = |fault: &str, node: &str, before: bool, pause: usize| {
         let mut told = Told::new();
-        let sample = json!({ "lag": 0, "shards": [{ "shard": "s/0", "leader": "n2", "epoch": 1 }] });
+        // The table's other shard, and another table, have other leaders; a node came later.
+        let shards = [("d/0", "n2"), ("d/1", "n1"), ("e/0", "n3")];
+        let shards = shards.map(|(shard, leader)| json!({ "shard": shard, "leader": leader, "epoch": 1 }));
+        let sample = json!({ "lag": 0, "shards": shards, "nodes": { "n1": "Ready", "n2": "Ready", "n4": "Ready" } });
         let fault = |told: &mut Told| {
             let target = json!({ "node": node });
             told.nemesis(&format!("begin {fault}"), target.clone())
@@ -236,22 +239,82 @@ fn what_a_leader_lost_needs_a_fault_of_that_leader() {
         if before {
             fault(&mut told);
         }
-        told.ok(
-            "write",
-            json!({ "table": "d", "writer": "w", "acks": "leader", "rows": [1] }),
-        );
+        let asked = json!({ "table": "d", "writer": "w", "acks": "leader", "rows": [1] });
+        let mut answer = asked.clone();
+        answer["shard"] = json!(0);
+        told.ended("write", asked, Kind::Ok, answer);
+        for _ in 0..pause {
+            told.note("nothing", Value::Null);
+        }
         if !before {
             fault(&mut told);
         }
         told.note("rows", json!({ "table": "d", "writer": "w", "rows": [] }))
             .word("acknowledged")
     };
-    assert_eq!(run("lose-disk", "n2", false), "passed");
-    assert_eq!(run("lose-disk", "n3", false), "failed");
-    assert_eq!(run("lose-disk", "n2", true), "failed");
-    assert_eq!(run("kill", "n2", false), "failed");
-    assert_eq!(run("power-cut", "n2", false), "failed");
-    assert_eq!(run("truncate-wal", "n2", false), "passed");
+    assert_eq!(run("lose-disk", "n2", false, 0), "passed");
+    assert_eq!(run("lose-disk", "n2", true, 0), "failed");
+    for other in ["n1", "n3", "n4"] {
+        assert_eq!(run("lose-disk", other, false, 0), "failed", "{other}");
+    }
+    // After ten seconds it is committed.
+    assert_eq!(run("lose-disk", "n2", false, 99), "passed");
+    assert_eq!(run("lose-disk", "n2", false, 100), "failed");
+    assert_eq!(run("kill", "n2", false, 0), "failed");
+    assert_eq!(run("power-cut", "n2", false, 0), "failed");
+    assert_eq!(run("truncate-wal", "n2", false, 0), "passed");
+    assert_eq!(run("corrupt-raft-log", "n2", false, 0), "passed");
+}
+
+#[test]
+fn the_ledger_counts_what_writers_lost_and_nothing_else() {
+    let run = |lost: u64, stored: u64| {
+        let mut told = Told::new();
+        let write = |rows: &[u64]| json!({ "table": "d", "writer": "w", "acks": "none", "rows": rows });
+        told.ok("write", write(&[1, 2]));
+        told.ended("write", write(&[3]), Kind::Info, write(&[3]));
+        told.note("rows", json!({ "table": "d", "writer": "w", "rows": [2] }));
+        told.note(
+            "ledger",
+            json!({
+                "pipe": "(direct) d", "table": "d", "topic": "(direct)", "partition": 1, "passed": lost + stored,
+                "delivered": stored, "absent": 0, "lost": lost, "stored": stored, "rejected": 0, "filtered": 0, "balanced": true,
+            }),
+        );
+        (told.word("acknowledged"), told.word("ledger"))
+    };
+    // One is known to be missing, and another may have been sent.
+    assert_eq!(run(1, 1), ("passed", "passed"));
+    assert_eq!(run(2, 1), ("passed", "passed"));
+    assert_eq!(run(0, 1), ("failed", "passed"));
+    assert_eq!(run(3, 1), ("failed", "passed"));
+    assert_eq!(run(1, 2), ("passed", "failed"));
+}
+
+#[test]
+fn an_operation_is_asked_for_by_what_it_was_done_to() {
+    let run = |required: &str, f: &str, value: Value| {
+        let mut told = Told::new();
+        told.meta.requires.ok.push(required.to_owned());
+        told.ok(f, value).nemesis("healed", Value::Null);
+        let judgement = told.note("caught-up", Value::Null).judge();
+        let coverage = judgement.outcomes.iter().find(|o| o.name == "coverage");
+        let doubts = &coverage.expect("a checker").doubts;
+        !doubts.iter().any(|doubt| doubt.contains("ended well"))
+    };
+    let read = json!({ "table": "t", "consistency": "fresh", "partitions": {} });
+    assert!(run("read", "read", read.clone()));
+    assert!(run("read t", "read", read.clone()));
+    assert!(!run("read u", "read", read.clone()));
+    assert!(!run("get t", "read", read));
+    let paused = json!({ "sql": "ALTER PIPE operated PAUSE" });
+    assert!(run("operate operated", "operate", paused.clone()));
+    assert!(!run("operate generation", "operate", paused));
+    assert!(run(
+        "set register",
+        "set",
+        json!({ "key": "register0.flush_rows", "value": 1 })
+    ));
 }
 
 #[test]

@@ -42,7 +42,8 @@ pub struct Requires {
     /// Faults that must have begun.
     #[serde(default)]
     pub faults: Vec<String>,
-    /// Operations that must have ended well, once at least.
+    /// Operations that must have ended well, once at least: `f`, or `f name`, where the topic, table or register it was done to, or a
+    /// word of the statement, begins with that name.
     #[serde(default)]
     pub ok: Vec<String>,
 }

@@ -43,7 +43,7 @@ pub async fn pipe(stage: &Stage, name: &str) -> anyhow::Result<()> {
             json!({ "table": name, "topic": name, "rows": chunk }),
         );
     }
-    ledger(stage, name).await
+    ledger(stage, name, name, name).await
 }
 
 /// What an independent client reads in a topic.
@@ -114,7 +114,8 @@ fn chunks<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
     all.chunks(CHUNK).chain(none)
 }
 
-async fn ledger(stage: &Stage, pipe: &str) -> anyhow::Result<()> {
+/// What the ledger says of a pipe, which fills `table` from `topic`.
+pub async fn ledger(stage: &Stage, pipe: &str, table: &str, topic: &str) -> anyhow::Result<()> {
     const TERMS: [&str; 9] = [
         "partition",
         "incarnation",
@@ -128,9 +129,12 @@ async fn ledger(stage: &Stage, pipe: &str) -> anyhow::Result<()> {
     ];
     let terms = TERMS.map(|term| format!("CAST(\"{term}\" AS BIGINT)")).join(", ");
     let sql = format!("SELECT {terms}, CAST(balanced AS INT) FROM system.ledger WHERE pipe = '{pipe}'");
-    for batch in rows(&stage.client(0)?, &sql).await? {
+    let found = rows(&stage.client(0)?, &sql).await?;
+    let lines: usize = found.iter().map(RecordBatch::num_rows).sum();
+    ensure!(lines > 0, "the ledger has no line of {pipe}");
+    for batch in found {
         for row in 0..batch.num_rows() {
-            let mut line = json!({ "pipe": pipe, "table": pipe, "topic": pipe, "balanced": whole(&batch, TERMS.len(), row)? == 1 });
+            let mut line = json!({ "pipe": pipe, "table": table, "topic": topic, "balanced": whole(&batch, TERMS.len(), row)? == 1 });
             for (column, term) in TERMS.iter().enumerate() {
                 line[*term] = whole(&batch, column, row)?.into();
             }

@@ -20,6 +20,7 @@ const STILL_PARTITIONS: u32 = 3;
 
 /// Says statement after statement.
 pub struct Operator {
+    stage: Stage,
     process: Process,
     client: Client,
 }
@@ -31,6 +32,7 @@ impl Operator {
     /// If its address is none.
     pub fn at(stage: &Stage, i: usize) -> anyhow::Result<Self> {
         Ok(Self {
+            stage: stage.clone(),
             process: stage.history.process(),
             client: stage.client(i)?,
         })
@@ -38,10 +40,11 @@ impl Operator {
 
     /// Runs a statement. Gives why it did not work, if it did not.
     pub async fn say(&mut self, sql: &str) -> Result<(), ClientError> {
-        let invoked = self.process.invoke("operate", json!({ "sql": sql }), None);
-        match self.client.query(sql).await {
+        let Self { stage, process, client } = self;
+        let invoked = process.invoke("operate", json!({ "sql": sql }), stage.node_of(client));
+        match client.query(sql).await {
             Ok(_) => {
-                invoked.ok(json!({ "sql": sql }));
+                invoked.by(stage.node_of(client)).ok(json!({ "sql": sql }));
                 Ok(())
             }
             Err(error) => {
@@ -179,8 +182,8 @@ async fn look_at(stage: &Stage, operator: &mut Operator, table: &str, generation
     // Each table has a reader of its own.
     let asked = json!({ "table": table, "reader": 1_000 + generation, "consistency": "fresh" });
     while !stage.is_over() {
-        let Operator { process, client } = operator;
-        if readers::read_once(process, client, (table, Floor::Stored), asked.clone(), None).await == Some(STILL) {
+        let Operator { process, client, .. } = operator;
+        if readers::read_once(stage, process, client, (table, Floor::Stored), asked.clone()).await == Some(STILL) {
             return;
         }
         sleep(Duration::from_millis(100)).await;

@@ -46,10 +46,9 @@ async fn read(
     consistency: &'static str,
 ) -> anyhow::Result<()> {
     let mut process = stage.history.process();
-    let node = stage.nodes[number % stage.nodes.len()].clone();
     while !stage.is_over() {
         let asked = json!({ "table": table, "reader": number, "consistency": consistency });
-        read_once(&mut process, &client, (table, floor), asked, Some(&node)).await;
+        read_once(&stage, &mut process, &client, (table, floor), asked).await;
         sleep(Duration::from_millis(100)).await;
     }
     Ok(())
@@ -58,16 +57,16 @@ async fn read(
 /// Asks once for what is committed of a table and then for what is there, and writes both down beside what was `asked`; gives how many
 /// rows are committed, if there was an answer.
 pub async fn read_once(
+    stage: &Stage,
     process: &mut Process,
     client: &Client,
     (table, floor): (&str, Floor),
     asked: Value,
-    node: Option<&str>,
 ) -> Option<u64> {
-    let invoked = process.invoke("read", asked.clone(), node);
+    let invoked = process.invoke("read", asked.clone(), stage.node_of(client));
     match look(client, table, floor).await {
         Ok((floor, seen)) => {
-            invoked.ok(answer(asked, &floor, seen));
+            invoked.by(stage.node_of(client)).ok(answer(asked, &floor, seen));
             Some(floor.values().sum())
         }
         // A question changes nothing: without an answer it has not happened.

@@ -67,16 +67,20 @@ async fn one(stage: Stage, client: Client, number: u64) -> anyhow::Result<()> {
         if chance.random_bool(0.4) {
             // No two of them write the same.
             let value = FIRST + stage.id();
-            let invoked = process.invoke("set", json!({ "key": name, "value": value }), None);
+            let invoked = process.invoke("set", json!({ "key": name, "value": value }), stage.node_of(&client));
             let set = format!("ALTER TABLE register{} SET ({} = {value})", key.table, key.setting);
             match client.query(&set).await {
-                Ok(_) => invoked.ok(json!({ "key": name, "value": value })),
+                Ok(_) => invoked
+                    .by(stage.node_of(&client))
+                    .ok(json!({ "key": name, "value": value })),
                 Err(error) => end(invoked, &error),
             }
         } else {
-            let invoked = process.invoke("get", json!({ "key": name }), None);
+            let invoked = process.invoke("get", json!({ "key": name }), stage.node_of(&client));
             match get(&client, key).await {
-                Ok(value) => invoked.ok(json!({ "key": name, "value": value })),
+                Ok(value) => invoked
+                    .by(stage.node_of(&client))
+                    .ok(json!({ "key": name, "value": value })),
                 Err(error) => invoked.fail(format!("{error:#}")),
             }
         }

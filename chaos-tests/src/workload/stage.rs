@@ -4,11 +4,12 @@ use crate::history::History;
 use crate::world::{World, checkout, output};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_client::{Answer, Client, ClientConfig};
 
@@ -21,15 +22,14 @@ pub struct Stage {
     pub brokers: String,
     /// What to ask first at each node.
     pub clients: Vec<ClientConfig>,
-    /// The names of the nodes.
-    pub nodes: Vec<String>,
-    /// Where each node serves its pages.
-    pub pages: Vec<SocketAddr>,
     /// How many copies a topic has.
     pub replication: u32,
     /// Decides what clients do.
     pub seed: u64,
     kafka: PathBuf,
+    /// The names of the nodes that there were at the beginning, by the address at which clients ask them.
+    names: Arc<BTreeMap<String, String>>,
+    pages: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
     over: Arc<AtomicBool>,
     ids: Arc<AtomicU64>,
 }
@@ -38,18 +38,45 @@ impl Stage {
     /// The stage of `world`.
     pub fn new(world: &World, history: History, seed: u64) -> Self {
         let nodes = 0..world.node_count();
-        Self {
+        let names = nodes.clone().flat_map(|i| {
+            let first = world.beginning_at(i).addresses.into_iter().next();
+            first.map(|address| (address, world.name(i).to_owned()))
+        });
+        let stage = Self {
             history,
             brokers: world.brokers.clone(),
             clients: nodes.clone().map(|i| patient_for(world.beginning_at(i), 5)).collect(),
-            nodes: nodes.clone().map(|i| world.name(i).to_owned()).collect(),
-            pages: nodes.map(|i| world.http(i)).collect(),
             replication: world.broker_count().clamp(1, 3),
             seed,
             kafka: world.folder().join("kafka"),
+            names: Arc::new(names.collect()),
+            pages: Arc::default(),
             over: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
-        }
+        };
+        stage.look_around(world);
+        stage
+    }
+
+    /// Takes note of the nodes that there are: some may have been replaced.
+    pub fn look_around(&self, world: &World) {
+        let there = (0..world.node_count()).map(|i| (world.name(i).to_owned(), world.http(i)));
+        *self.pages() = there.collect();
+    }
+
+    /// Where each node that there is serves its pages, by its name.
+    pub fn pages_of_nodes(&self) -> BTreeMap<String, SocketAddr> {
+        self.pages().clone()
+    }
+
+    fn pages(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, SocketAddr>> {
+        // Replaced or copied as a whole.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the node that a client asks first, which is the one that has answered it last.
+    pub fn node_of(&self, client: &Client) -> Option<&str> {
+        self.names.get(client.address()).map(String::as_str)
     }
 
     /// Whether clients shall end.

@@ -96,8 +96,10 @@ async fn one(
         }
         for (invoked, asked, delivery) in waiting {
             match told(delivery).await {
-                Ok(()) => {
-                    invoked.ok(asked);
+                Ok(shard) => {
+                    let mut answer = asked;
+                    answer["shard"] = shard.into();
+                    invoked.ok(answer);
                     if level == "all" {
                         committed[number as usize].fetch_add(1, Ordering::Relaxed);
                     }
@@ -118,13 +120,15 @@ async fn read(stage: Stage, client: Client, asked: Value, committed: Committed) 
     let mut process = stage.history.process();
     let table = asked["table"].as_str().unwrap_or_default().to_owned();
     while !stage.is_over() {
-        let invoked = process.invoke("read", asked.clone(), None);
+        let invoked = process.invoke("read", asked.clone(), stage.node_of(&client));
         let told = committed.iter().zip(0..);
         let floor: BTreeMap<String, u64> = told
             .map(|(count, writer)| (u64::to_string(&writer), count.load(Ordering::Relaxed)))
             .collect();
         match readers::count(&client, &table, "writer", "n").await {
-            Ok(seen) => invoked.ok(readers::answer(asked.clone(), &floor, seen)),
+            Ok(seen) => invoked
+                .by(stage.node_of(&client))
+                .ok(readers::answer(asked.clone(), &floor, seen)),
             // A question changes nothing: without an answer it has not happened.
             Err(error) => invoked.fail(format!("{error:#}")),
         }
@@ -133,11 +137,12 @@ async fn read(stage: Stage, client: Client, asked: Value, committed: Committed) 
     Ok(())
 }
 
-async fn told(delivery: Result<Delivery, WriteError>) -> Result<(), WriteError> {
-    delivery?.await.map(drop)
+/// The shard that took the row.
+async fn told(delivery: Result<Delivery, WriteError>) -> Result<u32, WriteError> {
+    Ok(delivery?.await?.shard)
 }
 
-/// The rows of each writer.
+/// The rows of each writer, and what the ledger says of them.
 pub async fn collect(stage: &Stage) -> anyhow::Result<()> {
     for (level, ..) in LEVELS {
         let table = table(level);
@@ -152,6 +157,7 @@ pub async fn collect(stage: &Stage) -> anyhow::Result<()> {
             let line = json!({ "table": table, "writer": number, "acks": level, "rows": found });
             stage.history.note("monitor", "rows", line);
         }
+        clerk::ledger(stage, &format!("(direct) {table}"), &table, "(direct)").await?;
     }
     Ok(())
 }

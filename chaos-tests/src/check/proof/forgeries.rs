@@ -136,6 +136,26 @@ pub const FORGERIES: &[Forgery] = &[
         "ledger",
         ledger::ledger_missing,
     ),
+    wrong(
+        "What a program wrote is there, and the ledger does not count it.",
+        "ledger",
+        |f| ledger::of_direct(f, &[("passed", -1), ("delivered", -1), ("stored", -1)]),
+    ),
+    wrong(
+        "The files do not agree with the ledger.",
+        "ledger",
+        ledger::files_disagree,
+    ),
+    wrong(
+        "What a program lost is not counted as lost.",
+        "acknowledged",
+        ledger::lost_is_hidden,
+    ),
+    wrong(
+        "Rows of programs are counted as lost that are there.",
+        "acknowledged",
+        |f| ledger::of_direct(f, &[("passed", 100_000), ("lost", 100_000)]),
+    ),
     wrong("A row acknowledged by all is not there.", "acknowledged", |f| {
         direct::drop_written(f, "all")
     }),

@@ -222,6 +222,8 @@ impl Model {
                     if arrives {
                         self.cluster
                             .store(writer, number(row), acks, pending.node.as_deref().unwrap_or_default());
+                    } else {
+                        self.cluster.lost_rows += 1;
                     }
                 }
                 asked.clone()

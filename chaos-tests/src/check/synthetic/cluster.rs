@@ -1,5 +1,6 @@
 //! The model of the cluster, of its topic and of what stands in its tables.
 
+use super::super::decode::DIRECT;
 use super::script::Script;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -67,6 +68,8 @@ pub struct Cluster {
     pub registers: BTreeMap<String, Value>,
     /// By writer.
     pub written: BTreeMap<String, Vec<Written>>,
+    /// Rows of programs that were acknowledged, and that nobody has any more.
+    pub lost_rows: u64,
     pub leaders: Vec<(String, u64)>,
     pub version: u64,
     committed_since: u64,
@@ -83,6 +86,7 @@ impl Cluster {
                 .collect(),
             registers: BTreeMap::new(),
             written: BTreeMap::new(),
+            lost_rows: 0,
             leaders: (0..PARTITIONS)
                 .map(|p| (NODES[p % NODES.len()].to_owned(), 1))
                 .collect(),
@@ -155,9 +159,17 @@ impl Cluster {
         }
     }
 
+    /// What programs wrote is committed.
+    pub fn flush(&mut self) {
+        self.written.values_mut().flatten().for_each(|w| w.only_at = None);
+    }
+
+    /// A node loses the rows of programs that it has alone.
     pub fn lose_unflushed(&mut self, node: &str) {
         for written in self.written.values_mut() {
+            let before = written.len();
             written.retain(|w| w.only_at.as_deref() != Some(node));
+            self.lost_rows += (before - written.len()) as u64;
         }
     }
 
@@ -308,6 +320,13 @@ impl Cluster {
                 );
             }
         }
+        let stored: usize = self.written.values().map(Vec::len).sum();
+        let ledger = json!({
+            "pipe": "(direct) direct", "table": "direct", "topic": DIRECT, "partition": 100, "incarnation": 1,
+            "passed": stored as u64 + self.lost_rows, "delivered": stored, "absent": 0, "lost": self.lost_rows, "stored": stored,
+            "rejected": 0, "filtered": 0, "balanced": true,
+        });
+        script.note("monitor", "ledger", ledger);
     }
 
     fn tell_log(&self, script: &mut Script, at: usize, partition: &Partition) {

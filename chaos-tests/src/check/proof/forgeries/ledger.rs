@@ -1,8 +1,10 @@
 //! Forged lines of the ledger.
 
+use super::super::super::decode::DIRECT;
 use super::super::forge::Forge;
 use crate::history::Kind;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub fn change(number: &mut Value, by: i64) {
     *number = json!(number.as_i64().unwrap_or_default() + by);
@@ -13,7 +15,7 @@ pub fn ledger_of(f: &Forge<'_>, partition: u64) -> Option<usize> {
     let lines: Vec<usize> = f
         .all("ledger", Kind::Info)
         .into_iter()
-        .filter(|at| f.entries[*at].value["partition"] == partition)
+        .filter(|at| f.entries[*at].value["partition"] == partition && f.entries[*at].value["topic"] != DIRECT)
         .collect();
     let touched = f.happened("operate", &format!("({partition})"))
         || f.entries
@@ -50,5 +52,39 @@ pub fn ledger_says_no(f: &mut Forge<'_>) -> Option<()> {
 pub fn ledger_missing(f: &mut Forge<'_>) -> Option<()> {
     let line = a_line(f)?;
     f.cut(line);
+    Some(())
+}
+
+/// The line of what programs wrote.
+fn line_of_direct(f: &Forge<'_>) -> Option<usize> {
+    let mut lines = f.all("ledger", Kind::Info).into_iter();
+    lines.find(|at| f.entries[*at].value["topic"] == DIRECT)
+}
+
+pub fn of_direct(f: &mut Forge<'_>, by: &[(&str, i64)]) -> Option<()> {
+    let line = line_of_direct(f)?;
+    for (term, by) in by {
+        change(&mut f.value(line)[*term], *by);
+    }
+    Some(())
+}
+
+/// Only where a row that was acknowledged is not there.
+pub fn lost_is_hidden(f: &mut Forge<'_>) -> Option<()> {
+    let there: BTreeSet<(String, u64)> = f.rows(true).into_iter().map(|at| f.written(at)).collect();
+    let is_missing = |at: usize| {
+        let write = &f.entries[at].value;
+        let writer = write["writer"].as_str().unwrap_or_default();
+        let mut rows = write["rows"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+        rows.any(|row| !there.contains(&(writer.to_owned(), row)))
+    };
+    f.all("write", Kind::Ok).into_iter().any(is_missing).then_some(())?;
+    let lost = f.entries[line_of_direct(f)?].value["lost"].as_i64()?;
+    of_direct(f, &[("passed", -lost), ("lost", -lost)])
+}
+
+pub fn files_disagree(f: &mut Forge<'_>) -> Option<()> {
+    let checked = *f.all("check", Kind::Info).first()?;
+    f.value(checked)["ok"] = json!(false);
     Some(())
 }
