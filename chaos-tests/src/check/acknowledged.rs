@@ -6,6 +6,7 @@
 
 use super::decode::{ShardSample, Write};
 use super::facts::Operation;
+use super::ledger::{self, Sums};
 use super::{Outcome, Run};
 use crate::history::Kind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,11 +46,13 @@ pub fn check(run: &Run) -> Outcome {
             }
         }
     }
+    let nodes = nodes(run);
     let mut missing: BTreeMap<&str, Missing> = BTreeMap::new();
     let mut unread = BTreeSet::new();
     let mut excused = 0;
     for ((table, writer, row), (told, written)) in &rows {
         let operation = &written.0;
+        let of = missing.entry(table).or_default();
         let Some(there) = run
             .facts
             .tables
@@ -66,13 +69,12 @@ pub fn check(run: &Run) -> Outcome {
             .map(|(_, entry)| *entry)
             .collect();
         if entries.is_empty() {
-            let of = missing.entry(table).or_default();
             match told {
                 Told::Refused | Told::Nothing => of.others += 1,
                 Told::None | Told::Leader | Told::All => of.acknowledged += 1,
             }
         }
-        match verdict(run, *told, written, entries.len()) {
+        match verdict(run, &nodes, *told, written, entries.len()) {
             Fit::Fits => {}
             Fit::Excused => excused += 1,
             Fit::Wrong(why) => {
@@ -84,13 +86,8 @@ pub fn check(run: &Run) -> Outcome {
             }
         }
     }
-    for table in rows.keys().map(|(table, ..)| *table).collect::<BTreeSet<_>>() {
-        written_down(
-            run,
-            &mut outcome,
-            table,
-            missing.get(table).copied().unwrap_or_default(),
-        );
+    for (table, missing) in missing {
+        written_down(run, &mut outcome, table, missing);
     }
     for (table, writer) in unread {
         outcome.doubt(format!("nobody told the rows of {table} that writer {writer} wrote"));
@@ -106,7 +103,7 @@ pub fn check(run: &Run) -> Outcome {
 }
 
 /// Rows of a table that are not there.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Missing {
     acknowledged: u64,
     /// Those that were refused, or of which nobody knows.
@@ -115,11 +112,9 @@ struct Missing {
 
 /// The ledger counts every acknowledged row that is missing as lost, and none that is there.
 fn written_down(run: &Run, outcome: &mut Outcome, table: &str, missing: Missing) {
-    let lines: Vec<_> = run.facts.ledgers_of_direct(table).collect();
-    let lost: u64 = lines.iter().map(|(_, l)| l.lost).sum();
     let fits = missing.acknowledged..=missing.acknowledged + missing.others;
-    if !lines.is_empty() && !fits.contains(&lost) {
-        let entries: Vec<usize> = lines.iter().map(|(at, _)| *at).collect();
+    let sums = ledger::of_direct(run, table);
+    if let Some(Sums { lost, entries, .. }) = sums.filter(|sums| !fits.contains(&sums.lost)) {
         outcome.find(
             &entries,
             format!(
@@ -146,12 +141,12 @@ enum Fit {
     Wrong(String),
 }
 
-fn verdict(run: &Run, told: Told, written: &Written, there: usize) -> Fit {
+fn verdict(run: &Run, nodes: &BTreeSet<&str>, told: Told, written: &Written, there: usize) -> Fit {
     match (told, there) {
         (_, 2..) => Fit::Wrong(format!("is there {there} times")),
         (Told::Refused, 1) => Fit::Wrong("was refused and is there".to_owned()),
         (Told::All, 0) => Fit::Wrong("was acknowledged by all and is not there".to_owned()),
-        (Told::Leader, 0) if leader_may_have_lost(run, written) => Fit::Excused,
+        (Told::Leader, 0) if leader_may_have_lost(run, nodes, written) => Fit::Excused,
         (Told::Leader, 0) => Fit::Wrong(
             "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it before it was committed".to_owned(),
         ),
@@ -160,9 +155,8 @@ fn verdict(run: &Run, told: Told, written: &Written, there: usize) -> Fit {
 }
 
 /// True if a fault took what the leader's disk was given before the row was committed.
-fn leader_may_have_lost(run: &Run, (operation, write): &Written) -> bool {
+fn leader_may_have_lost(run: &Run, nodes: &BTreeSet<&str>, (operation, write): &Written) -> bool {
     let destroys = |fault: &str| DESTROYS.iter().any(|word| fault.contains(word));
-    let known = nodes(run);
     let written = operation.end.unwrap_or(operation.invoke);
     run.facts.faults.iter().filter(|f| destroys(&f.fault)).any(|fault| {
         let over = fault.end.is_some_and(|end| end < operation.invoke);
@@ -172,7 +166,7 @@ fn leader_may_have_lost(run: &Run, (operation, write): &Written) -> bool {
         let named: Vec<&str> = fault
             .target
             .split(|c: char| !c.is_alphanumeric() && c != '-')
-            .filter(|word| known.contains(word))
+            .filter(|word| nodes.contains(word))
             .collect();
         let led = may_have_led(run, operation, write, fault.begin);
         named.is_empty() || led.is_empty() || led.iter().any(|node| named.contains(node))

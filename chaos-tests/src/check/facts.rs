@@ -5,7 +5,7 @@
 //! history, which makes the run unknown.
 
 use super::decode::{
-    Checked, Claim, DIRECT, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write,
+    Checked, Claim, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write,
 };
 use super::operator::{Act, Statement};
 use super::sources::Sources;
@@ -236,12 +236,6 @@ impl Facts {
     pub fn rows(&self) -> usize {
         let of_topics = self.tables.filled.values().flat_map(|filled| filled.rows.values());
         of_topics.map(Vec::len).sum::<usize>() + self.tables.direct.values().map(Vec::len).sum::<usize>()
-    }
-
-    /// What the ledger says of the rows that programs wrote themselves to a table, with the entries.
-    pub(super) fn ledgers_of_direct<'f>(&'f self, table: &'f str) -> impl Iterator<Item = &'f (usize, Ledger)> {
-        let is_of = move |l: &Ledger| l.table.as_deref() == Some(table) && l.topic.as_deref() == Some(DIRECT);
-        self.ledgers.iter().filter(move |(_, ledger)| is_of(ledger))
     }
 
     /// Which table a pipe fills, and from which topic, as far as the history says.

@@ -10,16 +10,42 @@ use super::operator::Statement;
 use super::{Outcome, Run};
 use std::collections::BTreeMap;
 
-/// The sums over all lives of a partition.
+/// The sums over all lives of a partition, or of all that programs wrote to a table.
 #[derive(Default)]
-struct Sums {
+pub(super) struct Sums {
     passed: u64,
     delivered: u64,
-    lost: u64,
+    pub lost: u64,
     stored: u64,
     rejected: u64,
     filtered: u64,
-    entries: Vec<usize>,
+    pub entries: Vec<usize>,
+}
+
+impl Sums {
+    fn add(&mut self, at: usize, ledger: &Ledger) {
+        self.passed += ledger.passed;
+        self.delivered += ledger.delivered;
+        self.lost += ledger.lost;
+        self.stored += ledger.stored;
+        self.rejected += ledger.rejected;
+        self.filtered += ledger.filtered;
+        self.entries.push(at);
+    }
+}
+
+/// What the ledger says of the rows that programs wrote themselves to a table, if it says anything.
+pub(super) fn of_direct(run: &Run, table: &str) -> Option<Sums> {
+    let mut sums = Sums::default();
+    let is_of = |l: &Ledger| l.table.as_deref() == Some(table) && is_direct(l);
+    for (at, ledger) in run.facts.ledgers.iter().filter(|(_, ledger)| is_of(ledger)) {
+        sums.add(*at, ledger);
+    }
+    (!sums.entries.is_empty()).then_some(sums)
+}
+
+fn is_direct(ledger: &Ledger) -> bool {
+    ledger.topic.as_deref() == Some(DIRECT)
 }
 
 /// See the module's page.
@@ -28,7 +54,7 @@ pub fn check(run: &Run) -> Outcome {
     let mut sums: BTreeMap<(String, String, u32), Sums> = BTreeMap::new();
     for (at, ledger) in &run.facts.ledgers {
         balanced(&mut outcome, *at, ledger);
-        if ledger.topic.as_deref() == Some(DIRECT) {
+        if is_direct(ledger) {
             continue;
         }
         let Some((table, topic)) = run.facts.fills(&ledger.pipe) else {
@@ -36,13 +62,7 @@ pub fn check(run: &Run) -> Outcome {
             continue;
         };
         let of = sums.entry((table, topic, ledger.partition)).or_default();
-        of.passed += ledger.passed;
-        of.delivered += ledger.delivered;
-        of.lost += ledger.lost;
-        of.stored += ledger.stored;
-        of.rejected += ledger.rejected;
-        of.filtered += ledger.filtered;
-        of.entries.push(*at);
+        of.add(*at, ledger);
     }
     for ((table, topic, partition), sums) in &sums {
         against_rows(run, &mut outcome, (table, topic, *partition), sums);
@@ -184,10 +204,7 @@ fn against_direct(run: &Run, outcome: &mut Outcome) {
         *there.entry(table).or_default() += rows.len() as u64;
     }
     for (table, there) in there {
-        let lines: Vec<_> = run.facts.ledgers_of_direct(table).collect();
-        let stored: u64 = lines.iter().map(|(_, l)| l.stored).sum();
-        if !lines.is_empty() && stored != there {
-            let entries: Vec<usize> = lines.iter().map(|(at, _)| *at).collect();
+        if let Some(Sums { stored, entries, .. }) = of_direct(run, table).filter(|sums| sums.stored != there) {
             outcome.find(
                 &entries,
                 format!("table {table} has {there} rows that programs wrote, and the ledger counts {stored}"),

@@ -37,6 +37,10 @@ pub fn a_line(f: &mut Forge<'_>) -> Option<usize> {
 
 pub fn ledger(f: &mut Forge<'_>, by: &[(&str, i64)]) -> Option<()> {
     let line = a_line(f)?;
+    change_line(f, line, by)
+}
+
+fn change_line(f: &mut Forge<'_>, line: usize, by: &[(&str, i64)]) -> Option<()> {
     for (term, by) in by {
         change(&mut f.value(line)[*term], *by);
     }
@@ -63,10 +67,7 @@ fn line_of_direct(f: &Forge<'_>) -> Option<usize> {
 
 pub fn of_direct(f: &mut Forge<'_>, by: &[(&str, i64)]) -> Option<()> {
     let line = line_of_direct(f)?;
-    for (term, by) in by {
-        change(&mut f.value(line)[*term], *by);
-    }
-    Some(())
+    change_line(f, line, by)
 }
 
 /// Only where a row that was acknowledged is not there.
@@ -79,8 +80,9 @@ pub fn lost_is_hidden(f: &mut Forge<'_>) -> Option<()> {
         rows.any(|row| !there.contains(&(writer.to_owned(), row)))
     };
     f.all("write", Kind::Ok).into_iter().any(is_missing).then_some(())?;
-    let lost = f.entries[line_of_direct(f)?].value["lost"].as_i64()?;
-    of_direct(f, &[("passed", -lost), ("lost", -lost)])
+    let line = line_of_direct(f)?;
+    let lost = f.entries[line].value["lost"].as_i64()?;
+    change_line(f, line, &[("passed", -lost), ("lost", -lost)])
 }
 
 pub fn files_disagree(f: &mut Forge<'_>) -> Option<()> {
