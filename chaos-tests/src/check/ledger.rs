@@ -18,7 +18,6 @@ pub(super) struct Sums {
     pub lost: u64,
     stored: u64,
     rejected: u64,
-    filtered: u64,
     pub entries: Vec<usize>,
 }
 
@@ -29,7 +28,6 @@ impl Sums {
         self.lost += ledger.lost;
         self.stored += ledger.stored;
         self.rejected += ledger.rejected;
-        self.filtered += ledger.filtered;
         self.entries.push(at);
     }
 }
@@ -61,8 +59,8 @@ pub fn check(run: &Run) -> Outcome {
             outcome.doubt(format!("nobody says which table pipe {} fills", ledger.pipe));
             continue;
         };
-        let of = sums.entry((table, topic, ledger.partition)).or_default();
-        of.add(*at, ledger);
+        let place = (table, topic, ledger.partition);
+        sums.entry(place).or_default().add(*at, ledger);
     }
     for ((table, topic, partition), sums) in &sums {
         against_rows(run, &mut outcome, (table, topic, *partition), sums);
