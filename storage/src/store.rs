@@ -68,8 +68,8 @@ pub trait PartStore: Send + Sync + fmt::Debug {
     /// Removes the file at `path`, if it is there. A power cut may bring it back.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
 
-    /// The files in the folder `prefix` and in its subfolders, by path; all of them for `""`. A
-    /// folder that is not there has no files. Files put or deleted meanwhile may be missing or not.
+    /// The files in the folder `prefix` and in its subfolders, by path, each once; all of them for `""`. A folder that is
+    /// not there has no files. Files put or deleted meanwhile may be missing or not.
     async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError>;
 
     /// The same files for reading in ranges, under the same paths.

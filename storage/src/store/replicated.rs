@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use object_store::ObjectStore;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,6 +90,20 @@ impl ReplicatedStore {
         let mut putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         putting.retain(|_, turn| Arc::strong_count(turn) > 1);
         putting.entry(path.to_owned()).or_default().clone()
+    }
+
+    /// The length of the file at `path`, of which there are `copies` at these places, at least one.
+    fn length_of(&self, path: &str, copies: &[(NodeId, u64)]) -> u64 {
+        let (_, first) = copies[0];
+        if copies.iter().all(|&(_, bytes)| bytes == first) {
+            return first;
+        }
+        // Some are left from puts that failed. What is read is what stands at that path.
+        let sources = self.replicas.sources(path);
+        let mut read = sources
+            .iter()
+            .filter_map(|source| copies.iter().find(|(place, _)| *place == source.id));
+        read.next().map_or(first, |&(_, bytes)| bytes)
     }
 
     /// Asks the sources one after the other.
@@ -176,11 +190,18 @@ impl PartStore for ReplicatedStore {
 
     async fn list(&self, prefix: &str) -> Result<Vec<StoredFile>, StoreError> {
         let places = self.replicas.all();
-        let mut files = BTreeSet::new();
-        for listed in join_all(places.iter().map(|place| place.disk.list(prefix))).await {
-            files.extend(listed?);
+        let listed = join_all(places.iter().map(|place| place.disk.list(prefix))).await;
+        let mut files: BTreeMap<String, Vec<(NodeId, u64)>> = BTreeMap::new();
+        for (place, listed) in places.iter().zip(listed) {
+            for StoredFile { path, bytes } in listed? {
+                files.entry(path).or_default().push((place.id, bytes));
+            }
         }
-        Ok(files.into_iter().collect())
+        let files = files.into_iter().map(|(path, copies)| {
+            let bytes = self.length_of(&path, &copies);
+            StoredFile { path, bytes }
+        });
+        Ok(files.collect())
     }
 
     fn reader(&self) -> Arc<dyn ObjectStore> {

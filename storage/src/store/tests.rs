@@ -310,6 +310,34 @@ async fn a_put_names_those_that_hold_the_file_and_needs_enough_of_them() {
     );
 }
 
+#[tokio::test]
+async fn a_path_is_listed_once_with_the_length_of_what_is_read_there() {
+    for left in ["n1", "n2", "n3"] {
+        let (_folders, three, store) = replicated();
+        for other in ["n1", "n2", "n3"].iter().filter(|node| **node != left) {
+            three.silence(other);
+        }
+        // On too few of them: it stands for nothing.
+        assert!(store.put("1/0/1/a", "other".into()).await.is_err());
+        three.silent.lock().unwrap().clear();
+        three.silence(left);
+        let store = Catalogued {
+            three: three.clone(),
+            store,
+        };
+        store.put("1/0/1/a", "one".into()).await.unwrap();
+        three.silent.lock().unwrap().clear();
+        assert_eq!(store.get("1/0/1/a").await.unwrap(), "one");
+        for prefix in ["", "1/0", "1/0/1"] {
+            let files = store.list(prefix).await.unwrap();
+            let files: Vec<_> = files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+            assert_eq!(files, [("1/0/1/a", 3)], "left on {left}");
+        }
+        store.delete("1/0/1/a").await.unwrap();
+        assert_eq!(store.list("").await.unwrap(), []);
+    }
+}
+
 /// Never answers.
 #[derive(Debug)]
 struct Hanging;
