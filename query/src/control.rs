@@ -208,19 +208,26 @@ async fn reset(
     only: &[PartitionId],
     old_rows: Option<OldRows>,
 ) -> Result<String, QueryError> {
-    let found = match &to {
-        ResetTo::Position(start) => ask(engine, pipe, kafka_of(pipe)?, *start).await?,
-        ResetTo::Exact(offsets) => exact(engine, pipe, offsets).await?,
+    let offsets = async || match &to {
+        ResetTo::Position(start) => ask(engine, pipe, kafka_of(pipe)?, *start).await,
+        ResetTo::Exact(offsets) => exact(engine, pipe, offsets).await,
     };
-    let ran = pipe.state == PipeState::Running;
-    if ran {
-        settle(engine, pipe).await?;
+    // Nothing is paused for what the source will not have.
+    let mut found = offsets().await?;
+    if pipe.state != PipeState::Running {
+        return reset_to(engine, pipe, &found, only, old_rows).await;
     }
-    let reset = reset_to(engine, pipe, &found, only, old_rows).await;
-    if ran {
-        // Also when the reset was refused: it must not leave the pipe standing. Who has paused it meanwhile means it.
-        set_state(engine, pipe, Some(PipeState::Pausing), PipeState::Running).await?;
-    }
+    settle(engine, pipe).await?;
+    let reset = async {
+        // The pipe may have read past what was the end before, and the earliest may have expired.
+        if matches!(to, ResetTo::Position(_)) {
+            found = offsets().await?;
+        }
+        reset_to(engine, pipe, &found, only, old_rows).await
+    };
+    let reset = reset.await;
+    // Also when the reset was refused: it must not leave the pipe standing. Who has paused it meanwhile means it.
+    set_state(engine, pipe, Some(PipeState::Pausing), PipeState::Running).await?;
     reset
 }
 

@@ -1,7 +1,9 @@
 //! Statements that change the catalog.
 
 use super::world::*;
-use tidemill_core::catalog::{CatalogQuestions, WalMode};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tidemill_core::catalog::{CatalogQuestions, PipeState, WalMode};
 
 #[tokio::test]
 async fn tables_and_pipes_come_and_go() {
@@ -64,6 +66,27 @@ async fn tables_and_pipes_come_and_go() {
     );
     // What was shown makes the same table again.
     assert_eq!(done(&engine, &text).await, "table 't' created with 3 shards");
+}
+
+#[tokio::test]
+async fn a_pipe_that_reads_on_until_it_settles_is_skipped_to_what_is_latest_then() {
+    let (world, engine) = World::with_events().await;
+    world.source_end.store(10, Ordering::SeqCst);
+    let skip = tokio::spawn(async move { done(&engine, "ALTER PIPE p SKIP TO LATEST PARTITION (0)").await });
+    let pipe = || world.snapshot().pipe_named("p").unwrap().unwrap();
+    while pipe().state != PipeState::Pausing {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Records have come and been read since the statement began.
+    world.source_end.store(25, Ordering::SeqCst);
+    world.consume(0, 20);
+    world.flush(0).await;
+    *world.progress.lock().unwrap() = Some(vec![]);
+    assert_eq!(
+        skip.await.unwrap(),
+        "pipe 'p': 1 partitions go on elsewhere, 5 offsets are skipped; ALTER PIPE p BACKFILL reads them later"
+    );
+    assert_eq!(pipe().state, PipeState::Running);
 }
 
 #[tokio::test]

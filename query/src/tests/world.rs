@@ -9,7 +9,7 @@ use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidemill_core::catalog::*;
@@ -44,6 +44,8 @@ pub(super) struct World {
     pub progress: Mutex<Option<Vec<NodeProgress>>>,
     pub store: Arc<LocalStore>,
     pub unreachable: AtomicBool,
+    /// Where each partition of the source ends.
+    pub source_end: AtomicU64,
     next_id: Mutex<u128>,
     _dir: tempfile::TempDir,
 }
@@ -100,12 +102,16 @@ impl Progress for World {
 
 #[async_trait]
 impl Sources for World {
-    async fn kafka_start(&self, source: &KafkaSource, _: &StartPosition) -> Result<SourceOffsets, SourceError> {
+    async fn kafka_start(&self, source: &KafkaSource, start: &StartPosition) -> Result<SourceOffsets, SourceError> {
+        let offset = match start {
+            StartPosition::Latest => Offset(self.source_end.load(Ordering::SeqCst)),
+            _ => Offset(0),
+        };
         match source.topic.as_str() {
             "missing" => Err(SourceError("brokers 'h:1' have no topic 'missing'".into())),
             _ => Ok(SourceOffsets {
                 topic: None,
-                partitions: (0..4).map(|p| (PartitionId(p), Offset(0))).collect(),
+                partitions: (0..4).map(|p| (PartitionId(p), offset)).collect(),
             }),
         }
     }
@@ -137,6 +143,7 @@ impl World {
             progress: Mutex::default(),
             store: store.clone(),
             unreachable: AtomicBool::new(false),
+            source_end: AtomicU64::new(0),
             next_id: Mutex::new(1),
             _dir: dir,
         });
