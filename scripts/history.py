@@ -79,6 +79,14 @@ class Records:
         if error.fatal():
             self.fatal = error.str()
 
+    def poll(self):
+        """Has the callbacks of what has ended called."""
+        if self.producer is not None:
+            try:
+                self.producer.poll(0)
+            except KafkaException as error:
+                self.fatal = self.fatal or str(error)
+
     def renew(self):
         """What was on its way is unknown; its callbacks say so when the old one is flushed."""
         old, self.producer = self.producer, None
@@ -151,8 +159,7 @@ def produce(options):
                 else:
                     what = next(word for word in ("begin", "commit", "abort") if word in order)
                     records.transact(order["n"], what)
-        if records.producer is not None:
-            records.producer.poll(0)
+        records.poll()
         if records.fatal:
             records.renew()
     if records.producer is not None:

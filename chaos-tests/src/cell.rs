@@ -99,6 +99,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn describe(options: &Options) -> RunMeta {
     let names: Vec<String> = options.workloads.iter().map(|w| w.name().to_owned()).collect();
     let ok: BTreeSet<&str> = options.workloads.iter().flat_map(|w| w.requires()).copied().collect();
+    let ok_when_healed: BTreeSet<&str> = options.workloads.iter().flat_map(|w| w.goes_on()).collect();
     let fault = options.fault.map_or("nothing", Fault::name);
     RunMeta {
         name: format!("{}: {fault}", names.join(", ")),
@@ -107,28 +108,76 @@ fn describe(options: &Options) -> RunMeta {
         fault: fault.to_owned(),
         nodes: (1..=NODES).map(|i| format!("n{i}")).collect(),
         requires: Requires {
-            faults: options.fault.iter().map(|fault| fault.name().to_owned()).collect(),
+            faults: options
+                .fault
+                .map(|fault| required(fault, &options.workloads))
+                .unwrap_or_default(),
             ok: ok.into_iter().map(str::to_owned).collect(),
+            ok_when_healed: ok_when_healed.into_iter().map(str::to_owned).collect(),
         },
         bounds: options.fault.map(bounds).unwrap_or_default(),
         version: commit(),
     }
 }
 
-/// How long recovery may take. Cores are shared with three brokers and all clients, so these are wider than what is measured
-/// undisturbed (docs/benchmarks.md): they tell recovery from none.
-fn bounds(fault: Fault) -> BTreeMap<String, f64> {
-    let mut bounds = BTreeMap::from([("caught_up_ms".to_owned(), RECOVERY.as_millis() as f64)]);
-    // While one node is gone or slow, the others answer.
-    let one_node = matches!(
-        fault,
-        Fault::Kill | Fault::Pause | Fault::Terminate | Fault::Isolate | Fault::FailingSync | Fault::PowerCut
-    );
-    if one_node {
-        bounds.insert("recovery_ms".to_owned(), 10_000.0);
-        bounds.insert("visible_ms".to_owned(), 10_000.0);
+/// A fault that harms topics has to harm each of them.
+fn required(fault: Fault, workloads: &[Workload]) -> Vec<String> {
+    let name = fault.name();
+    let topics: Vec<String> = workloads
+        .iter()
+        .filter_map(|workload| Some(format!("{name} {}", workload.topic()?)))
+        .collect();
+    match fault.harms_a_topic() && !topics.is_empty() {
+        true => topics,
+        false => vec![name.to_owned()],
     }
-    bounds
+}
+
+/// How long recovery may take, in milliseconds. Cores are shared with three brokers and all clients, so these are wider than what is
+/// measured undisturbed (docs/benchmarks.md): they tell recovery from none.
+fn bounds(fault: Fault) -> BTreeMap<String, f64> {
+    // Records of other topics wait as well while no node reaches the brokers, until those of one have expired.
+    if fault == Fault::Retention {
+        return bounds_of([("recovery_ms", 10_000.0), ("caught_up_ms", RECOVERY.as_millis() as f64)]);
+    }
+    // Every node is struck, or one answers, and late.
+    let slow = matches!(
+        fault,
+        Fault::KillAll | Fault::Combined | Fault::HalfOpen | Fault::Jitter | Fault::Delay
+    );
+    // While one node is gone or slow, the others answer, and lead what it led.
+    let others_lead = matches!(
+        fault,
+        Fault::Kill
+            | Fault::Pause
+            | Fault::Terminate
+            | Fault::Isolate
+            | Fault::IsolateOneWay
+            | Fault::Split
+            | Fault::Ring
+            | Fault::Resets
+            | Fault::Duplication
+            | Fault::SlowSync
+            | Fault::FailingSync
+            | Fault::FailingSyncs
+            | Fault::PowerCut
+            | Fault::ReadErrors
+            | Fault::CorruptParts
+            | Fault::TruncateParts
+            | Fault::CorruptWal
+            | Fault::ClockJump
+            | Fault::ClockDrift
+    );
+    let within = |so: bool| if so { 10_000.0 } else { 30_000.0 };
+    bounds_of([
+        ("recovery_ms", within(!slow)),
+        ("visible_ms", within(others_lead)),
+        ("caught_up_ms", 30_000.0),
+    ])
+}
+
+fn bounds_of<const N: usize>(bounds: [(&str, f64); N]) -> BTreeMap<String, f64> {
+    bounds.map(|(name, ms)| (name.to_owned(), ms)).into()
 }
 
 async fn in_world(options: &Options, world: &mut World, history: &History) -> anyhow::Result<()> {
@@ -176,7 +225,11 @@ async fn break_things(options: &Options, stage: &Stage, world: &mut World) -> an
     // Clients need a moment until all of them are at work.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let until = Instant::now() + Duration::from_secs(options.seconds);
-    while Instant::now() < until {
+    let spared = |world: &World| {
+        let harms = options.fault.is_some_and(Fault::harms_a_topic);
+        harms && world.topics.iter().any(|topic| !world.harmed.contains_key(topic))
+    };
+    while Instant::now() < until || spared(world) {
         if let Some(fault) = options.fault {
             let running = fault.begin(world, &mut rng, &stage.history).await?;
             stage.look_around(world);

@@ -174,6 +174,14 @@ impl Fault {
         )
     }
 
+    /// Whether it harms one topic alone, a different one each time as far as there are more.
+    pub fn harms_a_topic(self) -> bool {
+        matches!(
+            self,
+            Self::UncleanElection | Self::Retention | Self::DeleteRecords | Self::RecreateTopic | Self::GrowTopic
+        )
+    }
+
     /// Why it cannot happen in this world, if that is so.
     pub fn impossible(self, world: &World) -> Option<String> {
         let needs = self.needs();

@@ -67,11 +67,15 @@ impl Workload {
         }
     }
 
-    /// Operations of which at least one of each must have succeeded, or the run proves nothing.
+    /// Operations of which at least one of each must have succeeded, or the run proves nothing: see [`crate::history::Requires`].
     pub fn requires(self) -> &'static [&'static str] {
         match self {
             Workload::Counter => &["produce counter", "read counter"],
-            Workload::Transactions => &["transaction transactions", "read transactions"],
+            Workload::Transactions => &[
+                "transaction transactions commit=true",
+                "transaction transactions commit=false",
+                "read transactions",
+            ],
             Workload::Compacted => &["produce compacted", "tombstone compacted", "read compacted"],
             Workload::Writers => &[
                 "write written_all",
@@ -82,10 +86,29 @@ impl Workload {
                 "read written_none",
             ],
             Workload::Registers => &["set register", "get register"],
-            Workload::Operators => &["produce operated", "operate operated", "read operated"],
+            Workload::Operators => &[
+                "produce operated",
+                "operate operated PAUSE",
+                "operate operated RESUME",
+                "operate operated SET",
+                "operate operated RESET",
+                "operate operated SKIP",
+                "read operated",
+            ],
             Workload::Growth => &["produce growing", "grow growing", "read growing"],
             Workload::CreateDrop => &["operate generation", "read generation"],
         }
+    }
+
+    /// Those of them that must have succeeded after everything was mended, too: what clients do all the time.
+    pub fn goes_on(self) -> impl Iterator<Item = &'static str> {
+        let always = |f: &str| matches!(f, "produce" | "transaction" | "write" | "read" | "set" | "get");
+        let required = self.requires().iter().copied();
+        // A generation may not be done by the end.
+        required.filter(move |required| {
+            let f = required.split(' ').next().unwrap_or_default();
+            always(f) && self != Workload::CreateDrop
+        })
     }
 
     /// Creates what it needs.

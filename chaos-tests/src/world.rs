@@ -13,8 +13,10 @@ use crate::fault::clock::Clock;
 use crate::fault::disk::Disk;
 use crate::fault::network::{Network, Place};
 use anyhow::{Context, bail, ensure};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -40,12 +42,19 @@ pub struct World {
     pub with_clocks: bool,
     /// The topics that faults may harm; all, where none is named.
     pub topics: Vec<String>,
+    /// How often faults have harmed a topic.
+    pub harmed: BTreeMap<String, u32>,
+    /// Partitions that faults have added to topics.
+    pub grown: Vec<Added>,
     /// How many brokers there are.
     brokers_count: u32,
     /// Below the ports of the nodes.
     base_port: u16,
     nodes: Vec<NodeProcess>,
 }
+
+/// Partitions that were added to a topic.
+pub type Added = (String, Range<u32>);
 
 /// Ports are kept free for so many nodes at least, since some may join later.
 const MOST_NODES: u16 = 9;
@@ -169,6 +178,8 @@ impl World {
             with_disks: false,
             with_clocks: false,
             topics: vec![],
+            harmed: BTreeMap::new(),
+            grown: vec![],
             brokers_count: 0,
             base_port: 0,
             nodes: vec![],

@@ -1,7 +1,8 @@
 //! Whether the run shows anything: what it was made for has happened, everything was mended and caught up, the history is whole, and
 //! somebody looked at the end. It finds no violations; it says why a run proves nothing.
 
-use super::facts::Operation;
+use super::facts::{FaultSpan, Operation};
+use super::sources::Fate;
 use super::{Outcome, Run};
 use crate::history::Kind;
 use serde_json::Value;
@@ -20,19 +21,16 @@ pub fn check(run: &Run) -> Outcome {
             Kind::Info | Kind::Invoke => of[2] += 1,
         }
     }
-    for fault in &run.meta.requires.faults {
-        if !facts.faults.iter().any(|f| f.fault == *fault) {
-            outcome.doubt(format!("the fault {fault} never happened"));
+    faults(run, &mut outcome);
+    let healed = facts.healed.last().copied().unwrap_or_default();
+    for required in &run.meta.requires.ok {
+        if !ended_well(run, required, 0) {
+            outcome.doubt(format!("no {required} ended well"));
         }
     }
-    for required in &run.meta.requires.ok {
-        let (f, of) = required.split_once(' ').unwrap_or((required, ""));
-        let fits = |o: &Operation| {
-            let asked = &run.entries[o.invoke];
-            o.kind == Kind::Ok && asked.f == f && is_of(&asked.value, of)
-        };
-        if !facts.operations.iter().any(fits) {
-            outcome.doubt(format!("no {required} ended well"));
+    for required in &run.meta.requires.ok_when_healed {
+        if !ended_well(run, required, healed) {
+            outcome.doubt(format!("no {required} ended well after all was healed"));
         }
     }
     mended(run, &mut outcome);
@@ -48,14 +46,98 @@ pub fn check(run: &Run) -> Outcome {
     outcome
 }
 
-/// Whether an operation was done to a topic, a table, a register or a pipe of which the name begins so.
-fn is_of(asked: &Value, name: &str) -> bool {
+/// Whether an operation that was invoked from some entry on is what is required, and ended well.
+fn ended_well(run: &Run, required: &str, from: usize) -> bool {
+    let mut words = required.split(' ');
+    let f = words.next().unwrap_or_default();
+    let fits = |o: &&Operation| {
+        let asked = &run.entries[o.invoke];
+        o.kind == Kind::Ok && o.invoke >= from && asked.f == f
+    };
+    let mut ended = run.facts.operations.iter().filter(fits);
+    ended.any(|o| words.clone().all(|word| is_of(&run.entries[o.invoke].value, word)))
+}
+
+/// Whether an operation was done to a topic, a table, a register or a pipe of which the name begins so, or with a statement that has
+/// such a word; or whether it was asked with `field=value`.
+fn is_of(asked: &Value, word: &str) -> bool {
+    if let Some((field, value)) = word.split_once('=') {
+        return asked.get(field).map(Value::to_string).as_deref() == Some(value);
+    }
     let text = |field: &str| asked.get(field).and_then(Value::as_str).unwrap_or_default();
     let mut words = text("sql").split_whitespace();
     ["topic", "table", "key"]
         .iter()
-        .any(|field| text(field).starts_with(name))
-        || words.any(|word| word.starts_with(name))
+        .any(|field| text(field).starts_with(word))
+        || words.any(|of| of.starts_with(word))
+}
+
+/// Whether what the run is about was broken, and somebody felt it.
+fn faults(run: &Run, outcome: &mut Outcome) {
+    for required in &run.meta.requires.faults {
+        let (fault, topic) = required.split_once(' ').unwrap_or((required, ""));
+        let happened = |span: &&FaultSpan| {
+            let target = &run.entries[span.begin].value;
+            span.fault == fault && (topic.is_empty() || target.get("topic").and_then(Value::as_str) == Some(topic))
+        };
+        let Some(span) = run.facts.faults.iter().find(happened) else {
+            outcome.doubt(format!("the fault {required} never happened"));
+            continue;
+        };
+        let struck: Vec<u64> = notes(run, "struck")
+            .filter(|(_, value)| value.get("fault").and_then(Value::as_str) == Some(fault))
+            .filter_map(|(_, value)| value.get("times")?.as_u64())
+            .collect();
+        if !struck.is_empty() && struck.iter().all(|times| *times == 0) {
+            outcome.doubt(format!("{fault} never struck whoever it was meant for"));
+        }
+        match fault {
+            "grow-topic" if !is_written(run, span) => {
+                outcome.doubt(format!("nobody wrote into the partitions that {required} had added"));
+            }
+            "unclean-election" if !has_grown_again(run, topic) => {
+                outcome.doubt(format!(
+                    "no offset that {required} had taken was given to another record"
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn notes<'r>(run: &'r Run, f: &'r str) -> impl Iterator<Item = (usize, &'r Value)> {
+    let entries = run.entries.iter().enumerate().filter(move |(_, entry)| entry.f == f);
+    entries.map(|(at, entry)| (at, &entry.value))
+}
+
+/// Whether a record was acknowledged in a partition that a topic got.
+fn is_written(run: &Run, span: &FaultSpan) -> bool {
+    let target = &run.entries[span.begin].value;
+    let number = |field: &str| target.get(field).and_then(Value::as_u64).unwrap_or_default();
+    let added = number("from")..number("to");
+    let topic = target.get("topic").and_then(Value::as_str);
+    let mut sent = run
+        .facts
+        .sources
+        .sent
+        .values()
+        .filter(|sent| sent.topic.as_deref() == topic);
+    sent.any(|sent| matches!(sent.fate, Fate::Acknowledged(_)) && added.contains(&sent.partition.into()))
+}
+
+/// Whether a log of a topic, or of any, has a record at an offset that it had lost.
+fn has_grown_again(run: &Run, topic: &str) -> bool {
+    let mut logs = run
+        .facts
+        .sources
+        .logs
+        .iter()
+        .filter(|((of, _), _)| topic.is_empty() || of == topic);
+    logs.any(|(_, log)| {
+        log.destroyed
+            .iter()
+            .any(|(from, _)| *from >= log.low && *from < log.high)
+    })
 }
 
 fn mended(run: &Run, outcome: &mut Outcome) {

@@ -127,6 +127,7 @@ fn description(seed: u64) -> RunMeta {
         requires: Requires {
             faults: names(&["kill"]),
             ok: names(&["produce", "transaction", "write", "read", "get", "set"]),
+            ok_when_healed: names(&["read"]),
         },
         bounds: bounds.into_iter().map(|(name, most)| (name.to_owned(), most)).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

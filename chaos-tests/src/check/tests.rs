@@ -315,6 +315,91 @@ fn an_operation_is_asked_for_by_what_it_was_done_to() {
         "set",
         json!({ "key": "register0.flush_rows", "value": 1 })
     ));
+    let reset = json!({ "sql": "ALTER PIPE operated RESET OFFSETS TO EARLIEST" });
+    assert!(run("operate operated RESET", "operate", reset.clone()));
+    assert!(!run("operate operated SET", "operate", reset.clone()));
+    assert!(!run("operate generation RESET", "operate", reset));
+    let aborted = json!({ "topic": "t", "records": [], "commit": false });
+    assert!(run("transaction t commit=false", "transaction", aborted.clone()));
+    assert!(!run("transaction t commit=true", "transaction", aborted));
+}
+
+/// What a run lacks before it proves anything, if that is about operations or faults.
+fn doubts_of(told: &mut Told) -> Vec<String> {
+    let judgement = told.note("caught-up", Value::Null).judge();
+    let coverage = judgement.outcomes.into_iter().find(|o| o.name == "coverage");
+    let doubts = coverage.expect("a checker").doubts;
+    let about = ["ended well", "happened", "struck", "wrote", "given to"];
+    doubts
+        .into_iter()
+        .filter(|doubt| about.iter().any(|word| doubt.contains(word)))
+        .collect()
+}
+
+#[test]
+fn clients_that_are_silent_after_all_was_healed_prove_nothing() {
+    let run = |after: bool| {
+        let mut told = Told::new();
+        told.meta.requires.ok_when_healed.push("produce t".to_owned());
+        told.produced(&[(0, 1)]).nemesis("healed", Value::Null);
+        if after {
+            told.produced(&[(1, 2)]);
+        }
+        doubts_of(&mut told).len()
+    };
+    assert_eq!((run(false), run(true)), (1, 0));
+}
+
+#[test]
+fn a_fault_that_nobody_felt_proves_nothing() {
+    let run = |required: &str, tell: &dyn Fn(&mut Told)| {
+        let mut told = Told::new();
+        told.meta.requires.faults = vec![required.to_owned()];
+        tell(&mut told);
+        told.nemesis("healed", Value::Null);
+        doubts_of(&mut told).len()
+    };
+    let fault = |told: &mut Told, name: &str, target: Value| {
+        told.nemesis(&format!("begin {name}"), target.clone())
+            .nemesis(&format!("end {name}"), target);
+    };
+    // Another topic was harmed.
+    let expire = |topic: &'static str| move |told: &mut Told| fault(told, "retention", json!({ "topic": topic }));
+    assert_eq!(run("retention t", &expire("u")), 1);
+    assert_eq!(run("retention t", &expire("t")), 0);
+    // No read failed.
+    let fail_reads = |times: u64| {
+        move |told: &mut Told| {
+            fault(told, "read-errors", json!({ "node": "n1" }));
+            told.note("struck", json!({ "fault": "read-errors", "times": times }));
+        }
+    };
+    assert_eq!(run("read-errors", &fail_reads(0)), 1);
+    assert_eq!(run("read-errors", &fail_reads(3)), 0);
+    // Nobody wrote into what was added.
+    let grow = |partition: u32| {
+        move |told: &mut Told| {
+            fault(told, "grow-topic", json!({ "topic": "t", "from": 1, "to": 2 }));
+            let record = json!({ "topic": "t", "partition": partition, "key": "k", "id": 1, "seq": 1, "offset": 0 });
+            told.ok("produce", record);
+        }
+    };
+    assert_eq!(run("grow-topic t", &grow(0)), 1);
+    assert_eq!(run("grow-topic t", &grow(1)), 0);
+    // The log ends where it was cut.
+    let elect = |high: u64| {
+        move |told: &mut Told| {
+            fault(told, "unclean-election", json!({ "topic": "t" }));
+            told.note(
+                "log-lost",
+                json!({ "topic": "t", "partition": 0, "from": 5, "to": 9, "why": "unclean election" }),
+            );
+            let log = json!({ "topic": "t", "partition": 0, "low": 0, "high": high, "records": [] });
+            told.note("log", log);
+        }
+    };
+    assert_eq!(run("unclean-election t", &elect(5)), 1);
+    assert_eq!(run("unclean-election t", &elect(6)), 0);
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub(super) fn start(world: &World, broker: u32) -> anyhow::Result<()> {
     kafka(world, &["start", &broker.to_string()]).map(drop)
 }
 
-/// A topic that may be harmed.
+/// A topic that may be harmed: one of those that were harmed least, so that each of them is met.
 fn any_topic(stroke: &mut Stroke<'_>) -> anyhow::Result<Topic> {
     let mut names = stroke.world.topics.clone();
     if names.is_empty() {
@@ -96,7 +96,11 @@ fn any_topic(stroke: &mut Stroke<'_>) -> anyhow::Result<Topic> {
             .map(str::to_owned)
             .collect();
     }
+    let harmed = |name: &String| stroke.world.harmed.get(name).copied().unwrap_or_default();
+    let least = names.iter().map(harmed).min();
+    names.retain(|name| Some(harmed(name)) == least);
     let name = names.choose(stroke.rng).context("there is no topic")?;
+    *stroke.world.harmed.entry(name.clone()).or_default() += 1;
     Topic::look(stroke.world, name)
 }
 
@@ -407,5 +411,8 @@ fn grow(stroke: &mut Stroke<'_>) -> anyhow::Result<()> {
         topic.partitions.len() + stroke.rng.random_range(1..=3),
     );
     stroke.tell(json!({ "topic": topic.name, "from": from, "to": to }));
-    kafka(stroke.world, &["topic", "grow", &topic.name, &to.to_string()]).map(drop)
+    kafka(stroke.world, &["topic", "grow", &topic.name, &to.to_string()])?;
+    // From now on somebody writes into them.
+    stroke.world.grown.push((topic.name, from as u32..to as u32));
+    Ok(())
 }

@@ -5,6 +5,7 @@ use super::clock::{Clock, Shift};
 use super::disk::{Disk, Kept, Troubles};
 use super::process::{any, kill};
 use super::running::{After, Stroke};
+use crate::history::History;
 use crate::world::World;
 use anyhow::Context;
 use rand::Rng;
@@ -12,15 +13,38 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Trouble that ends when this is dropped.
-struct Troubled(Arc<Disk>);
+/// Trouble that ends when this is dropped; the history says then how often it has struck.
+struct Troubled {
+    disk: Arc<Disk>,
+    fault: Fault,
+    history: History,
+    /// How often it had before.
+    before: u64,
+}
 
 impl Drop for Troubled {
     fn drop(&mut self) {
-        self.0.trouble(Troubles::default());
+        let times = struck(&self.disk, self.fault) - self.before;
+        self.disk.trouble(Troubles::default());
+        let fault = self.fault.name();
+        self.history
+            .note("monitor", "struck", json!({ "fault": fault, "times": times }));
     }
+}
+
+/// How often a disk has done to its node what a fault is about.
+fn struck(disk: &Disk, fault: Fault) -> u64 {
+    let done = disk.done();
+    let counter = match fault {
+        Fault::SlowSync => &done.syncs,
+        Fault::DiskFull => &done.refused,
+        Fault::ReadErrors => &done.failed_reads,
+        _ => &done.bad_syncs,
+    };
+    counter.load(Ordering::Relaxed)
 }
 
 /// A clock that is right again when this is dropped.
@@ -62,7 +86,13 @@ fn trouble(stroke: &mut Stroke<'_>, node: usize) -> anyhow::Result<()> {
     if !troubles.lying.is_empty() {
         stroke.after(After::Betray(node));
     }
-    stroke.until_the_end(Troubled(disk));
+    let (history, before) = (stroke.history().clone(), struck(&disk, fault));
+    stroke.until_the_end(Troubled {
+        disk,
+        fault,
+        history,
+        before,
+    });
     stroke.after(After::Start(node));
     Ok(())
 }

@@ -39,13 +39,16 @@ pub struct RunMeta {
 /// What must have happened, or the run proves nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Requires {
-    /// Faults that must have begun.
+    /// Faults that must have begun: their names, each followed by the topic that it must have harmed if it is about one.
     #[serde(default)]
     pub faults: Vec<String>,
-    /// Operations that must have ended well, once at least: `f`, or `f name`, where the topic, table or register it was done to, or a
-    /// word of the statement, begins with that name.
+    /// Operations that must have ended well, once at least: `f`, or `f` and words. Of each word, the topic, table or register it was
+    /// done to, or a word of the statement, must begin with that; or the word is `field=value`, of what was asked.
     #[serde(default)]
     pub ok: Vec<String>,
+    /// Those that must have ended well after all was healed.
+    #[serde(default)]
+    pub ok_when_healed: Vec<String>,
 }
 
 impl RunMeta {

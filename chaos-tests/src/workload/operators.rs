@@ -7,6 +7,7 @@ use super::{Work, clerk};
 use crate::history::{Invoked, Process};
 use crate::reader::{number, rows};
 use rand::Rng;
+use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tidemill_client::{Client, ClientError};
@@ -77,9 +78,16 @@ pub async fn operate(stage: &Stage) -> anyhow::Result<Vec<Work>> {
 async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
     let mut chance = stage.chance("operators", 0);
     let pipe = OPERATED.name;
+    let mut kinds: Vec<u32> = Vec::new();
     while !stage.is_over() {
-        let partition = chance.random_range(0..OPERATED.partitions);
-        let sql = match chance.random_range(0..10) {
+        let partitions = stage.partitions(OPERATED.name, OPERATED.partitions);
+        let partition = partitions[chance.random_range(0..partitions.len())];
+        // Each kind once, in any order, then each once more.
+        if kinds.is_empty() {
+            kinds = (0..10).collect();
+            kinds.shuffle(&mut chance);
+        }
+        let sql = match kinds.pop().unwrap_or_default() {
             0 | 1 => format!("ALTER PIPE {pipe} PAUSE"),
             2 => format!("ALTER PIPE {pipe} SET (standby = 'hot')"),
             3 => format!("ALTER PIPE {pipe} SET (standby = 'cold')"),

@@ -1,7 +1,7 @@
 //! What workloads share: where brokers and nodes are, the history, the seed, and whether it is over.
 
 use crate::history::History;
-use crate::world::{World, checkout, output};
+use crate::world::{Added, World, checkout, output};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ pub struct Stage {
     /// The names of the nodes that there were at the beginning, by the address at which clients ask them.
     names: Arc<BTreeMap<String, String>>,
     pages: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    grown: Arc<Mutex<Vec<Added>>>,
     over: Arc<AtomicBool>,
     ids: Arc<AtomicU64>,
 }
@@ -51,6 +52,7 @@ impl Stage {
             kafka: world.folder().join("kafka"),
             names: Arc::new(names.collect()),
             pages: Arc::default(),
+            grown: Arc::default(),
             over: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
         };
@@ -58,10 +60,23 @@ impl Stage {
         stage
     }
 
-    /// Takes note of the nodes that there are: some may have been replaced.
+    /// Takes note of the nodes that there are, of which some may have been replaced, and of the partitions that topics got.
     pub fn look_around(&self, world: &World) {
         let there = (0..world.node_count()).map(|i| (world.name(i).to_owned(), world.http(i)));
         *self.pages() = there.collect();
+        *self.grown() = world.grown.clone();
+    }
+
+    /// The partitions of a topic into which its clients write: the first so many, and those that a fault has added.
+    pub fn partitions(&self, topic: &str, first: u32) -> Vec<u32> {
+        let grown = self.grown();
+        let added = grown.iter().filter(|(of, _)| of == topic);
+        (0..first).chain(added.flat_map(|(_, added)| added.clone())).collect()
+    }
+
+    fn grown(&self) -> std::sync::MutexGuard<'_, Vec<Added>> {
+        // Replaced or read as a whole.
+        self.grown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where each node that there is serves its pages, by its name.

@@ -108,7 +108,7 @@ fn record(key: &str, id: u64, seq: u64) -> String {
     json!({ "id": id, "k": key, "seq": seq }).to_string()
 }
 
-/// `keys` keys, each of which counts in a partition of its own choice, and readers.
+/// `keys` keys, each of which counts in a partition of its own choice, another one when the topic has got more, and readers.
 pub async fn count(stage: &Stage, topic: Topic, keys: u32) -> anyhow::Result<Vec<Work>> {
     let mut work = readers::of(stage, topic.name, 3, Floor::Stored)?;
     work.extend(counters(stage, topic, keys)?);
@@ -124,7 +124,10 @@ pub fn counters(stage: &Stage, topic: Topic, keys: u32) -> anyhow::Result<Vec<Wo
             producer.clone(),
             topic.name,
             format!("k{n}"),
-            n % topic.partitions,
+            move |stage: &Stage| {
+                let partitions = stage.partitions(topic.name, topic.partitions);
+                partitions[n as usize % partitions.len()]
+            },
         ))
     };
     Ok((0..keys).map(counter).collect())
@@ -135,12 +138,13 @@ async fn counter(
     producer: Acked,
     topic: &'static str,
     key: String,
-    partition: u32,
+    choose: impl Fn(&Stage) -> u32,
 ) -> anyhow::Result<()> {
     let mut process = stage.history.process();
     let mut seq = 0;
     while !stage.is_over() {
         let id = stage.id();
+        let partition = choose(&stage);
         let asked = json!({ "topic": topic, "partition": partition, "key": key, "id": id, "seq": seq });
         let invoked = process.invoke("produce", asked.clone(), None);
         let said = producer.send(partition, Some(&key), Some(&record(&key, id, seq))).await;
@@ -177,8 +181,9 @@ async fn transactions(stage: Stage, producer: Acked, number: u64) -> anyhow::Res
     while !stage.is_over() {
         let count = chance.random_range(1..20);
         let commits = chance.random_bool(0.7);
+        let partitions = stage.partitions(TRANSACTIONS.name, TRANSACTIONS.partitions);
         let records: Vec<(u32, u64)> = (0..count)
-            .map(|_| (chance.random_range(0..TRANSACTIONS.partitions), stage.id()))
+            .map(|_| (partitions[chance.random_range(0..partitions.len())], stage.id()))
             .collect();
         let topic = TRANSACTIONS.name;
         let asked = json!({ "topic": topic, "records": records, "commit": commits });
@@ -234,7 +239,8 @@ async fn compacted(stage: Stage, producer: Acked, number: u64) -> anyhow::Result
     let mut chance = stage.chance("compacted", number);
     while !stage.is_over() {
         let key = format!("k{}", chance.random_range(0..10));
-        let partition = chance.random_range(0..COMPACTED.partitions);
+        let partitions = stage.partitions(COMPACTED.name, COMPACTED.partitions);
+        let partition = partitions[chance.random_range(0..partitions.len())];
         let id = stage.id();
         let value = match chance.random_range(0..20) {
             0 => None,
@@ -287,7 +293,7 @@ pub async fn grow(stage: &Stage) -> anyhow::Result<Vec<Work>> {
                 producer,
                 GROWING.name,
                 format!("grown{partition}"),
-                partition,
+                move |_: &Stage| partition,
             ));
         }
         while let Some(counted) = counting.join_next().await {

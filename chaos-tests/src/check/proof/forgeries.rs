@@ -247,6 +247,11 @@ pub const FORGERIES: &[Forgery] = &[
         "coverage",
         monitor::never_ok,
     ),
+    doubtful(
+        "No read is answered after all was healed.",
+        "coverage",
+        monitor::silent_when_healed,
+    ),
     doubtful("Nothing says that all was healed.", "coverage", |f| {
         some(f.cut_all(|e| e.f == "healed"))
     }),

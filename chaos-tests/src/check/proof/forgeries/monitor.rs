@@ -118,6 +118,15 @@ pub fn never_ok(f: &mut Forge<'_>) -> Option<()> {
     super::some(gets.len())
 }
 
+pub fn silent_when_healed(f: &mut Forge<'_>) -> Option<()> {
+    let healed = f.one(&f.all("healed", Kind::Info))?;
+    let reads: Vec<usize> = f.all("read", Kind::Ok).into_iter().filter(|at| *at > healed).collect();
+    for at in &reads {
+        f.entries[*at].kind = Kind::Fail;
+    }
+    super::some(reads.len())
+}
+
 pub fn lose_entry(f: &mut Forge<'_>) -> Option<()> {
     let entry = f.one(&f.all("sample", Kind::Info))?;
     f.entries.remove(entry);
