@@ -136,8 +136,8 @@ fn required(fault: Fault, workloads: &[Workload]) -> Vec<String> {
 /// How long recovery may take, in milliseconds. Cores are shared with three brokers and all clients, so these are wider than what is
 /// measured undisturbed (docs/benchmarks.md): they tell recovery from none.
 fn bounds(fault: Fault) -> BTreeMap<String, f64> {
-    // Records of other topics wait as well while no node reaches the brokers, until those of one have expired.
-    if fault == Fault::Retention {
+    // Records wait for brokers: until others have expired, or until transactions time out whose end an election has taken away.
+    if matches!(fault, Fault::Retention | Fault::UncleanElection) {
         return bounds_of([("recovery_ms", 10_000.0), ("caught_up_ms", RECOVERY.as_millis() as f64)]);
     }
     // Every node is struck, or one answers, and late.

@@ -46,13 +46,13 @@ pub fn check(run: &Run) -> Outcome {
     outcome
 }
 
-/// Whether an operation that was invoked from some entry on is what is required, and ended well.
+/// Whether an operation that is what is required ended well, at some entry or later.
 fn ended_well(run: &Run, required: &str, from: usize) -> bool {
     let mut words = required.split(' ');
     let f = words.next().unwrap_or_default();
     let fits = |o: &&Operation| {
         let asked = &run.entries[o.invoke];
-        o.kind == Kind::Ok && o.invoke >= from && asked.f == f
+        o.kind == Kind::Ok && o.end.is_some_and(|end| end >= from) && asked.f == f
     };
     let mut ended = run.facts.operations.iter().filter(fits);
     ended.any(|o| words.clone().all(|word| is_of(&run.entries[o.invoke].value, word)))
