@@ -249,6 +249,14 @@ mod tests {
         }
     }
 
+    fn ready(node: NodeId) -> Replica {
+        Replica {
+            since: Version(0),
+            node,
+            state: ReplicaState::Ready,
+        }
+    }
+
     fn problem(nodes: impl IntoIterator<Item = u64>, shards: u32, replicas: u32) -> Problem {
         Problem {
             rule: Replication {
@@ -285,11 +293,7 @@ mod tests {
                         copied += 1;
                         let shard = problem.shards.iter_mut().find(|s| s.id == of.shard).unwrap();
                         assert!(shard.replica(of.node).is_none());
-                        shard.replicas.push(Replica {
-                            since: Version(0),
-                            node: of.node,
-                            state: ReplicaState::Ready,
-                        });
+                        shard.replicas.push(ready(of.node));
                     }
                     Change::Drop(of) => {
                         let shard = problem.shards.iter_mut().find(|s| s.id == of.shard).unwrap();
@@ -360,6 +364,26 @@ mod tests {
         let new = |change: &Change| matches!(change, Change::Add(of) if of.node != NodeId(2) && of.shard.index == 9);
         let found = changes(&p);
         assert_eq!((found.len(), found.iter().all(new)), (3, true));
+    }
+
+    #[test]
+    fn a_node_that_leaves_keeps_what_those_that_stay_are_not_heard_to_have() {
+        let mut p = problem(1..=3, 4, 2);
+        for shard in &mut p.shards {
+            shard.replicas = [1, 2, 3].map(|node| ready(NodeId(node))).into();
+        }
+        (p.nodes[2].stays, p.nodes[2].takes) = (false, false);
+        let gives_up = |p: &Problem| {
+            let found = changes(p);
+            found
+                .iter()
+                .filter(|change| matches!(change, Change::Drop(of) if of.node == NodeId(3)))
+                .count()
+        };
+        assert_eq!(gives_up(&p), 4);
+        // Both have started again with empty disks, and the catalog does not know it yet.
+        (p.nodes[0].heard, p.nodes[1].heard) = (false, false);
+        assert_eq!(gives_up(&p), 0);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Rows that programs wrote themselves, by what they were told.
 //!
 //! `all`: there once, whatever happened. `leader`: may be missing only if the disk or the log of a node that may have led its shard was
-//! taken before the row was committed, which a loss of power does not. `none`: may be missing, never twice. Refused: never there.
-//! Nobody knows: there once or not. Whatever is missing of what was acknowledged stands in the ledger as lost.
+//! taken before the row was committed, which a loss of power does not; and then all that it acknowledged behind it is missing too.
+//! `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not. Whatever is missing of what was acknowledged stands in the ledger as lost.
 
 use super::decode::{ShardSample, Write};
 use super::facts::Operation;
@@ -50,6 +50,8 @@ pub fn check(run: &Run) -> Outcome {
     let mut missing: BTreeMap<&str, Missing> = BTreeMap::new();
     let mut unread = BTreeSet::new();
     let mut excused = 0;
+    // By writer: the last row that its leader lost, and the fault that excuses it.
+    let mut lost: Option<((&str, &str), &Written, usize)> = None;
     for ((table, writer, row), (told, written)) in &rows {
         let operation = &written.0;
         let of = missing.entry(table).or_default();
@@ -75,8 +77,24 @@ pub fn check(run: &Run) -> Outcome {
             }
         }
         match verdict(run, &nodes, *told, written, entries.len()) {
-            Fit::Fits => {}
-            Fit::Excused => excused += 1,
+            Fit::Fits => {
+                let before = lost.filter(|(of, ..)| *of == (*table, *writer) && *told == Told::Leader);
+                let before = before.filter(|(_, before, fault)| outlived(run, before, written, *fault));
+                if let Some((_, before, fault)) = before {
+                    outcome.find(
+                        &[before.0.invoke, operation.invoke, fault],
+                        format!(
+                            "row {row} of writer {writer} to {table} is there, and row {} that the same leader had acknowledged before it \
+                             is not: what a leader loses is the end of its log",
+                            before.1.rows.first().copied().unwrap_or_default()
+                        ),
+                    );
+                }
+            }
+            Fit::Excused(fault) => {
+                excused += 1;
+                lost = Some(((*table, *writer), *written, fault));
+            }
             Fit::Wrong(why) => {
                 let shown: Vec<usize> = [operation.invoke, operation.end.unwrap_or(operation.invoke)]
                     .into_iter()
@@ -137,7 +155,8 @@ fn told(operation: &Operation, write: &Write) -> Told {
 
 enum Fit {
     Fits,
-    Excused,
+    /// By the fault that begins at this entry.
+    Excused(usize),
     Wrong(String),
 }
 
@@ -146,19 +165,22 @@ fn verdict(run: &Run, nodes: &BTreeSet<&str>, told: Told, written: &Written, the
         (_, 2..) => Fit::Wrong(format!("is there {there} times")),
         (Told::Refused, 1) => Fit::Wrong("was refused and is there".to_owned()),
         (Told::All, 0) => Fit::Wrong("was acknowledged by all and is not there".to_owned()),
-        (Told::Leader, 0) if leader_may_have_lost(run, nodes, written) => Fit::Excused,
-        (Told::Leader, 0) => Fit::Wrong(
-            "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it before it was committed".to_owned(),
-        ),
+        (Told::Leader, 0) => match leader_may_have_lost(run, nodes, written) {
+            Some(fault) => Fit::Excused(fault),
+            None => Fit::Wrong(
+                "was acknowledged by its leader and is not there, and no fault took the disk or the log of a node that may have led it before it was committed".to_owned(),
+            ),
+        },
         _ => Fit::Fits,
     }
 }
 
-/// True if a fault took what the leader's disk was given before the row was committed.
-fn leader_may_have_lost(run: &Run, nodes: &BTreeSet<&str>, (operation, write): &Written) -> bool {
+/// The beginning of the first fault that took what the leader's disk was given before the row was committed.
+fn leader_may_have_lost(run: &Run, nodes: &BTreeSet<&str>, (operation, write): &Written) -> Option<usize> {
     let destroys = |fault: &str| DESTROYS.iter().any(|word| fault.contains(word));
     let written = operation.end.unwrap_or(operation.invoke);
-    run.facts.faults.iter().filter(|f| destroys(&f.fault)).any(|fault| {
+    let mut faults = run.facts.faults.iter().filter(|f| destroys(&f.fault));
+    let first = faults.find(|fault| {
         let over = fault.end.is_some_and(|end| end < operation.invoke);
         if over || run.ms(fault.begin) > run.ms(written) + COMMITTED_MS {
             return false;
@@ -170,7 +192,33 @@ fn leader_may_have_lost(run: &Run, nodes: &BTreeSet<&str>, (operation, write): &
             .collect();
         let led = may_have_led(run, operation, write, fault.begin);
         named.is_empty() || led.is_empty() || led.iter().any(|node| named.contains(node))
-    })
+    });
+    first.map(|fault| fault.begin)
+}
+
+/// Whether a row was acknowledged behind another one of its writer by the same leader, in the same epoch and shard, both before a fault
+/// began. Where no sample shows the leader, it is not known.
+fn outlived(run: &Run, (lost, of): &Written, (kept, behind): &Written, fault: usize) -> bool {
+    let (Some(acknowledged), Some(end)) = (lost.end, kept.end) else {
+        return false;
+    };
+    if of.shard.is_none() || of.shard != behind.shard || kept.invoke < acknowledged || end > fault {
+        return false;
+    }
+    let name = format!("{}/{}", of.table, of.shard.unwrap_or_default());
+    let samples = &run.facts.samples;
+    let from = samples.partition_point(|(at, _)| *at < lost.invoke).checked_sub(1);
+    let to = samples.partition_point(|(at, _)| *at <= end);
+    let seen = from.and_then(|from| samples.get(from..=to));
+    let Some(seen) = seen.filter(|seen| seen.last().is_some_and(|(at, _)| *at <= fault)) else {
+        return false;
+    };
+    let mut led = seen.iter().map(|(_, sample)| {
+        let shard = sample.shards.iter().find(|shard| shard.name() == name)?;
+        Some((shard.leader.as_deref()?, shard.epoch?))
+    });
+    let first = led.next().flatten();
+    first.is_some() && led.all(|led| led == first)
 }
 
 /// The names of all nodes, those that came later too.

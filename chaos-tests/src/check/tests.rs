@@ -403,6 +403,36 @@ fn a_fault_that_nobody_felt_proves_nothing() {
 }
 
 #[test]
+fn what_a_leader_loses_is_the_end_of_its_log() {
+    let run = |kept: &[u64], second: &str, epoch: u64| {
+        let mut told = Told::new();
+        let sample = |leader: &str, epoch: u64| json!({ "shards": [{ "shard": "d/0", "leader": leader, "epoch": epoch }], "nodes": {} });
+        let write = |told: &mut Told, row: u64| {
+            let asked = json!({ "table": "d", "writer": "w", "acks": "leader", "rows": [row] });
+            let mut answer = asked.clone();
+            answer["shard"] = json!(0);
+            told.ended("write", asked, Kind::Ok, answer);
+        };
+        told.note("sample", sample("n1", 1));
+        write(&mut told, 1);
+        told.note("sample", sample(second, epoch));
+        write(&mut told, 2);
+        told.note("sample", sample(second, epoch));
+        told.nemesis("begin lose-disk", json!("n1"))
+            .nemesis("end lose-disk", json!("n1"));
+        write(&mut told, 3);
+        told.note("rows", json!({ "table": "d", "writer": "w", "rows": kept }))
+            .word("acknowledged")
+    };
+    assert_eq!(run(&[3], "n1", 1), "passed");
+    assert_eq!(run(&[1, 3], "n1", 1), "passed");
+    assert_eq!(run(&[2, 3], "n1", 1), "failed");
+    // Another one led by then, or nobody knows that it was the same term of office.
+    assert_eq!(run(&[2, 3], "n2", 2), "passed");
+    assert_eq!(run(&[2, 3], "n1", 2), "passed");
+}
+
+#[test]
 fn what_a_writer_of_level_none_sent_may_be_missing() {
     let run = |acks: &str| {
         let mut told = Told::new();

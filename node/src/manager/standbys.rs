@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use tidemill_core::catalog::{Addresses, NodeIntent, NodeState};
     use tidemill_core::placement::ShardLoad;
-    use tidemill_core::{BootId, Epoch, InstanceId, ShardId, TableId};
+    use tidemill_core::{BootId, DiskId, Epoch, InstanceId, ShardId, TableId};
     use tidemill_proto::api::{BeatRequest, NodeProgress, TaskProgress};
 
     const SHARD: ShardId = ShardId {
@@ -117,6 +117,21 @@ mod tests {
             }),
             ..BeatRequest::default()
         }
+    }
+
+    #[test]
+    fn a_node_with_another_disk_than_the_catalog_knows_is_not_heard() {
+        let (reports, mut known) = (Reports::default(), node(1));
+        known.disk = Some(DiskId(1));
+        let hears = |boot, disk| {
+            let mut beat = beat(1, boot, None);
+            beat.disk = DiskId(disk).to_string();
+            assert_eq!(reports.take(beat), None);
+            reports.hears(&known)
+        };
+        assert!(hears(1, 1));
+        assert!(!hears(1, 2), "its disk was replaced");
+        assert!(!hears(2, 1), "it was started again");
     }
 
     #[test]
