@@ -123,14 +123,16 @@ fn describe(options: &Options) -> RunMeta {
 /// A fault that harms topics has to harm each of them.
 fn required(fault: Fault, workloads: &[Workload]) -> Vec<String> {
     let name = fault.name();
-    let topics: Vec<String> = workloads
-        .iter()
-        .filter_map(|workload| Some(format!("{name} {}", workload.topic()?)))
-        .collect();
-    match fault.harms_a_topic() && !topics.is_empty() {
-        true => topics,
+    let each: Vec<String> = topics(workloads).map(|topic| format!("{name} {topic}")).collect();
+    match fault.harms_a_topic() && !each.is_empty() {
+        true => each,
         false => vec![name.to_owned()],
     }
+}
+
+/// The topics that faults may harm: those that only one workload needs whole are not among them.
+fn topics(workloads: &[Workload]) -> impl Iterator<Item = &'static str> {
+    workloads.iter().filter_map(|workload| workload.topic())
 }
 
 /// How long recovery may take, in milliseconds. Cores are shared with three brokers and all clients, so these are wider than what is
@@ -183,13 +185,7 @@ fn bounds_of<const N: usize>(bounds: [(&str, f64); N]) -> BTreeMap<String, f64> 
 
 async fn in_world(options: &Options, world: &mut World, history: &History) -> anyhow::Result<()> {
     let stage = Stage::new(world, history.clone(), options.seed);
-    // Topics that only one workload needs whole are not for faults.
-    world.topics = options
-        .workloads
-        .iter()
-        .filter_map(|w| w.topic())
-        .map(str::to_owned)
-        .collect();
+    world.topics = topics(&options.workloads).map(str::to_owned).collect();
     for workload in &options.workloads {
         let what = || format!("{} cannot begin", workload.name());
         workload.prepare(&stage).await.with_context(what)?;

@@ -213,19 +213,20 @@ async fn reset(
         ResetTo::Exact(offsets) => exact(engine, pipe, offsets).await,
     };
     // Nothing is paused for what the source will not have.
-    let mut found = offsets().await?;
+    let found = offsets().await?;
     if pipe.state != PipeState::Running {
         return reset_to(engine, pipe, &found, only, old_rows).await;
     }
     settle(engine, pipe).await?;
     let reset = async {
-        // The pipe may have read past what was the end before, and the earliest may have expired.
-        if matches!(to, ResetTo::Position(_)) {
-            found = offsets().await?;
-        }
+        let found = match to {
+            // The pipe may have read past what was the end before, and the earliest may have expired.
+            ResetTo::Position(_) => offsets().await?,
+            ResetTo::Exact(_) => found,
+        };
         reset_to(engine, pipe, &found, only, old_rows).await
-    };
-    let reset = reset.await;
+    }
+    .await;
     // Also when the reset was refused: it must not leave the pipe standing. Who has paused it meanwhile means it.
     set_state(engine, pipe, Some(PipeState::Pausing), PipeState::Running).await?;
     reset

@@ -2,7 +2,8 @@
 //!
 //! `all`: there once, whatever happened. `leader`: may be missing only if the disk or the log of a node that may have led its shard was
 //! taken before the row was committed, which a loss of power does not; and then all that it acknowledged behind it is missing too.
-//! `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not. Whatever is missing of what was acknowledged stands in the ledger as lost.
+//! `none`: may be missing, never twice. Refused: never there. Nobody knows: there once or not. Whatever is missing of what was
+//! acknowledged stands in the ledger as lost.
 
 use super::decode::{ShardSample, Write};
 use super::facts::Operation;
@@ -50,8 +51,8 @@ pub fn check(run: &Run) -> Outcome {
     let mut missing: BTreeMap<&str, Missing> = BTreeMap::new();
     let mut unread = BTreeSet::new();
     let mut excused = 0;
-    // By writer: the last row that its leader lost, and the fault that excuses it.
-    let mut lost: Option<((&str, &str), &Written, usize)> = None;
+    // The last row that its leader lost, and the fault that excuses it.
+    let mut lost: Option<(&Written, usize)> = None;
     for ((table, writer, row), (told, written)) in &rows {
         let operation = &written.0;
         let of = missing.entry(table).or_default();
@@ -78,9 +79,9 @@ pub fn check(run: &Run) -> Outcome {
         }
         match verdict(run, &nodes, *told, written, entries.len()) {
             Fit::Fits => {
-                let before = lost.filter(|(of, ..)| *of == (*table, *writer) && *told == Told::Leader);
-                let before = before.filter(|(_, before, fault)| outlived(run, before, written, *fault));
-                if let Some((_, before, fault)) = before {
+                let hole =
+                    lost.filter(|(before, fault)| *told == Told::Leader && outlived(run, before, written, *fault));
+                if let Some((before, fault)) = hole {
                     outcome.find(
                         &[before.0.invoke, operation.invoke, fault],
                         format!(
@@ -93,7 +94,7 @@ pub fn check(run: &Run) -> Outcome {
             }
             Fit::Excused(fault) => {
                 excused += 1;
-                lost = Some(((*table, *writer), *written, fault));
+                lost = Some((*written, fault));
             }
             Fit::Wrong(why) => {
                 let shown: Vec<usize> = [operation.invoke, operation.end.unwrap_or(operation.invoke)]
@@ -202,10 +203,14 @@ fn outlived(run: &Run, (lost, of): &Written, (kept, behind): &Written, fault: us
     let (Some(acknowledged), Some(end)) = (lost.end, kept.end) else {
         return false;
     };
-    if of.shard.is_none() || of.shard != behind.shard || kept.invoke < acknowledged || end > fault {
+    let Some(name) = shard_of(of) else { return false };
+    if of.writer != behind.writer
+        || shard_of(behind).as_ref() != Some(&name)
+        || kept.invoke < acknowledged
+        || end > fault
+    {
         return false;
     }
-    let name = format!("{}/{}", of.table, of.shard.unwrap_or_default());
     let samples = &run.facts.samples;
     let from = samples.partition_point(|(at, _)| *at < lost.invoke).checked_sub(1);
     let to = samples.partition_point(|(at, _)| *at <= end);
@@ -228,6 +233,11 @@ fn nodes(run: &Run) -> BTreeSet<&str> {
     run.meta.nodes.iter().chain(later).map(String::as_str).collect()
 }
 
+/// The name of the shard that took a write, where that is known.
+fn shard_of(write: &Write) -> Option<String> {
+    Some(format!("{}/{}", write.table, write.shard?))
+}
+
 /// The nodes that led the shard from the last sample before a write to the first one after the fault; if nobody knows the shard, one of
 /// the table; and the node that answered it.
 fn may_have_led<'r>(run: &'r Run, operation: &Operation, write: &Write, until: usize) -> BTreeSet<&'r str> {
@@ -236,7 +246,7 @@ fn may_have_led<'r>(run: &'r Run, operation: &Operation, write: &Write, until: u
         .partition_point(|(at, _)| *at < operation.invoke)
         .saturating_sub(1);
     let to = (samples.partition_point(|(at, _)| *at < until) + 1).min(samples.len());
-    let name = write.shard.map(|shard| format!("{}/{shard}", write.table));
+    let name = shard_of(write);
     let of_table = format!("{}/", write.table);
     let is_its = |shard: &&ShardSample| match &name {
         Some(name) => shard.name() == *name,

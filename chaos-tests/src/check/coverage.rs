@@ -64,12 +64,15 @@ fn is_of(asked: &Value, word: &str) -> bool {
     if let Some((field, value)) = word.split_once('=') {
         return asked.get(field).map(Value::to_string).as_deref() == Some(value);
     }
-    let text = |field: &str| asked.get(field).and_then(Value::as_str).unwrap_or_default();
-    let mut words = text("sql").split_whitespace();
+    let mut words = text(asked, "sql").split_whitespace();
     ["topic", "table", "key"]
         .iter()
-        .any(|field| text(field).starts_with(word))
+        .any(|field| text(asked, field).starts_with(word))
         || words.any(|of| of.starts_with(word))
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Whether what the run is about was broken, and somebody felt it.
@@ -77,18 +80,19 @@ fn faults(run: &Run, outcome: &mut Outcome) {
     for required in &run.meta.requires.faults {
         let (fault, topic) = required.split_once(' ').unwrap_or((required, ""));
         let happened = |span: &&FaultSpan| {
-            let target = &run.entries[span.begin].value;
-            span.fault == fault && (topic.is_empty() || target.get("topic").and_then(Value::as_str) == Some(topic))
+            span.fault == fault && (topic.is_empty() || text(&run.entries[span.begin].value, "topic") == topic)
         };
         let Some(span) = run.facts.faults.iter().find(happened) else {
             outcome.doubt(format!("the fault {required} never happened"));
             continue;
         };
-        let struck: Vec<u64> = notes(run, "struck")
-            .filter(|(_, value)| value.get("fault").and_then(Value::as_str) == Some(fault))
-            .filter_map(|(_, value)| value.get("times")?.as_u64())
-            .collect();
-        if !struck.is_empty() && struck.iter().all(|times| *times == 0) {
+        let mut struck = run
+            .facts
+            .struck
+            .iter()
+            .filter(|struck| struck.fault == fault)
+            .peekable();
+        if struck.peek().is_some() && struck.all(|struck| struck.times == 0) {
             outcome.doubt(format!("{fault} never struck whoever it was meant for"));
         }
         match fault {
@@ -105,24 +109,18 @@ fn faults(run: &Run, outcome: &mut Outcome) {
     }
 }
 
-fn notes<'r>(run: &'r Run, f: &'r str) -> impl Iterator<Item = (usize, &'r Value)> {
-    let entries = run.entries.iter().enumerate().filter(move |(_, entry)| entry.f == f);
-    entries.map(|(at, entry)| (at, &entry.value))
-}
-
 /// Whether a record was acknowledged in a partition that a topic got.
 fn is_written(run: &Run, span: &FaultSpan) -> bool {
     let target = &run.entries[span.begin].value;
     let number = |field: &str| target.get(field).and_then(Value::as_u64).unwrap_or_default();
     let added = number("from")..number("to");
-    let topic = target.get("topic").and_then(Value::as_str);
-    let mut sent = run
-        .facts
-        .sources
-        .sent
-        .values()
-        .filter(|sent| sent.topic.as_deref() == topic);
-    sent.any(|sent| matches!(sent.fate, Fate::Acknowledged(_)) && added.contains(&sent.partition.into()))
+    let topic = text(target, "topic");
+    let mut sent = run.facts.sources.sent.values();
+    sent.any(|sent| {
+        matches!(sent.fate, Fate::Acknowledged(_))
+            && sent.topic.as_deref() == Some(topic)
+            && added.contains(&sent.partition.into())
+    })
 }
 
 /// Whether a log of a topic, or of any, has a record at an offset that it had lost.

@@ -160,6 +160,13 @@ pub struct Checked {
     pub said: String,
 }
 
+/// How often a fault of a disk has struck whoever used the disk.
+#[derive(Debug, Deserialize)]
+pub struct Struck {
+    pub fault: String,
+    pub times: u64,
+}
+
 /// What the monitor saw at one time.
 #[derive(Debug, Deserialize)]
 pub struct Sample {

@@ -5,7 +5,7 @@
 //! history, which makes the run unknown.
 
 use super::decode::{
-    Checked, Claim, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Transaction, Write,
+    Checked, Claim, Digest, Ledger, Log, LogLost, Produce, Read, Rejects, Rows, Sample, Struck, Transaction, Write,
 };
 use super::operator::{Act, Statement};
 use super::sources::Sources;
@@ -59,6 +59,7 @@ pub struct Facts {
     pub(super) digests: Vec<(usize, Digest)>,
     pub(super) claims: Vec<(usize, Claim)>,
     pub(super) checks: Vec<(usize, Checked)>,
+    pub(super) struck: Vec<Struck>,
     pub(super) healed: Vec<usize>,
     pub(super) caught_up: Vec<usize>,
     pub(super) gave_up: Vec<usize>,
@@ -199,6 +200,7 @@ impl Facts {
             "digest" => self.with(at, entry, |facts, digest: Digest| facts.digests.push((at, digest))),
             "claim" => self.with(at, entry, |facts, claim: Claim| facts.claims.push((at, claim))),
             "check" => self.with(at, entry, |facts, checked: Checked| facts.checks.push((at, checked))),
+            "struck" => self.with(at, entry, |facts, struck: Struck| facts.struck.push(struck)),
             "healed" => self.healed.push(at),
             "caught-up" => self.caught_up.push(at),
             "failed" => self.gave_up.push(at),

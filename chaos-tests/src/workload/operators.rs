@@ -80,8 +80,7 @@ async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
     let pipe = OPERATED.name;
     let mut kinds: Vec<u32> = Vec::new();
     while !stage.is_over() {
-        let partitions = stage.partitions(OPERATED.name, OPERATED.partitions);
-        let partition = partitions[chance.random_range(0..partitions.len())];
+        let partition = OPERATED.any_partition(&stage, &mut chance);
         // Each kind once, in any order, then each once more.
         if kinds.is_empty() {
             kinds = (0..10).collect();

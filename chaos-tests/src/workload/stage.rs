@@ -67,11 +67,11 @@ impl Stage {
         *self.grown() = world.grown.clone();
     }
 
-    /// The partitions of a topic into which its clients write: the first so many, and those that a fault has added.
-    pub fn partitions(&self, topic: &str, first: u32) -> Vec<u32> {
+    /// The partitions that faults have added to a topic.
+    pub fn added(&self, topic: &str) -> Vec<u32> {
         let grown = self.grown();
         let added = grown.iter().filter(|(of, _)| of == topic);
-        (0..first).chain(added.flat_map(|(_, added)| added.clone())).collect()
+        added.flat_map(|(_, added)| added.clone()).collect()
     }
 
     fn grown(&self) -> std::sync::MutexGuard<'_, Vec<Added>> {

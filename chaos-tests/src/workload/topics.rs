@@ -6,6 +6,7 @@ use super::stage::Stage;
 use super::{Work, clerk};
 use futures::future::join_all;
 use rand::Rng;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -66,6 +67,19 @@ pub const OPERATED: Topic = Topic {
     ..PLAIN
 };
 
+impl Topic {
+    /// The partitions into which clients write: those that it begins with, and those that a fault has added.
+    fn partitions_now(self, stage: &Stage) -> Vec<u32> {
+        (0..self.partitions).chain(stage.added(self.name)).collect()
+    }
+
+    /// One of them.
+    pub fn any_partition(self, stage: &Stage, chance: &mut StdRng) -> u32 {
+        let partitions = self.partitions_now(stage);
+        partitions[chance.random_range(0..partitions.len())]
+    }
+}
+
 /// Creates topic, table and pipe.
 pub async fn prepare(stage: &Stage, topic: Topic) -> anyhow::Result<()> {
     let Topic { name, table, pipe, .. } = topic;
@@ -125,7 +139,7 @@ pub fn counters(stage: &Stage, topic: Topic, keys: u32) -> anyhow::Result<Vec<Wo
             topic.name,
             format!("k{n}"),
             move |stage: &Stage| {
-                let partitions = stage.partitions(topic.name, topic.partitions);
+                let partitions = topic.partitions_now(stage);
                 partitions[n as usize % partitions.len()]
             },
         ))
@@ -181,9 +195,8 @@ async fn transactions(stage: Stage, producer: Acked, number: u64) -> anyhow::Res
     while !stage.is_over() {
         let count = chance.random_range(1..20);
         let commits = chance.random_bool(0.7);
-        let partitions = stage.partitions(TRANSACTIONS.name, TRANSACTIONS.partitions);
         let records: Vec<(u32, u64)> = (0..count)
-            .map(|_| (partitions[chance.random_range(0..partitions.len())], stage.id()))
+            .map(|_| (TRANSACTIONS.any_partition(&stage, &mut chance), stage.id()))
             .collect();
         let topic = TRANSACTIONS.name;
         let asked = json!({ "topic": topic, "records": records, "commit": commits });
@@ -239,8 +252,7 @@ async fn compacted(stage: Stage, producer: Acked, number: u64) -> anyhow::Result
     let mut chance = stage.chance("compacted", number);
     while !stage.is_over() {
         let key = format!("k{}", chance.random_range(0..10));
-        let partitions = stage.partitions(COMPACTED.name, COMPACTED.partitions);
-        let partition = partitions[chance.random_range(0..partitions.len())];
+        let partition = COMPACTED.any_partition(&stage, &mut chance);
         let id = stage.id();
         let value = match chance.random_range(0..20) {
             0 => None,
