@@ -1,8 +1,9 @@
 //! How long it takes until another node has taken over, step by step, and whether every row is there, once, after each time.
 //!
-//! Events flow all the time. In each round one node is hit, and from then on three things are asked for over and over, of
-//! the other nodes: who leads the shard, when its next part was committed, and when a fresh count of the whole table has caught
-//! up with what was seen before. Then the node is made well, and what is in the table is compared with what was read.
+//! Events flow all the time. In each round one node is hit, and from then on four things are asked for over and over, of
+//! the other nodes: who leads a shard that it led, when the next part of that was committed, when all shards that others lead
+//! have committed again, and when a fresh count of the whole table has caught up with what was seen before. Then the node is
+//! made well, and what is in the table is compared with what was read.
 
 use crate::cut::Cut;
 use crate::events::{Events, Plan};
@@ -77,6 +78,8 @@ pub struct Round {
     pub led: Duration,
     /// That one has committed a part.
     pub committed: Duration,
+    /// So has every shard whose leader was not hit.
+    pub others_committed: Duration,
     /// A fresh count shows what was seen before: for so long, fresh rows were not visible.
     pub visible: Duration,
     /// What standbys took over.
@@ -177,9 +180,14 @@ async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
         .with_context(|| format!("there is no node {name}"))?;
     let shard = format!("SELECT shard FROM system.shards WHERE leader = '{name}' LIMIT 1");
     let shard = world.ask(&shard).await?;
+    let led_by_others =
+        format!("SELECT string_agg(CAST(shard AS TEXT), ', ') FROM system.shards WHERE leader <> '{name}'");
+    let led_by_others = text(&rows(&client, &led_by_others).await?)?;
     let others = world.client_without(victim)?;
     let takeovers = Takeovers::of_others(world, victim)?;
     let before = number(&rows(&others, &format!("SELECT count(*) FROM {TABLE}")).await?, 0)?;
+    // The last that is asked, so that next to nothing is committed between this and the fault.
+    let version = number(&rows(&others, "SELECT max(version) FROM system.parts").await?, 0)?;
     let began = Instant::now();
     let mut cut = None;
     match fault {
@@ -187,7 +195,11 @@ async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
         Fault::Pause => world.signal(victim, "STOP")?,
         Fault::Cut => cut = Some(Cut::off(world.user(victim))?),
     }
-    let watched = tokio::join!(takeover(&others, shard, &name, began), seen(&others, before, began));
+    let watched = tokio::join!(
+        takeover(&others, shard, &name, began),
+        all_committed(&others, &led_by_others, version, began),
+        seen(&others, before, began)
+    );
     let after = Takeovers::of_others(world, victim)?;
     let absence = ABSENCE.saturating_sub(began.elapsed());
     match fault {
@@ -201,13 +213,14 @@ async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
             drop(cut);
         }
     }
-    let ((detected, led, committed), visible) = (watched.0?, watched.1?);
+    let ((detected, led, committed), others_committed, visible) = (watched.0?, watched.1?, watched.2?);
     settle(world, options).await?;
     exact(world).await?;
     Ok(Round {
         detected,
         led,
         committed,
+        others_committed,
         visible,
         takeovers: Takeovers {
             kept: after.kept - takeovers.kept,
@@ -247,6 +260,23 @@ async fn takeover(
         }
     }
     bail!("nobody has taken over shard {shard} from {old} within {PATIENCE:?}: {detected:?}, {led:?}")
+}
+
+/// When each of these shards, of which there is one at least, has a part that is newer than `version`.
+async fn all_committed(client: &Client, shards: &str, version: i64, began: Instant) -> anyhow::Result<Duration> {
+    let all = shards.split(',').count() as i64;
+    let committed =
+        format!("SELECT count(DISTINCT shard) FROM system.parts WHERE version > {version} AND shard IN ({shards})");
+    let mut last = String::new();
+    while began.elapsed() < PATIENCE {
+        match rows(client, &committed).await.and_then(|found| number(&found, 0)) {
+            Ok(now) if now == all => return Ok(began.elapsed()),
+            Ok(now) => last = format!("{now} of {all} have"),
+            Err(error) => last = format!("{error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("not all of the shards {shards}, which others lead, have committed within {PATIENCE:?}: {last}")
 }
 
 /// When a fresh count shows as much as before.

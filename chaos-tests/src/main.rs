@@ -146,6 +146,7 @@ async fn measure(measurement: Measurement) -> anyhow::Result<()> {
             line("the shard's leader is taken for lost", |r| r.detected);
             line("another node leads it", |r| r.led);
             line("that one has committed", |r| r.committed);
+            line("all that others lead have committed", |r| r.others_committed);
             line("a fresh count shows all again", |r| r.visible);
             let sum = |of: fn(&failover::Round) -> u64| rounds.iter().map(of).sum::<u64>();
             println!(
