@@ -181,13 +181,17 @@ async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
     let shard = format!("SELECT shard FROM system.shards WHERE leader = '{name}' LIMIT 1");
     let shard = world.ask(&shard).await?;
     let led_by_others =
-        format!("SELECT string_agg(CAST(shard AS TEXT), ', ') FROM system.shards WHERE leader <> '{name}'");
-    let led_by_others = text(&rows(&client, &led_by_others).await?)?;
+        format!("SELECT string_agg(CAST(shard AS TEXT), ', '), count(*) FROM system.shards WHERE leader <> '{name}'");
+    let led_by_others = rows(&client, &led_by_others).await?;
+    let (shards, shard_count) = (text(&led_by_others)?, number(&led_by_others, 1)?);
     let others = world.client_without(victim)?;
     let takeovers = Takeovers::of_others(world, victim)?;
-    let before = number(&rows(&others, &format!("SELECT count(*) FROM {TABLE}")).await?, 0)?;
+    let all = format!("SELECT count(*) FROM {TABLE}");
+    let before = number(&rows(&others, &all).await?, 0)?;
     // The last that is asked, so that next to nothing is committed between this and the fault.
     let version = number(&rows(&others, "SELECT max(version) FROM system.parts").await?, 0)?;
+    let committed =
+        format!("SELECT count(DISTINCT shard) FROM system.parts WHERE version > {version} AND shard IN ({shards})");
     let began = Instant::now();
     let mut cut = None;
     match fault {
@@ -197,8 +201,8 @@ async fn round(world: &mut World, options: &Options) -> anyhow::Result<Round> {
     }
     let watched = tokio::join!(
         takeover(&others, shard, &name, began),
-        all_committed(&others, &led_by_others, version, began),
-        seen(&others, before, began)
+        reached(&others, &committed, shard_count, began),
+        reached(&others, &all, before, began)
     );
     let after = Takeovers::of_others(world, victim)?;
     let absence = ABSENCE.saturating_sub(began.elapsed());
@@ -262,36 +266,18 @@ async fn takeover(
     bail!("nobody has taken over shard {shard} from {old} within {PATIENCE:?}: {detected:?}, {led:?}")
 }
 
-/// When each of these shards, of which there is one at least, has a part that is newer than `version`.
-async fn all_committed(client: &Client, shards: &str, version: i64, began: Instant) -> anyhow::Result<Duration> {
-    let all = shards.split(',').count() as i64;
-    let committed =
-        format!("SELECT count(DISTINCT shard) FROM system.parts WHERE version > {version} AND shard IN ({shards})");
+/// When the number that this query gives is `enough`, or more.
+async fn reached(client: &Client, sql: &str, enough: i64, began: Instant) -> anyhow::Result<Duration> {
     let mut last = String::new();
     while began.elapsed() < PATIENCE {
-        match rows(client, &committed).await.and_then(|found| number(&found, 0)) {
-            Ok(now) if now == all => return Ok(began.elapsed()),
-            Ok(now) => last = format!("{now} of {all} have"),
+        match rows(client, sql).await.and_then(|found| number(&found, 0)) {
+            Ok(now) if now >= enough => return Ok(began.elapsed()),
+            Ok(now) => last = now.to_string(),
             Err(error) => last = format!("{error:#}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    bail!("not all of the shards {shards}, which others lead, have committed within {PATIENCE:?}: {last}")
-}
-
-/// When a fresh count shows as much as before.
-async fn seen(client: &Client, before: i64, began: Instant) -> anyhow::Result<Duration> {
-    let sql = format!("SELECT count(*) FROM {TABLE}");
-    let mut last = String::new();
-    while began.elapsed() < PATIENCE {
-        match rows(client, &sql).await.and_then(|found| number(&found, 0)) {
-            Ok(now) if now >= before => return Ok(began.elapsed()),
-            Ok(now) => last = format!("{now} rows, {before} were seen before"),
-            Err(error) => last = format!("{error:#}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    bail!("no full count within {PATIENCE:?}: {last}")
+    bail!("not {enough} within {PATIENCE:?}, but {last}: {sql}")
 }
 
 /// Every offset up to the newest is there, once: as many rows as offsets, and none of them twice.
