@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tidemill_chaos_tests::cut::Cut;
 use tidemill_chaos_tests::events::{Events, Plan};
 use tidemill_chaos_tests::reader::{Reader, count};
 use tidemill_chaos_tests::scenario::{TABLE, check, create, wait_until_read};
@@ -250,6 +251,36 @@ async fn joiners_and_leaders_killed_at_any_moment_leave_one_node_each() {
     let ids: Vec<u64> = nodes.iter().map(|node| node.id).collect();
     assert_eq!(ids, (1..=7).collect::<Vec<_>>(), "{nodes:?}");
     world.all_alive().unwrap();
+}
+
+/// In its own eyes it leads on, and it is its own manager; nobody tells it anything else, since it is no member any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_while_it_is_cut_off_ends_when_it_is_back() {
+    let mut world = World::without_broker().unwrap();
+    world.as_users = true;
+    world.start_cluster(3).await.unwrap();
+    let name = world.client().unwrap().cluster_status().await.unwrap().leader;
+    let leader = world.index_of(&name).unwrap();
+    let cut = Cut::off(world.user(leader)).unwrap();
+    let another = world.wait_for("another node to lead", PATIENCE, async |world| {
+        let leads = world.client_without(leader)?.cluster_status().await?.leader;
+        Ok(!leads.is_empty() && leads != name)
+    });
+    another.await.unwrap();
+    let said = world.tidemill_at((leader + 1) % 3, &["node", "remove", &name]).unwrap();
+    assert!(said.contains("was removed from the cluster"), "{said}");
+    // Until the connections are given up in which it would still find the votes of that election.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!world.log(leader).unwrap().contains("was removed"));
+    drop(cut);
+    assert!(
+        world.wait_for_end(leader, PATIENCE).await.unwrap(),
+        "{}",
+        world.log(leader).unwrap()
+    );
+    let log = world.log(leader).unwrap();
+    assert!(log.contains("was removed from the cluster: ending"), "{log}");
+    wait_for_group(&world, 2, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

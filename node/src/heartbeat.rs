@@ -22,9 +22,6 @@ pub const BEAT: Duration = Duration::from_millis(200);
 /// How long a manager may take to answer.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// How recent the answer of a quorum must be for a leader to count as one.
-const QUORUM: Duration = Duration::from_secs(2);
-
 /// When a manager last took a heartbeat of this node.
 #[derive(Debug)]
 pub struct Contact {
@@ -97,9 +94,7 @@ impl Heart {
                 }
                 self.hurry(self.reports.urgent());
                 // A leader that is cut off still calls itself one; only a quorum that answers counts.
-                let status = self.catalog.status();
-                let alone = status.voters.len() == 1;
-                if alone || status.quorum_seen.is_some_and(|ago| ago < QUORUM) {
+                if self.catalog.status().leads_a_quorum {
                     self.contact.touch();
                 }
                 continue;

@@ -1,7 +1,7 @@
 //! How a node finds out that it was removed. While it runs, its own catalog says so: it gets the log until its process has
 //! ended. If it was down meanwhile, nobody sends it anything any more, and its own log may still call it a voter, with a
-//! leader; so a node whose catalog does not move, or which is refused somewhere, asks the others. The answer is noted in the data folder, which never
-//! takes part again.
+//! leader, which may be itself; so a node whose catalog does not move asks the others, unless it leads a quorum, and so does
+//! one that is refused somewhere. The answer is noted in the data folder, which never takes part again.
 
 use crate::{bootstrap, identity, node::Node};
 use std::{sync::Arc, time::Duration};
@@ -30,7 +30,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
             () = tokio::time::sleep(LOOK) => false,
             () = node.suspicion.notified() => true,
         };
-        if suspected || (moved.elapsed() >= QUIET && !node.leadership.borrow().is_self) {
+        if suspected || (moved.elapsed() >= QUIET && !node.leads_a_quorum()) {
             if others_say_removed(&node).await {
                 break;
             }

@@ -35,8 +35,8 @@ pub struct RaftStatus {
     pub voters: BTreeSet<NodeId>,
     /// Who gets the log and does not vote.
     pub learners: BTreeSet<NodeId>,
-    /// On the leader: how long ago a quorum last confirmed it.
-    pub quorum_seen: Option<Duration>,
+    /// Whether this node leads, and a quorum has confirmed it within two seconds.
+    pub leads_a_quorum: bool,
     /// On the leader: the others.
     pub followers: Vec<FollowerStatus>,
     /// How often, since the start of this node, a follower of it had lost entries that it had acknowledged.
@@ -63,6 +63,8 @@ pub struct FollowerStatus {
 impl RaftStatus {
     pub(crate) fn of(node: &Node) -> Self {
         let members = node.members();
+        // Before the look at the metrics, which locks them: a second look within it would wait for a writer that waits for the first.
+        let leads_a_quorum = node.leads_a_quorum();
         let metrics = node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -98,7 +100,7 @@ impl RaftStatus {
             purged: index(&metrics.purged),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
-            quorum_seen: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+            leads_a_quorum,
             followers,
             log_losses: node.peers.log_losses(),
             waiting_for: node.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 /// The longest that one attempt to place a read waits for its answer; the next may find another leader.
 pub(crate) const READ_ATTEMPT: Duration = Duration::from_millis(1500);
+/// A leader that a quorum has not answered for so long speaks for itself alone.
+pub(crate) const QUORUM: Duration = Duration::from_secs(2);
 /// A learner that lacks no more entries than this has caught up; the rest takes less than a moment.
 pub(crate) const CAUGHT_UP: u64 = 200;
 /// The most entries that are applied, and written, at once.

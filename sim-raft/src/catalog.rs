@@ -207,7 +207,7 @@ impl RaftSnapshotBuilder<TypeConfig> for CatalogStore {
             Some(Mutant::SnapshotIsOlderThanItSays) => early,
             _ => state,
         };
-        true_sleep(self.world.sync_time(&self.machine)).await;
+        true_sleep(self.world.copy_time(&self.machine)).await;
         let snapshot = Arc::new(state);
         let catalog = &mut lock(&self.machine.disk).catalog;
         // A newer one may have been installed meanwhile.

@@ -1,6 +1,7 @@
 //! What a node does by itself: founding, saying that it runs, ending when it was removed, and, while it leads, looking after shards and
 //! members as the manager of the product does. Which change of members comes next, `tidemill_core::membership` decides.
 
+use crate::mutant::Mutant;
 use crate::network::{Failure, Manner, call};
 use crate::node::{Node, ProposeError, Proposed};
 use crate::runtime::{Moment, NodeRuntime, lock, spawn_free, spawn_on};
@@ -155,7 +156,11 @@ async fn say_up(node: &Arc<Node>) {
 
 /// Whether anybody says that this node was removed. Whoever has no log yet asks where it was admitted (`node/src/join.rs`).
 async fn others_say_removed(node: &Arc<Node>) -> bool {
-    if node.leads() {
+    let leads = match node.world.mutant {
+        Some(Mutant::LeaderBelievesItself) => node.leads(),
+        _ => node.leads_a_quorum(),
+    };
+    if leads {
         return false;
     }
     let mut others: Vec<(u64, Member)> = node.members().into_iter().collect();

@@ -40,4 +40,6 @@ pub enum Mutant {
     EmptiedNodeComesBack,
     /// A node takes office again after a restart, without an election.
     LeaderIsRestored,
+    /// A leader that hears nobody, and was removed meanwhile, takes its own word for it that it leads.
+    LeaderBelievesItself,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tidemill_core::catalog::{self, NodeIntent};
 use tidemill_core::command::SetNodeIntent;
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{Command, NodeId};
+use tidemill_core::{Command, NodeId, Outcome};
 use tidemill_sim::dice::Dice;
 
 /// What can be broken, by the names that a tally has; a run has some of them.
@@ -41,10 +41,19 @@ pub(crate) const FAULTS: [&str; 21] = [
 ];
 
 /// What operators do.
-pub(crate) const ACTS: [&str; 4] = ["hand on leadership", "join", "leave", "replace an emptied disk"];
+pub(crate) const ACTS: [&str; 5] = [
+    "hand on leadership",
+    "join",
+    "leave",
+    "remove a node that is cut off",
+    "replace an emptied disk",
+];
 
 /// What is in `FAULTS` and was decided before the run began is counted there.
 pub(crate) const OTHERS: [&str; 1] = ["clock drift"];
+
+/// How often a link is cut again that is to stay so whoever mends the network.
+const CUT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Breaks things until the time is over.
 pub(crate) async fn run(world: Arc<World>, from: Duration, until: Duration) {
@@ -53,7 +62,7 @@ pub(crate) async fn run(world: Arc<World>, from: Duration, until: Duration) {
     while true_nanos() < until.as_nanos() as u64 && world.violation().is_none() {
         if world.roll(|dice| dice.one_in(4)) {
             if let Some(act) = world.roll(|dice| dice.pick(&acts).copied()) {
-                operate(&world, act);
+                operate(&world, act, until);
             }
         } else if let Some(fault) = world.roll(|dice| dice.pick(&faults).copied()) {
             strike(&world, fault);
@@ -191,7 +200,7 @@ fn disturb(world: &Arc<World>, fault: &'static str, victim: usize) {
     later(time, move || lock(&world.net).heal());
 }
 
-fn operate(world: &Arc<World>, act: &'static str) {
+fn operate(world: &Arc<World>, act: &'static str, until: Duration) {
     match act {
         "hand on leadership" => {
             if let Some(leader) = leader(world) {
@@ -213,6 +222,7 @@ fn operate(world: &Arc<World>, act: &'static str) {
             }
         }
         "leave" => leave(world),
+        "remove a node that is cut off" => remove_cut_off(world, until),
         _ => replace(world),
     }
 }
@@ -245,25 +255,63 @@ fn leave(world: &Arc<World>) {
     let Some(leader) = leader(world) else {
         return;
     };
-    let nodes = leader
-        .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
-        .1;
-    let staying: Vec<NodeId> = nodes.iter().filter(|node| node.stays()).map(|node| node.id).collect();
+    let staying = staying(&leader);
     if staying.len() <= 3 {
         return;
     }
     if let Some(node) = world.roll(|dice| dice.pick(&staying).copied()) {
         world.act("leave");
-        let command = Command::SetNodeIntent(SetNodeIntent {
-            node,
-            intent: NodeIntent::Leave,
-        });
         let world = world.clone();
-        spawn_free(async move {
-            let proposal = world.proposal(command);
-            propose(&world, proposal).await;
-        });
+        spawn_free(async move { drop(tell_to_leave(&world, node).await) });
     }
+}
+
+fn staying(leader: &Node) -> Vec<NodeId> {
+    let nodes = leader
+        .look(|state| state.list::<catalog::Node>(&[]).unwrap_or_default())
+        .1;
+    nodes.iter().filter(|node| node.stays()).map(|node| node.id).collect()
+}
+
+async fn tell_to_leave(world: &Arc<World>, node: NodeId) -> Option<Outcome> {
+    let proposal = world.proposal(Command::SetNodeIntent(SetNodeIntent {
+        node,
+        intent: NodeIntent::Leave,
+    }));
+    propose(world, proposal).await
+}
+
+/// Cuts a node off, more often than not the leader, for so long that the others can elect one and remove it. It hears nothing of that,
+/// and nobody sends it anything afterwards.
+fn remove_cut_off(world: &Arc<World>, until: Duration) {
+    let Some(leader) = leader(world) else {
+        return;
+    };
+    let staying = staying(&leader);
+    let some = world.roll(|dice| dice.one_in(3).then(|| dice.pick(&staying).copied()).flatten());
+    let gone = some.unwrap_or(NodeId(leader.id));
+    let machine = world.machines.iter().find(|machine| machine.identity().0 == gone.0);
+    let Some(machine) = machine.map(|machine| machine.index).filter(|_| staying.len() > 3) else {
+        return;
+    };
+    world.act("remove a node that is cut off");
+    let (world, back) = (world.clone(), world.roll(|dice| dice.time(4_000_000, 9_000_000)));
+    spawn_free(async move {
+        let begin = true_nanos();
+        let passed = || Duration::from_nanos(true_nanos() - begin);
+        let mut told = Duration::ZERO;
+        while passed() < back && Duration::from_nanos(true_nanos()) + CUT_AGAIN < until {
+            // Whoever mends the network mends this, too.
+            lock(&world.net).change(|from, to, link| link.cut |= from == machine || to == machine);
+            true_sleep(CUT_AGAIN).await;
+            if passed() > told {
+                told = passed() + Duration::from_secs(1);
+                let world = world.clone();
+                spawn_free(async move { drop(tell_to_leave(&world, gone).await) });
+            }
+        }
+        lock(&world.net).heal();
+    });
 }
 
 /// Empties a disk, and lets the machine join anew. Only while all that was promised is on enough other disks.
@@ -282,12 +330,8 @@ fn replace(world: &Arc<World>) {
     spawn_free(async move {
         // An operator says it until it is done.
         loop {
-            let command = Command::SetNodeIntent(SetNodeIntent {
-                node: NodeId(old),
-                intent: NodeIntent::Leave,
-            });
-            let proposal = again.proposal(command);
-            if propose(&again, proposal).await.is_some_and(|outcome| outcome.is_ok()) {
+            let told = tell_to_leave(&again, NodeId(old)).await;
+            if told.is_some_and(|outcome| outcome.is_ok()) {
                 break;
             }
             true_sleep(Duration::from_millis(300)).await;

@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub oracle: Mutex<Oracle>,
     pub snapshot_entries: u64,
     pub keep_entries: u64,
+    /// Whether the catalog takes long to copy.
+    large: bool,
     dice: Mutex<Dice>,
     tally: Mutex<Tally>,
     violation: Mutex<Option<Violation>>,
@@ -77,6 +79,7 @@ impl World {
             oracle: Mutex::default(),
             snapshot_entries: dice.between(12, 60),
             keep_entries: dice.between(0, 12),
+            large: dice.one_in(4),
             dice: Mutex::new(dice),
             tally: Mutex::new(tally),
             violation: Mutex::default(),
@@ -206,6 +209,12 @@ impl World {
                 dice.time(200, 3_000)
             }
         })
+    }
+
+    /// How long it takes to copy a whole catalog into files and sync them.
+    pub fn copy_time(&self, machine: &Machine) -> Duration {
+        let longer = if self.large { 3_000_000 } else { 1 };
+        self.roll(|dice| dice.time(0, longer)) + self.sync_time(machine)
     }
 
     /// Entries were appended to the log of a machine, behind `before`.

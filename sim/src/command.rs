@@ -18,7 +18,7 @@ pub struct Arguments<M: ValueEnum + Send + Sync + 'static> {
     /// How many seeds to run, from --from on [default: 1000 of sim, 12000 where something is broken on purpose; 200 and 2000 of raft]
     #[arg(long)]
     seeds: Option<u64>,
-    /// The first seed [default: 1; of what is broken on purpose and is rare, one from which on it shows]
+    /// The first seed [default: 1]
     #[arg(long)]
     from: Option<u64>,
     /// Breaks a behaviour on purpose
@@ -64,7 +64,7 @@ pub fn run<S: Simulation>(arguments: &Arguments<S::Mutant>) -> Result<(), String
 
 /// Which seeds are run.
 fn seeds<S: Simulation>(arguments: &Arguments<S::Mutant>, mutant: Option<S::Mutant>) -> std::ops::Range<u64> {
-    let from = arguments.from.unwrap_or_else(|| mutant.map_or(1, S::first_seed));
+    let from = arguments.from.unwrap_or(1);
     let count = match mutant {
         Some(_) => S::SEEDS_FOR_MUTANTS,
         None => S::SEEDS,

@@ -25,11 +25,6 @@ pub trait Simulation {
     /// What comes of a history.
     type Tally: Tally;
 
-    /// The first seed for what is broken on purpose, if nobody says.
-    fn first_seed(_: Self::Mutant) -> u64 {
-        1
-    }
-
     /// The history of `seed`, broken on purpose if that is asked for; and what happens in it, line by line, if it `tells`.
     fn history(seed: u64, mutant: Option<Self::Mutant>, tells: bool) -> (Result<Self::Tally, Violation>, Vec<String>);
 
