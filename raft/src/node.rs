@@ -9,11 +9,11 @@ use crate::{
     error::{ProposeError, StartError},
     identity::Identity,
     peers::Peers,
-    timing::QUORUM,
+    timing::leads_a_quorum,
     types::{Logged, Member, Raft},
 };
 use openraft::{
-    Instant as _, ReadPolicy,
+    ReadPolicy,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
 };
@@ -105,17 +105,9 @@ impl Node {
         metrics.membership_config.membership().get_node(&id).cloned()
     }
 
-    /// Whether this node leads, and a quorum has lately confirmed it. A leader that is cut off goes on calling itself one, also
-    /// when the others have removed it meanwhile: then nobody tells it anything any more.
+    /// Whether this node leads, and a quorum has lately confirmed it.
     pub(crate) fn leads_a_quorum(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
-        let confirmed = metrics
-            .last_quorum_acked
-            .as_ref()
-            .is_some_and(|at| at.elapsed() < QUORUM);
-        metrics.current_leader == Some(metrics.id) && (alone || confirmed)
+        leads_a_quorum(&self.raft.metrics().borrow_watched())
     }
 
     /// Whether a data folder was removed from the cluster, by the catalog of this node.

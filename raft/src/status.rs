@@ -1,7 +1,7 @@
 //! What a node can say about its part in the group, for people and metrics. A look, not a promise:
 //! it may be out of date when it is read.
 
-use crate::{node::Node, types::LogId};
+use crate::{node::Node, timing::leads_a_quorum, types::LogId};
 use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
 use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
 use tidemill_core::{InstanceId, NodeId, Version};
@@ -63,8 +63,6 @@ pub struct FollowerStatus {
 impl RaftStatus {
     pub(crate) fn of(node: &Node) -> Self {
         let members = node.members();
-        // Before the look at the metrics, which locks them: a second look within it would wait for a writer that waits for the first.
-        let leads_a_quorum = node.leads_a_quorum();
         let metrics = node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -100,7 +98,7 @@ impl RaftStatus {
             purged: index(&metrics.purged),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
-            leads_a_quorum,
+            leads_a_quorum: leads_a_quorum(&metrics),
             followers,
             log_losses: node.peers.log_losses(),
             waiting_for: node.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -1,7 +1,8 @@
-//! How patient openraft is made, and how much it does at once. Nothing but numbers and what follows from them: the
+//! How patient openraft is made and we are with it, and how much it does at once. Nothing but numbers and what follows from them: the
 //! simulation of this crate (`sim-raft`) compiles this very file, so that it runs with what nodes run with.
 
-use openraft::SnapshotPolicy;
+use crate::types::TypeConfig;
+use openraft::{Instant as _, RaftMetrics, SnapshotPolicy};
 use std::time::Duration;
 
 /// How long to wait before asking again when nobody leads.
@@ -9,7 +10,7 @@ pub(crate) const RETRY: Duration = Duration::from_millis(50);
 /// The longest that one attempt to place a read waits for its answer; the next may find another leader.
 pub(crate) const READ_ATTEMPT: Duration = Duration::from_millis(1500);
 /// A leader that a quorum has not answered for so long speaks for itself alone.
-pub(crate) const QUORUM: Duration = Duration::from_secs(2);
+const QUORUM: Duration = Duration::from_secs(2);
 /// A learner that lacks no more entries than this has caught up; the rest takes less than a moment.
 pub(crate) const CAUGHT_UP: u64 = 200;
 /// The most entries that are applied, and written, at once.
@@ -83,6 +84,17 @@ impl Timing {
         }
         .validate()
     }
+}
+
+/// Whether a node leads, and a quorum has lately confirmed it. A leader that is cut off goes on calling itself one, also when the
+/// others have removed it meanwhile: then nobody tells it anything any more.
+pub(crate) fn leads_a_quorum(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    let confirmed = metrics
+        .last_quorum_acked
+        .as_ref()
+        .is_some_and(|at| at.elapsed() < QUORUM);
+    metrics.current_leader == Some(metrics.id) && (alone || confirmed)
 }
 
 #[cfg(test)]

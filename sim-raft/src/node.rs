@@ -6,7 +6,7 @@ use crate::log::LogStore;
 use crate::mutant::Mutant;
 use crate::network::{Failure, Header, Manner, Network, call};
 use crate::runtime::{Moment, NodeRuntime, Process, Signal, lock};
-use crate::timing::{QUORUM, READ_ATTEMPT, RETRY, Timing};
+use crate::timing::{READ_ATTEMPT, RETRY, Timing, leads_a_quorum};
 use crate::types::{LogId, Logged, Member, Raft};
 use crate::world::{Machine, World, tell};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -133,14 +133,7 @@ impl Node {
 
     /// Whether this node leads, and a quorum has lately confirmed it.
     pub fn leads_a_quorum(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
-        let confirmed = metrics
-            .last_quorum_acked
-            .as_ref()
-            .is_some_and(|at| at.elapsed() < QUORUM);
-        metrics.current_leader == Some(metrics.id) && (alone || confirmed)
+        leads_a_quorum(&self.raft.metrics().borrow_watched())
     }
 
     /// Looks at the newest state that this node has applied.
