@@ -104,7 +104,7 @@ fn decide(state: &mut Overlay<'_>, at: At, proposal: &Proposal) -> Verdict {
         Command::ReplayRejects(c) => rejects::replay(state, at, c),
         Command::RecordEvent(c) => events::record(state, at, c),
         Command::AddNode(c) => membership::add_node(state, c),
-        Command::SetNodeIntent(c) => membership::set_node_intent(state, c),
+        Command::SetNodeIntent(c) => membership::set_node_intent(state, at, c),
         Command::RemoveNode(c) => membership::remove_node(state, at, c),
         Command::SetReplication(c) => replicas::set_replication(state, at, *c),
         Command::AddReplica(c) => replicas::add(state, at, c),

@@ -119,6 +119,10 @@ pub struct Node {
     /// Its disk for part files; `None` before it is heard of, and where the part store is shared.
     #[serde(default)]
     pub disk: Option<DiskId>,
+    /// The version in which its intent became what it is. What was found out about the node before that says nothing of what
+    /// it has done since.
+    #[serde(default)]
+    pub intent_since: Version,
 }
 
 impl Node {

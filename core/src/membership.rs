@@ -13,9 +13,9 @@
 //! - No step is taken after which no majority of the voters would be alive.
 //! - A joint configuration that somebody left behind is finished before anything else is begun.
 
-use crate::catalog::{NodeIntent, NodeState};
+use crate::catalog::{Node, NodeIntent, NodeState};
 use crate::command::RemoveNode;
-use crate::ids::{BootId, NodeId};
+use crate::ids::{BootId, NodeId, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most voters. More would slow every commit down; further nodes learn, lead shards and answer queries.
@@ -32,6 +32,8 @@ pub struct Standing {
     pub boot: Option<BootId>,
     /// What the operators want of it.
     pub intent: NodeIntent,
+    /// Since which version of the catalog they want that.
+    pub intent_since: Version,
     /// Whether it leads shards.
     pub leads_shards: bool,
     /// Whether it is to keep files of shards.
@@ -67,14 +69,19 @@ impl Standing {
 pub struct Heard {
     /// Those whose heartbeats arrive.
     pub alive: BTreeSet<NodeId>,
-    /// Those that say that others have all that their logs had for them.
-    pub handed_over: BTreeSet<NodeId>,
+    /// Those that have said that they led nothing by this version of the catalog, and that others had all that their logs had
+    /// for them after that.
+    pub handed_over: BTreeMap<NodeId, Version>,
 }
 
 impl Heard {
     /// Whether the log of `node` is waited for.
-    pub fn keeps_rows(&self, node: NodeId) -> bool {
-        self.alive.contains(&node) && !self.handed_over.contains(&node)
+    ///
+    /// A node that leaves is given no shard any more. So what it says by a version in which it was to leave remains true, however
+    /// late it is heard; what it said by an older one may not be: it may have led, and acknowledged rows, since.
+    pub fn keeps_rows(&self, node: &Node) -> bool {
+        let handed_over = self.handed_over.get(&node.id);
+        self.alive.contains(&node.id) && handed_over.is_none_or(|by| *by < node.intent_since)
     }
 }
 
@@ -140,8 +147,12 @@ pub fn next_step(group: &Group) -> Plan {
         .iter()
         .find(|(id, node)| living(node) && node.may_go() && !group.voters.contains(id));
     if let Some((id, node)) = gone {
-        let (node, boot, state) = (*id, node.boot, node.state);
-        return Plan::Step(Step::Remove(RemoveNode { node, boot, state }));
+        return Plan::Step(Step::Remove(RemoveNode {
+            node: *id,
+            boot: node.boot,
+            state: node.state,
+            intent_since: node.intent_since,
+        }));
     }
     let leading = group.nodes.values().find(|node| node.leaves() && node.leads_shards);
     let leading = leading.map(|node| format!("node '{}' still leads shards", node.name));

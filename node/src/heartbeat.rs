@@ -155,7 +155,7 @@ impl Heart {
             draining: self.draining.load(Ordering::Acquire),
             disk: self.disk.map(|disk| disk.to_string()).unwrap_or_default(),
             warehouse: self.warehouse.clone(),
-            handed_over: self.hand_over.is_done(self.supervisor.wal()),
+            handed_over: self.hand_over.by().map_or(0, |by| by.0),
             progress: Some(NodeProgress {
                 memtable_bytes: self.supervisor.memtable_bytes(),
                 rows_per_second,

@@ -15,11 +15,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
 use tidemill_core::view::CatalogRead;
-use tidemill_core::{NodeId, ShardId};
+use tidemill_core::{NodeId, ShardId, Version};
 use tidemill_proto::api::stranded_client::StrandedClient;
 use tidemill_proto::api::write_request::Body;
 use tidemill_proto::api::writes_client::WritesClient;
@@ -27,7 +28,7 @@ use tidemill_proto::api::{AdoptRequest, WriteRequest};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::Chunk;
 use tidemill_storage::schema::declared_schema;
-use tidemill_storage::wal::{Wal, encode_chunk};
+use tidemill_storage::wal::encode_chunk;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
@@ -40,21 +41,17 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Whether the log of this node has something to give, so that the node must not be removed yet.
 #[derive(Debug, Default)]
-pub struct HandOver {
-    /// How many appends the log had seen when it was found to have nothing.
-    done_at: Mutex<Option<u64>>,
-}
+pub struct HandOver(AtomicU64);
 
 impl HandOver {
-    fn know(&self, done_at: Option<u64>) {
-        *self.done_at.lock().unwrap_or_else(PoisonError::into_inner) = done_at;
+    fn know(&self, by: Option<Version>) {
+        self.0.store(by.map_or(0, |by| by.0), Ordering::Release);
     }
 
-    /// Whether all was handed over at the last look. What was logged since may have been acknowledged: an acknowledgement
-    /// comes after its append was counted.
-    pub fn is_done(&self, wal: &Wal) -> bool {
-        let done_at = *self.done_at.lock().unwrap_or_else(PoisonError::into_inner);
-        done_at == Some(wal.appends())
+    /// The version of the catalog by which this node led nothing, if all was handed over at a look after that. Once it is to
+    /// leave it is given no shard any more: if that was so by this version, nothing has been acknowledged here since.
+    pub fn by(&self) -> Option<Version> {
+        Some(Version(self.0.load(Ordering::Acquire))).filter(|by| *by > Version(0))
     }
 }
 
@@ -68,12 +65,12 @@ pub async fn run(
 ) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let wal = supervisor.wal();
-        // In this order: what is acknowledged later was appended later.
-        let (appends, leads_nothing) = (wal.appends(), supervisor.leads_nothing());
-        let looked = offer(node, &catalog, &supervisor, &connections, &wal.lanes()).await;
+        // In this order: what is acknowledged here was logged before, and its writer is in the catalog by which nothing is led.
+        let leads_nothing_by = supervisor.leads_nothing_by();
+        let lanes = supervisor.wal().lanes();
+        let looked = offer(node, &catalog, &supervisor, &connections, &lanes).await;
         let has_nothing = matches!(looked, Ok(Left::Nothing));
-        hand_over.know((leads_nothing && has_nothing).then_some(appends));
+        hand_over.know(leads_nothing_by.filter(|_| has_nothing));
         if let Err(error) = looked {
             warn!("rows that are stranded in the write-ahead log are not offered yet: {error:#}");
         }
@@ -100,9 +97,6 @@ async fn offer(
     if lanes.is_empty() {
         return Ok(Left::Nothing);
     }
-    // A node that has just started knows its catalog as it was when it was written down last: in that one the writers, or the table,
-    // of what was logged since may not be there yet, and to find nothing for them would be to say that there is nothing.
-    catalog.read_index(ANSWER).await?;
     let state = catalog.snapshot()?;
     let mut left = Left::Nothing;
     let mut writers = BTreeMap::new();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{CatalogQuestions, Node, Pipe, PipeState, Shard, Source, SourcePartition, Table};
 use tidemill_core::view::{CatalogRead, CatalogSnapshot, ViewError};
-use tidemill_core::{BootId, Epoch, NodeId, ShardId, TableId};
+use tidemill_core::{BootId, Epoch, NodeId, ShardId, TableId, Version};
 use tidemill_ingest::task::{PartitionProgress, ShardTask, Takeovers, TaskContext, WantedPipe};
 use tidemill_raft::Catalog;
 use tidemill_storage::memtable::PinnedShard;
@@ -35,6 +35,8 @@ pub struct Supervisor {
     context: Arc<TaskContext>,
     contact: Arc<Contact>,
     tasks: Mutex<BTreeMap<ShardId, Arc<ShardTask>>>,
+    /// By which version of the catalog the tasks are as they are; `None` until the catalog knows this run.
+    follows: Mutex<Option<Version>>,
     draining: AtomicBool,
 }
 
@@ -53,7 +55,7 @@ pub struct TaskReport {
 impl Supervisor {
     /// A supervisor without tasks.
     pub fn new(node: NodeId, catalog: Catalog, context: Arc<TaskContext>, contact: Arc<Contact>) -> Self {
-        let (tasks, draining) = (Mutex::default(), AtomicBool::new(false));
+        let (tasks, follows, draining) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         let boot = Mutex::new(BootId(rand::random()));
         Self {
             node,
@@ -62,6 +64,7 @@ impl Supervisor {
             context,
             contact,
             tasks,
+            follows,
             draining,
         }
     }
@@ -187,6 +190,8 @@ impl Supervisor {
                 self.tasks().insert(shard, task);
             }
         }
+        // When all of that is done: see `leads_nothing_by`.
+        self.follow(known.then(|| state.version()));
         Ok(())
     }
 
@@ -197,22 +202,31 @@ impl Supervisor {
         if tasks.is_empty() {
             return;
         }
+        self.follow(None);
         warn!("no manager has answered for {ALONE:?}: {} tasks stop", tasks.len());
         *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = BootId(rand::random());
         self.end(tasks);
     }
 
     /// Ends tasks outside the lock: that takes a moment. They are gone when they have ended, not before: see
-    /// [`Self::leads_nothing`].
+    /// [`Self::leads_nothing_by`].
     fn end(&self, tasks: BTreeMap<ShardId, Arc<ShardTask>>) {
         tasks.values().for_each(|task| task.stop());
         self.tasks().retain(|shard, _| !tasks.contains_key(shard));
     }
 
-    /// Whether no task here leads. Then nothing is acknowledged here until the next one begins to: one that has ended
-    /// acknowledges nothing, whatever it still logs.
-    pub fn leads_nothing(&self) -> bool {
-        self.tasks().values().all(|task| task.epoch().is_none())
+    fn follow(&self, version: Option<Version>) {
+        *self.follows.lock().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+
+    /// The version of the catalog that tasks here follow, if none of them leads. Then nothing is acknowledged here until the
+    /// catalog has a later version in which this node leads: a task that has ended acknowledges nothing, whatever it still logs.
+    ///
+    /// `None` also until the catalog knows this run. An earlier one may have led by versions that this one has yet to see.
+    pub fn leads_nothing_by(&self) -> Option<Version> {
+        // Before the tasks are looked at: those that begin to lead after that do so by a later version.
+        let follows = *self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        follows.filter(|_| self.tasks().values().all(|task| task.epoch().is_none()))
     }
 
     /// Stops reading and commits everything, in all tasks at once; then no task runs any more.

@@ -319,6 +319,7 @@ fn look(node: &Node, alive: &BTreeSet<NodeId>) -> Option<(Group, Option<LogId>)>
             state: known.state,
             boot: known.boot,
             intent: known.intent,
+            intent_since: known.intent_since,
             leads_shards: leading.contains(&known.id),
             keeps_parts: false,
             keeps_rows: false,

@@ -6,7 +6,7 @@ use crate::task::{Answer, Piece, PinnedLane};
 use crate::time::Time;
 use tidemill_core::catalog::{Acks, Holder};
 use tidemill_core::command::Outcome;
-use tidemill_core::{BootId, DiskId, Epoch, InstanceId, NodeId, PartId, Proposal, ShardId};
+use tidemill_core::{BootId, DiskId, Epoch, InstanceId, NodeId, PartId, Proposal, ShardId, Version};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Lead(ShardId, NodeId),
     /// A node that was told to leave is told to stay.
     Stay(NodeId),
+    /// A node is told to leave, and killed.
+    LeaveAndDie(usize),
     /// Operators do something.
     Operate,
     /// A node that is not admitted asks again.
@@ -95,8 +97,8 @@ pub(crate) struct Beat {
     pub instance: InstanceId,
     /// The shards that it says it leads.
     pub led: Vec<(ShardId, Epoch)>,
-    /// Whether others have all that its log had for them.
-    pub handed_over: bool,
+    /// The version of the catalog by which it led nothing, if others had all that its log had for them after that.
+    pub handed_over: Option<Version>,
 }
 
 /// What it says.

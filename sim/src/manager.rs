@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidemill_core::catalog::*;
 use tidemill_core::command::{AddPartitions, AssignLeader, AssignStandby, NodeUp, ReplicaOf, SetNodeState};
+use tidemill_core::membership::Heard;
 use tidemill_core::placement::{Problem, ShardLoad, place, standby};
 use tidemill_core::replication::{self, Change};
 use tidemill_core::view::{CatalogRead, MemView};
@@ -67,11 +68,6 @@ impl Manager {
         self.reports.get(&index).filter(|report| now < report.at + SILENT)
     }
 
-    /// Whether a node was heard of not long ago.
-    pub fn hears(&self, index: usize, now: Time) -> bool {
-        self.heard(index, now).is_some()
-    }
-
     /// Whether a node is heard in the run of its process, and with the disk, that the catalog knows.
     fn hears_as_known(&self, node: &Node, now: Time) -> bool {
         self.heard(index_of(node.id), now)
@@ -83,9 +79,17 @@ impl Manager {
         self.heard(index, now).map_or(0, |report| now - report.since)
     }
 
-    /// Whether a node that is heard says that others have all that its log had for them.
-    pub fn has_handed_over(&self, index: usize) -> bool {
-        self.reports.get(&index).is_some_and(|report| report.beat.handed_over)
+    /// What is heard of all nodes.
+    pub fn heard_of_all(&self, now: Time) -> Heard {
+        let heard = self.reports.iter().filter(|(_, report)| now < report.at + SILENT);
+        let of = |index: &usize| NodeId(*index as u64 + 1);
+        let handed_over = heard
+            .clone()
+            .filter_map(|(index, report)| Some((of(index), report.beat.handed_over?)));
+        Heard {
+            handed_over: handed_over.collect(),
+            alive: heard.map(|(index, _)| of(index)).collect(),
+        }
     }
 
     pub fn answered(&mut self) {

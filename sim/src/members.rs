@@ -13,9 +13,9 @@ use crate::world::{World, tell};
 use std::collections::{BTreeMap, BTreeSet};
 use tidemill_core::catalog::{Addresses, Node as Known, NodeIntent, NodeState, Shard};
 use tidemill_core::command::{AddNode, SetNodeIntent};
-use tidemill_core::membership::{self, Plan, Standing, Step};
+use tidemill_core::membership::{self, Heard, Plan, Standing, Step};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{Command, NodeId};
+use tidemill_core::{Command, NodeId, Version};
 
 /// How often a node that is not admitted yet asks.
 const ASK: Time = 500 * MS;
@@ -185,22 +185,25 @@ impl World {
     fn standing(&self, index: usize, state: &MemView) -> Result<membership::Group, Violation> {
         let shards = state.all::<Shard>(&[])?;
         let mut nodes = BTreeMap::new();
+        let forgets = self.mutant == Some(Mutant::KeeperIsRemoved);
+        let hasty = self.mutant == Some(Mutant::LogHolderIsRemoved);
+        let manager = self.nodes[index].manager.as_ref();
+        let mut heard = manager.map_or_else(Heard::default, |manager| manager.heard_of_all(self.now));
+        if self.mutant == Some(Mutant::OldHandOverCounts) {
+            heard.handed_over.values_mut().for_each(|by| *by = Version(u64::MAX));
+        }
         for node in state.all::<Known>(&[])? {
             let at = index_of(node.id);
-            let forgets = self.mutant == Some(Mutant::KeeperIsRemoved);
-            let hasty = self.mutant == Some(Mutant::LogHolderIsRemoved);
-            let manager = self.nodes[index].manager.as_ref();
-            let alive = manager.is_some_and(|m| m.hears(at, self.now));
-            let handed_over = manager.is_some_and(|m| m.has_handed_over(at));
             let standing = Standing {
                 name: node.name.clone(),
                 state: node.state,
                 boot: node.boot,
                 intent: node.intent,
+                intent_since: node.intent_since,
                 leads_shards: shards.iter().any(|shard| shard.leader == Some(node.id)),
                 keeps_parts: !forgets && shards.iter().any(|shard| shard.replica(node.id).is_some()),
-                keeps_rows: alive && !hasty && !handed_over,
-                alive: alive || at == index,
+                keeps_rows: heard.keeps_rows(&node) && !hasty,
+                alive: heard.alive.contains(&node.id) || at == index,
                 caught_up: self.nodes[at].applied + CAUGHT_UP >= self.group.committed(),
                 moved: false,
             };

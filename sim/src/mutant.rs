@@ -101,6 +101,8 @@ pub enum Mutant {
     KeeperIsRemoved,
     /// A node is removed although its log has acknowledged rows that nobody else has.
     LogHolderIsRemoved,
+    /// What a node says of its log counts also when it was found out before the node was to leave.
+    OldHandOverCounts,
     /// A pipe that is dropped leaves its partitions behind.
     DroppedPipeLeavesPartitions,
     /// A pipe that is created again begins at the beginning, whatever was read before.

@@ -70,10 +70,12 @@ pub(crate) enum Fault {
     LateClaim(usize),
     /// Messages arrive twice.
     Duplicate,
+    /// A node that led nothing is given a shard, told to leave and killed, while what it said before arrives once more.
+    LateBeats(usize),
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 30;
+pub(crate) const KINDS: usize = 31;
 
 /// Which faults a run has.
 #[derive(Debug)]
@@ -85,7 +87,7 @@ pub(crate) struct Nemesis {
 
 /// Kinds that bring about more together than among all others: what happens to the source while leaders change, to disks while
 /// nodes come and go, to leaders, to standbys, and what a leader says when it is none any more.
-const THEMES: [&[usize]; 9] = [
+const THEMES: [&[usize]; 10] = [
     &[0, 2, 15, 16, 21, 23],
     &[0, 8, 10, 11, 20, 22, 25],
     &[0, 1, 2, 3, 4, 9, 22, 23],
@@ -95,13 +97,16 @@ const THEMES: [&[usize]; 9] = [
     &[23, 26, 26, 26],
     &[8, 27, 27],
     &[STALE_LOG, STALE_LOG, 21, 23],
+    &[22, 25, LATE_BEATS, LATE_BEATS],
 ];
 /// The number of [`Fault::StaleLog`].
 const STALE_LOG: usize = 28;
+/// The number of [`Fault::LateBeats`].
+const LATE_BEATS: usize = 30;
 
 impl Nemesis {
     pub fn new(dice: &mut Dice) -> Self {
-        if dice.one_in(4) {
+        if dice.one_in(2) {
             let theme = dice.pick(&THEMES).copied().unwrap_or_default();
             return Self {
                 enabled: theme.to_vec(),
@@ -166,6 +171,7 @@ impl World {
             26 => Fault::LateGap(a),
             27 => Fault::LateClaim(a),
             STALE_LOG => Fault::StaleLog(a),
+            LATE_BEATS => Fault::LateBeats(a),
             _ => Fault::Duplicate,
         }
     }
@@ -191,7 +197,7 @@ impl World {
             Fault::StaleStandby(_) => self.dice.between(5_000, 10_000) * MS,
             // Long enough to be given up.
             Fault::LateGap(_) => self.dice.between(11_000, 15_000) * MS,
-            Fault::StaleLog(_) => self.dice.between(4_000, 8_000) * MS,
+            Fault::StaleLog(_) | Fault::LateBeats(_) => self.dice.between(4_000, 8_000) * MS,
             _ => self.dice.between(50, 6_000) * MS,
         };
         if self.begin(fault)? {
@@ -261,6 +267,7 @@ impl World {
                 self.late_claims |= begins;
                 return Ok(begins);
             }
+            Fault::LateBeats(index) => return self.repeat_beats(index),
             Fault::Hasty(index) => return Ok(self.tell_to_leave_and_stay(index)),
             Fault::Late => self.late = self.dice.between(1, 5),
             Fault::WipeDisk(index) => return self.wipe(index),
@@ -328,6 +335,7 @@ impl World {
             Fault::FullDisk(index) => self.nodes[index].full = false,
             Fault::NoBrokers(index) | Fault::StaleStandby(index) => self.nodes[index].reads_nothing = false,
             Fault::Late => self.late = 0,
+            Fault::LateBeats(_) => self.late_beats = None,
             Fault::ClockDrift(index) => self.nodes[index].rate = 100,
             Fault::BrokersDown => self.topic.down = false,
             Fault::ClockJump(_)
@@ -350,7 +358,8 @@ impl World {
         self.cut.clear();
         self.slow.clear();
         (self.loss, self.twice, self.late) = (0, 0, 0);
-        (self.late_gaps, self.late_claims, self.quiet) = (false, false, None);
+        (self.late_gaps, self.late_claims) = (false, false);
+        (self.late_beats, self.quiet) = (None, None);
         self.topic.down = false;
         for index in 0..self.nodes.len() {
             self.resume(index);
@@ -422,5 +431,6 @@ fn name_of(fault: Fault) -> &'static str {
         Fault::LateClaim(_) => "late claim",
         Fault::StaleLog(_) => "stale log",
         Fault::Duplicate => "duplication",
+        Fault::LateBeats(_) => "late heartbeats",
     }
 }

@@ -17,7 +17,7 @@ use tidemill_core::catalog::*;
 use tidemill_core::command::Outcome;
 use tidemill_core::view::{CatalogRead, MemView};
 use tidemill_core::{
-    BootId, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey,
+    BootId, CommitId, DiskId, Epoch, InstanceId, NodeId, PartId, PartitionId, PipeId, ShardId, SpanKey, Version,
 };
 
 /// How often a node says that it lives.
@@ -93,8 +93,8 @@ pub(crate) struct Node {
     pub patience: Time,
     /// When a manager last answered.
     pub contact: Time,
-    /// How often its log was written when it was last found to have nothing for others.
-    pub handed_over: Option<u64>,
+    /// The version by which it led nothing, if its log was found to have nothing for others at the last look.
+    pub handed_over: Option<Version>,
     pub manager: Option<Manager>,
     pub tasks: BTreeMap<ShardId, Task>,
     pub stored: BTreeMap<PartId, Kept>,
@@ -122,6 +122,8 @@ pub(crate) struct Node {
     pub swept: Time,
     /// The state by which its tasks were last reconciled.
     pub supervised: Option<usize>,
+    /// By which version its tasks are as they are, once the catalog knows this run.
+    pub follows: Option<Version>,
 }
 
 impl Node {
@@ -165,6 +167,7 @@ impl Node {
             silences: 0,
             swept: 0,
             supervised: None,
+            follows: None,
         }
     }
 
@@ -199,7 +202,7 @@ impl Node {
         self.manager = None;
         self.leader = None;
         self.deferred.clear();
-        self.supervised = None;
+        (self.supervised, self.follows) = (None, None);
         self.waiting.clear();
         self.stored.retain(|_, kept| kept.durable);
         self.wal.crash(torn);
@@ -268,7 +271,7 @@ impl World {
                     disk: node.disk,
                     instance: node.instance,
                     led: led.collect(),
-                    handed_over: node.handed_over == Some(node.wal.appends()),
+                    handed_over: node.handed_over,
                 };
                 if let Some((_, leader)) = node.leader {
                     self.send(index, leader, Body::Beat(beat));

@@ -19,9 +19,12 @@ impl World {
     pub fn propose(&mut self, index: usize, purpose: Purpose, command: Command) {
         self.requests += 1;
         let request = self.requests;
-        // What is only true at the moment is late rather often: what a disk has, where a partition stops, what nobody has.
-        let momentary =
-            matches!(command, Command::PassGap(_) | Command::StopPartition(_)) || matches!(purpose, Purpose::Keep);
+        // What is only true at the moment is late rather often: what a disk has, where a partition stops, what nobody has, who may go.
+        let momentary = matches!(
+            command,
+            Command::PassGap(_) | Command::StopPartition(_) | Command::RemoveNode(_)
+        );
+        let momentary = momentary || matches!(purpose, Purpose::Keep);
         let odds = if momentary { 1 } else { self.late };
         let late = self.late > 0 && self.dice.one_in(odds + 1);
         let hides = match command {

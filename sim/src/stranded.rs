@@ -21,7 +21,7 @@ impl World {
     pub fn offer(&mut self, index: usize) -> Result<(), Violation> {
         self.again(index, Duty::Offer, OFFER);
         let node = &self.nodes[index];
-        let (state, me, appends) = (node.state.clone(), node.id, node.wal.appends());
+        let (state, me, follows) = (node.state.clone(), node.id, node.follows);
         let mut done = node.tasks.values().all(|task| task.epoch.is_none());
         for (id, pipe, partition) in self.nodes[index].wal.places() {
             let (Some(shard), Some(table)) = (state.find::<Shard>(&id)?, state.find::<Table>(&id.table)?) else {
@@ -57,7 +57,7 @@ impl World {
                 },
             );
         }
-        self.nodes[index].handed_over = done.then_some(appends);
+        self.nodes[index].handed_over = follows.filter(|_| done);
         Ok(())
     }
 

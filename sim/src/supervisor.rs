@@ -13,7 +13,7 @@ use crate::world::{World, tell};
 use std::collections::BTreeMap;
 use tidemill_core::catalog::*;
 use tidemill_core::view::{CatalogRead, Key, MemView};
-use tidemill_core::{Command, Epoch, ShardId};
+use tidemill_core::{Command, Epoch, ShardId, Version};
 
 /// How long a node may hear of no manager before it stops all tasks.
 const ALONE: Time = 5 * SECOND;
@@ -26,7 +26,7 @@ impl World {
             // What they have under way may be decided when this node leads again: that is another run, as the catalog sees it.
             node.silences += u64::from(!node.tasks.is_empty());
             node.tasks.clear();
-            node.supervised = None;
+            (node.supervised, node.follows) = (None, None);
             return Ok(());
         }
         let mut tasks = node.tasks.values();
@@ -42,9 +42,10 @@ impl World {
         let node = &mut self.nodes[index];
         let known = state.find::<tidemill_core::catalog::Node>(&node.id)?;
         if known.is_none_or(|known| known.boot != Some(node.boot_id())) {
-            node.tasks.clear();
+            (node.tasks, node.follows) = (BTreeMap::new(), None);
             return Ok(());
         }
+        node.follows = Some(Version(node.applied as u64));
         trim(&mut node.wal, &state)?;
         let mut wanted = BTreeMap::new();
         for shard in state.all::<Shard>(&[])? {

@@ -229,6 +229,33 @@ impl World {
         true
     }
 
+    /// See [`Fault::LateBeats`].
+    pub fn repeat_beats(&mut self, index: usize) -> Result<bool, Violation> {
+        let node = &self.nodes[index];
+        let me = node.id;
+        if node.handed_over.is_none() || !node.up || self.late_beats.is_some() || !self.may_shrink() {
+            return Ok(false);
+        }
+        if !self.move_some_shard(None, |to| to == me)? {
+            return Ok(false);
+        }
+        self.late_beats = Some(index);
+        let time = self.dice.between(300, 2_000) * MS;
+        self.after(time, Event::LeaveAndDie(index));
+        Ok(true)
+    }
+
+    /// See [`Self::repeat_beats`].
+    pub fn leave_and_die(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(at) = self.some_node().filter(|_| !self.healed) else {
+            return Ok(());
+        };
+        let (node, intent) = (self.nodes[index].id, NodeIntent::Leave);
+        let leave = Command::SetNodeIntent(SetNodeIntent { node, intent });
+        self.propose(at, Purpose::Operate, leave);
+        self.begin_for_a_while(Fault::Kill(index))
+    }
+
     /// An operator thinks better of it.
     pub fn stay(&mut self, node: NodeId) {
         if let Some(at) = self.some_node() {

@@ -49,11 +49,6 @@ impl Wal {
         self.next
     }
 
-    /// How often something was written.
-    pub fn appends(&self) -> u64 {
-        self.next
-    }
-
     /// Everything that was written up to now is there for good.
     pub fn sync(&mut self) {
         let entries = self.lanes.values_mut().flatten();

@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub late_gaps: bool,
     /// Whether it takes long until what a disk has is heard.
     pub late_claims: bool,
+    /// Whose heartbeats arrive once more, late.
+    pub late_beats: Option<usize>,
     /// What happened, line by line, if anybody wants to know.
     pub told: Option<Vec<String>>,
     pub healed: bool,
@@ -127,6 +129,7 @@ impl World {
             quiet: None,
             late_gaps: false,
             late_claims: false,
+            late_beats: None,
             told: tells.then(Vec::new),
             healed: false,
             done: false,
@@ -236,6 +239,7 @@ impl World {
                 self.move_some_shard(Some(shard), |to| to == node)?;
                 Ok(())
             }
+            Event::LeaveAndDie(index) => self.leave_and_die(index),
             Event::Stay(node) => {
                 self.stay(node);
                 Ok(())
@@ -291,6 +295,10 @@ impl World {
             let later = self.dice.between(0, 3_000) * MS;
             self.after(time + later, Event::Deliver(message.clone()));
             *self.tally.acts.entry("message arrives twice").or_default() += 1;
+        }
+        if self.late_beats == Some(from) && matches!(message.body, Body::Beat(_)) {
+            let later = self.dice.between(500, 5_000) * MS;
+            self.after(time + later, Event::Deliver(message.clone()));
         }
         self.after(time, Event::Deliver(message));
     }

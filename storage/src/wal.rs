@@ -355,11 +355,6 @@ impl Wal {
         self.delete(|index| index.remove_lane(shard, pipe, partition))
     }
 
-    /// How many appends there were since it was opened, each durable and counted before its caller hears of it.
-    pub fn appends(&self) -> u64 {
-        self.appends.load(Ordering::Relaxed)
-    }
-
     /// What it holds and has done.
     pub fn stats(&self) -> WalStats {
         let (entries, bytes) = self.index().totals();
@@ -367,7 +362,7 @@ impl Wal {
         WalStats {
             entries,
             bytes,
-            appends: self.appends(),
+            appends: self.appends.load(Ordering::Relaxed),
             appended_bytes: self.appended_bytes.load(Ordering::Relaxed),
             syncs: syncs.count(),
             sync_time: Duration::from_micros(syncs.sum()),

@@ -40,6 +40,7 @@ pub(super) fn found(state: &mut Overlay<'_>, c: &FoundCluster) -> Verdict {
             state: NodeState::Joining,
             intent: NodeIntent::Serve,
             disk: None,
+            intent_since: Version(0),
         };
         state.put(&node.id, &node)?;
     }

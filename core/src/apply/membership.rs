@@ -9,6 +9,7 @@ use super::definitions::founded;
 use super::{At, Stop, Verdict, replicas};
 use crate::catalog::{Addresses, ClusterKey, Node, NodeIntent, NodeState, Table};
 use crate::command::{AddNode, Refusal, RemoveNode, Response, SetNodeIntent};
+use crate::ids::Version;
 use crate::view::{CatalogRead, Overlay};
 
 /// The most characters that the name of a node that joins may have.
@@ -53,6 +54,7 @@ pub(super) fn add_node(state: &mut Overlay<'_>, c: &AddNode) -> Verdict {
         state: NodeState::Joining,
         intent: NodeIntent::Serve,
         disk: None,
+        intent_since: Version(0),
     };
     state.put(&node.id, &node)?;
     cluster.next_node = cluster.next_node.next();
@@ -90,7 +92,7 @@ fn shared_address<'a>(one: &Addresses, other: &'a Addresses) -> Option<&'a Strin
         .find(|address| !address.is_empty() && taken.contains(address))
 }
 
-pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Verdict {
+pub(super) fn set_node_intent(state: &mut Overlay<'_>, at: At, c: &SetNodeIntent) -> Verdict {
     let mut node = known_node(state, c.node)?;
     if node.state == NodeState::Removed {
         return match c.intent {
@@ -109,7 +111,7 @@ pub(super) fn set_node_intent(state: &mut Overlay<'_>, c: &SetNodeIntent) -> Ver
         replicas::check_may_leave(state, &node)?;
         check_not_last_of_its_warehouse(state, &node)?;
     }
-    node.intent = c.intent;
+    (node.intent, node.intent_since) = (c.intent, at.version);
     if c.intent != NodeIntent::Serve && node.state == NodeState::Ready {
         node.state = NodeState::Draining;
     }
@@ -126,9 +128,9 @@ pub(super) fn remove_node(state: &mut Overlay<'_>, at: At, c: &RemoveNode) -> Ve
     if node.intent != NodeIntent::Leave {
         return Err(no(format!("node '{}' shall {}, not leave", node.name, node.intent)));
     }
-    if (node.boot, node.state) != (c.boot, c.state) {
+    if (node.boot, node.state, node.intent_since) != (c.boot, c.state, c.intent_since) {
         return Err(no(format!(
-            "node '{}' is {} since it was found that it may go: its log may have rows that nobody else has",
+            "node '{}' has changed since it was found that it may go, and is {} now: its log may have rows that nobody else has",
             node.name, node.state
         )));
     }

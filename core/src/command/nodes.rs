@@ -93,4 +93,7 @@ pub struct RemoveNode {
     pub boot: Option<BootId>,
     /// Where it was in its life then.
     pub state: NodeState,
+    /// Since when it was to leave then. If somebody thought better of it since, and worse of it again, it may have led in between.
+    #[serde(default)]
+    pub intent_since: Version,
 }

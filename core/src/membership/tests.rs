@@ -14,6 +14,7 @@ fn well(id: u64) -> Standing {
         state: NodeState::Ready,
         boot: Some(BootId(1)),
         intent: NodeIntent::Serve,
+        intent_since: Version(0),
         leads_shards: false,
         keeps_parts: false,
         keeps_rows: false,
@@ -44,7 +45,9 @@ impl Group {
     }
 
     fn leaving(self, node: u64) -> Self {
-        self.with(node, |node| node.intent = NodeIntent::Leave)
+        self.with(node, |node| {
+            (node.intent, node.intent_since) = (NodeIntent::Leave, Version(7));
+        })
     }
 
     fn down(self, node: u64) -> Self {
@@ -110,8 +113,12 @@ fn a_leaving_node_loses_its_vote_when_its_shards_have_moved_then_its_life() {
     assert_eq!(next_step(&drained), voters(&[1, 2]));
     let out = group(&[1, 2], &[3]).leaving(3);
     let gone = |state| {
-        let (node, boot) = (NodeId(3), Some(BootId(1)));
-        Plan::Step(Step::Remove(RemoveNode { node, boot, state }))
+        Plan::Step(Step::Remove(RemoveNode {
+            node: NodeId(3),
+            boot: Some(BootId(1)),
+            state,
+            intent_since: Version(7),
+        }))
     };
     assert_eq!(next_step(&out), gone(NodeState::Ready));
     // Silent, and not down yet: it may have come back by the time that this is decided.

@@ -376,6 +376,25 @@ fn a_node_that_has_come_back_since_it_was_given_up_is_not_removed() {
 }
 
 #[test]
+fn a_node_that_was_to_stay_since_it_was_given_up_is_not_removed() {
+    let mut world = World::new();
+    world.apply(node_up(3, 1)).unwrap();
+    world.apply(intent(3, NodeIntent::Leave)).unwrap();
+    let given_up = world.removal(3);
+    // The same run of its process, and where it was in its life; but it has served, and may have led.
+    world.apply(intent(3, NodeIntent::Serve)).unwrap();
+    world.apply(node_up(3, 1)).unwrap();
+    world.apply(intent(3, NodeIntent::Leave)).unwrap();
+    assert_eq!(world.node(3).state, NodeState::Draining);
+    refused(world.apply(given_up), "its log may have rows that nobody else has");
+    // Said again, nothing has changed.
+    let given_up = world.removal(3);
+    assert_eq!(world.apply(intent(3, NodeIntent::Leave)), Ok(Response::Unchanged));
+    world.apply(given_up).unwrap();
+    assert_eq!(world.node(3).state, NodeState::Removed);
+}
+
+#[test]
 fn a_node_that_gives_up_its_shards_gets_none_until_it_serves_again() {
     let mut world = World::new();
     world.apply(intent(1, NodeIntent::Drain)).unwrap();

@@ -215,7 +215,8 @@ impl World {
         Command::RemoveNode(RemoveNode {
             node: NodeId(id),
             boot: known.as_ref().and_then(|node| node.boot),
-            state: known.map_or(NodeState::Down, |node| node.state),
+            state: known.as_ref().map_or(NodeState::Down, |node| node.state),
+            intent_since: known.map_or(Version(0), |node| node.intent_since),
         })
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidemill_core::catalog::{Addresses, Node};
 use tidemill_core::membership::Heard;
-use tidemill_core::{BootId, DiskId, InstanceId, NodeId};
+use tidemill_core::{BootId, DiskId, InstanceId, NodeId, Version};
 use tidemill_proto::api::{BeatRequest, Headroom, NodeProgress, NodeReport, PartitionRate, ProgressReply};
 use tracing::info;
 
@@ -37,7 +37,7 @@ pub(super) struct Report {
     /// Empty if it does not say.
     pub(super) warehouse: String,
     pub(super) draining: bool,
-    pub(super) handed_over: bool,
+    pub(super) handed_over: Option<Version>,
     pub(super) progress: NodeProgress,
     pub(super) at: Instant,
 }
@@ -63,7 +63,7 @@ impl Reports {
             disk,
             warehouse: beat.warehouse,
             draining: beat.draining,
-            handed_over: beat.handed_over,
+            handed_over: Some(Version(beat.handed_over)).filter(|by| *by > Version(0)),
             progress: beat.progress.unwrap_or_default(),
             at: Instant::now(),
         };
@@ -162,10 +162,12 @@ impl Reports {
         since.filter(|since| since.elapsed() >= SILENT)?;
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = heard.iter().filter(|(_, report)| report.at.elapsed() < SILENT);
-        let handed_over = alive.clone().filter(|(_, report)| report.handed_over);
+        let handed_over = alive
+            .clone()
+            .filter_map(|(node, report)| Some((*node, report.handed_over?)));
         Some(Heard {
+            handed_over: handed_over.collect(),
             alive: alive.map(|(node, _)| *node).collect(),
-            handed_over: handed_over.map(|(node, _)| *node).collect(),
         })
     }
 

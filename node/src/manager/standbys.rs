@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use tidemill_core::catalog::{Addresses, NodeIntent, NodeState};
     use tidemill_core::placement::ShardLoad;
-    use tidemill_core::{BootId, DiskId, Epoch, InstanceId, ShardId, TableId};
+    use tidemill_core::{BootId, DiskId, Epoch, InstanceId, ShardId, TableId, Version};
     use tidemill_proto::api::{BeatRequest, NodeProgress, TaskProgress};
 
     const SHARD: ShardId = ShardId {
@@ -95,6 +95,7 @@ mod tests {
             addresses: Addresses::default(),
             state: NodeState::Ready,
             intent: NodeIntent::Serve,
+            intent_since: Version(0),
             disk: None,
         }
     }

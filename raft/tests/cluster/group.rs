@@ -397,7 +397,7 @@ fn is_part(catalog: &Catalog) -> bool {
 /// Heartbeats of nodes whose logs hold nothing.
 pub fn heard(alive: BTreeSet<NodeId>) -> Heard {
     Heard {
-        handed_over: alive.clone(),
+        handed_over: alive.iter().map(|node| (*node, Version(u64::MAX))).collect(),
         alive,
     }
 }

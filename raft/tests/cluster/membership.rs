@@ -1,11 +1,14 @@
 //! Nodes come and go: learner, voter, removed; with crashes in between, and with what must be refused.
 
 use crate::group::{Group, PATIENCE, block_on, create, eventually, heard, remove, tokio_timeout};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tidemill_core::{
     NodeId, Refusal, Response,
     catalog::{Node, NodeIntent, NodeState},
-    membership::{Plan, Step},
+    membership::{Heard, Plan, Step},
     view::CatalogRead,
 };
 use tidemill_raft::{Catalog, Claim, Origin, RaftConfig, StartError};
@@ -354,6 +357,38 @@ fn what_would_lose_the_quorum_is_not_done_and_goes_on_when_it_can() {
     assert_eq!(group.state_of(leader, NodeId(asked)), NodeState::Ready);
     group.take_out(leader, asked);
     group.create(dead, "after");
+}
+
+#[test]
+fn what_a_node_said_of_its_log_before_it_was_to_leave_does_not_let_it_go() {
+    let group = Group::grown(3);
+    let (manager, asked) = (group.catalog(group.leader()), group.follower());
+    let version = || *manager.version().borrow();
+    let said = |by| {
+        let alive = group.judge().unwrap();
+        let handed_over = BTreeMap::from([(NodeId(asked), by)]);
+        let heard = Heard { alive, handed_over };
+        block_on(manager.tend_membership(heard, Duration::from_secs(3)))
+    };
+    // As in a heartbeat that is late: it led nothing then, and may have led since.
+    let before = version();
+    group.intend(group.leader(), NodeId(asked), NodeIntent::Leave).unwrap();
+    for _ in 0..20 {
+        let plan = said(before).unwrap();
+        let Plan::Wait(why) = &plan else { panic!("{plan:?}") };
+        assert!(why.contains("hand over the rows of its write-ahead log"), "{why}");
+    }
+    // Told to stay, and to leave once more: what it said while it was to leave is as old.
+    let between = version();
+    for intent in [NodeIntent::Serve, NodeIntent::Leave] {
+        group.intend(group.leader(), NodeId(asked), intent).unwrap();
+    }
+    assert!(matches!(said(between), Ok(Plan::Wait(_))));
+    let since = version();
+    eventually("it is removed", || {
+        said(since).ok()?;
+        group.catalog(asked).removed().borrow().then_some(())
+    });
 }
 
 #[test]
