@@ -48,7 +48,8 @@ pub async fn expired_offsets_are_lost_and_nothing_else(stage: &mut Stage) -> Don
 }
 
 pub async fn retention_shorter_than_a_pause_loses_what_expired_and_warns_before(stage: &mut Stage) -> Done {
-    stage.topic(1, &["retention.ms=30000", "segment.ms=1000"])?;
+    // The manager looks every 15 s, and Kafka's tools take ten where much runs beside: both have to fit in before anything expires.
+    stage.topic(1, &["retention.ms=60000", "segment.ms=1000"])?;
     stage.pipe("").await?;
     let mut source = stage.source()?;
     source.write_ids(0, 0..100)?;
@@ -59,19 +60,21 @@ pub async fn retention_shorter_than_a_pause_loses_what_expired_and_warns_before(
     stage
         .wait("SELECT count(*) FROM system.events WHERE kind = 'headroom'", 1)
         .await?;
+    // The event may be of the first records, if the manager looked before those were read; it is written once in an hour. Of
+    // those that wait now it knows at its next look.
+    stage
+        .wait(
+            "SELECT count(*) FROM system.partitions WHERE headroom_alert AND headroom_seconds <= 60",
+            1,
+        )
+        .await?;
     assert_eq!(earliest(stage)?, 0, "the records had expired before the alarm");
-    assert_eq!(
-        stage
-            .ask("SELECT count(*) FROM system.partitions WHERE headroom_alert AND headroom_seconds <= 30")
-            .await?,
-        1
-    );
     stage.disturb().await?;
     stage
         .world
         .wait_for(
             "the records to expire",
-            std::time::Duration::from_secs(60),
+            std::time::Duration::from_secs(90),
             async |world| Ok(offset_of(&world.kafka(&["offsets", TOPIC, "--earliest"])?)? >= 200),
         )
         .await?;
