@@ -15,8 +15,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::catalog::{Node, Shard, SourcePartition, Table, Writer};
 use tidemill_core::view::CatalogRead;
@@ -41,17 +40,17 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Whether the log of this node has something to give, so that the node must not be removed yet.
 #[derive(Debug, Default)]
-pub struct HandOver(AtomicU64);
+pub struct HandOver(Mutex<Option<Version>>);
 
 impl HandOver {
     fn know(&self, by: Option<Version>) {
-        self.0.store(by.map_or(0, |by| by.0), Ordering::Release);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
     }
 
     /// The version of the catalog by which this node led nothing, if all was handed over at a look after that. Once it is to
     /// leave it is given no shard any more: if that was so by this version, nothing has been acknowledged here since.
     pub fn by(&self) -> Option<Version> {
-        Some(Version(self.0.load(Ordering::Acquire))).filter(|by| *by > Version(0))
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

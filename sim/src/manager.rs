@@ -3,7 +3,7 @@
 //! A model of `node/src/manager.rs`, with its waiting times.
 
 use crate::event::Beat;
-use crate::node::{Purpose, index_of};
+use crate::node::{Purpose, id_of, index_of};
 use crate::seeds::Violation;
 use crate::time::{SECOND, Time};
 use crate::world::World;
@@ -81,15 +81,16 @@ impl Manager {
 
     /// What is heard of all nodes.
     pub fn heard_of_all(&self, now: Time) -> Heard {
-        let heard = self.reports.iter().filter(|(_, report)| now < report.at + SILENT);
-        let of = |index: &usize| NodeId(*index as u64 + 1);
-        let handed_over = heard
-            .clone()
-            .filter_map(|(index, report)| Some((of(index), report.beat.handed_over?)));
-        Heard {
-            handed_over: handed_over.collect(),
-            alive: heard.map(|(index, _)| of(index)).collect(),
+        let mut all = Heard::default();
+        for index in self.reports.keys() {
+            let Some(report) = self.heard(*index, now) else {
+                continue;
+            };
+            let node = id_of(*index);
+            all.alive.insert(node);
+            all.handed_over.extend(report.beat.handed_over.map(|by| (node, by)));
         }
+        all
     }
 
     pub fn answered(&mut self) {

@@ -6,7 +6,7 @@
 
 use crate::event::Event;
 use crate::mutant::Mutant;
-use crate::node::{Node, Purpose, index_of};
+use crate::node::{Node, Purpose, id_of, index_of};
 use crate::seeds::Violation;
 use crate::time::{MS, SECOND, Time};
 use crate::world::{World, tell};
@@ -15,7 +15,7 @@ use tidemill_core::catalog::{Addresses, Node as Known, NodeIntent, NodeState, Sh
 use tidemill_core::command::{AddNode, SetNodeIntent};
 use tidemill_core::membership::{self, Heard, Plan, Standing, Step};
 use tidemill_core::view::{CatalogRead, MemView};
-use tidemill_core::{Command, NodeId, Version};
+use tidemill_core::{Command, Version};
 
 /// How often a node that is not admitted yet asks.
 const ASK: Time = 500 * MS;
@@ -209,7 +209,7 @@ impl World {
             };
             nodes.insert(node.id, standing);
         }
-        let ids = |of: &BTreeSet<usize>| of.iter().map(|index| NodeId(*index as u64 + 1)).collect();
+        let ids = |of: &BTreeSet<usize>| of.iter().map(|index| id_of(*index)).collect();
         Ok(membership::Group {
             leader: self.nodes[index].id,
             voters: ids(&self.group.voters),

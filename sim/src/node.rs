@@ -34,6 +34,11 @@ pub(crate) fn index_of(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
+/// The node at `index` in [`World::nodes`].
+pub(crate) fn id_of(index: usize) -> NodeId {
+    NodeId(index as u64 + 1)
+}
+
 /// What a request of a node was for.
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
@@ -130,7 +135,7 @@ impl Node {
     pub fn new(index: usize, dice: &mut Dice) -> Self {
         Self {
             index,
-            id: NodeId(index as u64 + 1),
+            id: id_of(index),
             name: format!("n{}", index + 1),
             up: true,
             paused: false,

@@ -218,12 +218,7 @@ impl World {
             return false;
         }
         let node = self.nodes[index].id;
-        let intent = NodeIntent::Leave;
-        self.propose(
-            at,
-            Purpose::Operate,
-            Command::SetNodeIntent(SetNodeIntent { node, intent }),
-        );
+        self.intend(at, node, NodeIntent::Leave);
         let time = self.dice.between(300, 1_500) * MS;
         self.after(time, Event::Stay(node));
         true
@@ -250,22 +245,21 @@ impl World {
         let Some(at) = self.some_node().filter(|_| !self.healed) else {
             return Ok(());
         };
-        let (node, intent) = (self.nodes[index].id, NodeIntent::Leave);
-        let leave = Command::SetNodeIntent(SetNodeIntent { node, intent });
-        self.propose(at, Purpose::Operate, leave);
+        self.intend(at, self.nodes[index].id, NodeIntent::Leave);
         self.begin_for_a_while(Fault::Kill(index))
     }
 
     /// An operator thinks better of it.
     pub fn stay(&mut self, node: NodeId) {
         if let Some(at) = self.some_node() {
-            let intent = NodeIntent::Serve;
-            self.propose(
-                at,
-                Purpose::Operate,
-                Command::SetNodeIntent(SetNodeIntent { node, intent }),
-            );
+            self.intend(at, node, NodeIntent::Serve);
         }
+    }
+
+    /// An operator asks node `at` for it.
+    fn intend(&mut self, at: usize, node: NodeId, intent: NodeIntent) {
+        let command = Command::SetNodeIntent(SetNodeIntent { node, intent });
+        self.propose(at, Purpose::Operate, command);
     }
 
     /// A partition that has stopped because its log was cut, and where that differs.
