@@ -81,12 +81,13 @@ async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
     let mut kinds: Vec<u32> = Vec::new();
     while !stage.is_over() {
         let partition = OPERATED.any_partition(&stage, &mut chance);
-        // Each kind once, in any order, then each once more.
+        // Each kind until it worked once, in any order, then each once more.
         if kinds.is_empty() {
             kinds = (0..10).collect();
             kinds.shuffle(&mut chance);
         }
-        let sql = match kinds.pop().unwrap_or_default() {
+        let kind = kinds.pop().unwrap_or_default();
+        let sql = match kind {
             0 | 1 => format!("ALTER PIPE {pipe} PAUSE"),
             2 => format!("ALTER PIPE {pipe} SET (standby = 'hot')"),
             3 => format!("ALTER PIPE {pipe} SET (standby = 'cold')"),
@@ -107,8 +108,10 @@ async fn meddle(stage: Stage, mut operator: Operator) -> anyhow::Result<()> {
             }
             _ => format!("ALTER PIPE {pipe} SKIP TO LATEST PARTITION ({partition})"),
         };
-        // What was refused or is unknown stands in the history.
-        drop(operator.say(&sql).await);
+        // What was refused or is unknown stands in the history, and comes again after the other kinds.
+        if operator.say(&sql).await.is_err() {
+            kinds.insert(0, kind);
+        }
         clerk::pause(&stage, Duration::from_millis(chance.random_range(300..2_500))).await;
         if sql.ends_with("PAUSE") {
             drop(operator.say(&format!("ALTER PIPE {pipe} RESUME")).await);
